@@ -1,0 +1,1 @@
+"""The composition root: chooses adapters, wires the parts, runs them together."""

@@ -1,0 +1,5 @@
+"""Settings and their sources. The only package that reads the environment; above it everyone is handed settings."""
+
+from devtools_platform.config.settings import Settings, load_settings
+
+__all__ = ["Settings", "load_settings"]

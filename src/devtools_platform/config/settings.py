@@ -1,0 +1,115 @@
+"""Every setting, its default and its meaning, read from the environment, a file and flags, in that order of weakness.
+
+Names carry the prefix `DEV_TOOLS_`, but for those that other tools already use (`GRADIENT_MODEL_ACCESS_KEY`,
+`DATABASE_URL`). An unknown `DEV_TOOLS_*` name is an error that says which known one is nearest.
+"""
+
+import os
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from devtools_platform.core.errors import BadInput
+
+PREFIX = "DEV_TOOLS_"
+
+
+def _default_data_dir() -> Path:
+    base = os.environ.get("XDG_DATA_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "share") / "dev-tools"
+
+
+def _default_cache_dir() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "dev-tools"
+
+
+class Settings(BaseSettings):
+    """The settings of one stack. Secrets are `SecretStr` and print as `***` everywhere."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, populate_by_name=True)
+
+    environment: Literal["production", "staging", "development", "test"] = "development"
+    data_dir: Path = Field(default_factory=_default_data_dir)
+    """Where the stack keeps its database, index, workspaces and tokens. One stack per folder."""
+    cache_dir: Path = Field(default_factory=_default_cache_dir)
+    """Downloads that any stack of this user may share: the embedded model."""
+    host: str = "127.0.0.1"
+
+    gateway_port: int = Field(default=8000, ge=0, le=65535)
+    context_port: int = Field(default=8007, ge=0, le=65535)
+    state_port: int = Field(default=8008, ge=0, le=65535)
+    console_port: int = Field(default=8080, ge=0, le=65535)
+    """0 takes any free port; `dev-tools up` prints what it took."""
+
+    database_url: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("database_url", "DATABASE_URL", "DEV_TOOLS_DATABASE_URL")
+    )
+    """A PostgreSQL server to use instead of the embedded one."""
+
+    model: str | None = None
+    """Model name at the endpoint, or `embedded`."""
+    model_base_url: str | None = None
+    """Any OpenAI-compatible endpoint, for example `http://127.0.0.1:11434/v1`."""
+    model_api_key: SecretStr | None = None
+    model_tier: Literal["standard", "small"] | None = None
+    """Force how a model is driven; by default endpoints are `standard`, embedded and Ollama models `small`."""
+    model_file: Path | None = None
+    """A GGUF file to serve with the embedded runtime instead of the pinned default."""
+    model_source: str | None = None
+    """Where to fetch the embedded model first: a file path or a URL. Its SHA-256 is checked all the same."""
+    model_script: Path | None = None
+    """A script of model replies (tests and rehearsals). Recorded as provider `scripted`."""
+    model_timeout_s: float = Field(default=120.0, gt=0, le=3600)
+    gradient_model_access_key: SecretStr | None = Field(
+        default=None,
+        validation_alias=AliasChoices("gradient_model_access_key", "GRADIENT_MODEL_ACCESS_KEY"),
+    )
+    """DigitalOcean serverless inference, used when no `model_base_url` is set."""
+    use_ollama: bool = True
+    """Use an Ollama that answers on its loopback port when nothing else is configured."""
+    ollama_url: str = "http://127.0.0.1:11434"
+
+    command_timeout_s: float = Field(default=300.0, gt=0, le=7200)
+    """Longest time one sandboxed command (a test run, an analyzer) may take."""
+    command_memory_mb: int = Field(default=4096, ge=64)
+    min_free_disk_mb: int = Field(default=512, ge=0)
+    """A task is refused when less than this is free in the data directory."""
+    max_agent_turns: int = Field(default=40, ge=1, le=500)
+    max_review_rounds: int = Field(default=2, ge=0, le=10)
+    max_candidates: int = Field(default=6, ge=1, le=50)
+    """Candidate edits the guided loop may try with a small model."""
+    concurrent_tasks: int = Field(default=2, ge=1, le=64)
+
+
+def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
+    """The settings of this process; `overrides` (flags) win over the environment.
+
+    Raises `BadInput` naming the variable, what it held and what was expected.
+    """
+    _refuse_unknown_names()
+    try:
+        return Settings(**{key: value for key, value in (overrides or {}).items() if value is not None})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise BadInput(
+            f"Setting {name!r} is {first.get('input')!r}: {first['msg']}.",
+            hint="See `dev-tools config show` for every setting and its present value.",
+        ) from None
+
+
+def _refuse_unknown_names() -> None:
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    for name in os.environ:
+        if name.startswith(PREFIX) and name not in known:
+            near = get_close_matches(name, known, n=1)
+            did_you_mean = f" Did you mean {near[0]!r}?" if near else ""
+            raise BadInput(
+                f"{name!r} is not a setting.{did_you_mean}",
+                hint="See `dev-tools config show` for every setting.",
+            )

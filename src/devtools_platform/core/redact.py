@@ -1,0 +1,52 @@
+"""Secrets leave no trace: one redactor for logs, events, tool results, spans and errors."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+MASK = "***"
+
+# Shapes published by their issuers; kept specific so that ordinary code survives unchanged.
+_SHAPES = re.compile(
+    r"""
+    gh[pousr]_[A-Za-z0-9]{36,255}                 # GitHub tokens
+  | github_pat_[A-Za-z0-9_]{22,255}               # GitHub fine-grained tokens
+  | do[opr]_v1_[a-f0-9]{64}                       # DigitalOcean tokens
+  | sk-do-[A-Za-z0-9_-]{16,}                      # DigitalOcean model access keys
+  | sk-lf-[a-f0-9-]{36}                           # Langfuse secret keys
+  | sk-(?:ant-|proj-)?[A-Za-z0-9_-]{20,}          # OpenAI and Anthropic keys
+  | lin_(?:api|oauth)_[A-Za-z0-9]{32,}            # Linear keys
+  | AKIA[0-9A-Z]{16}                              # AWS access key ids
+  | xox[abprs]-[A-Za-z0-9-]{10,}                  # Slack tokens
+  | eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}   # JSON Web Tokens
+  | -----BEGIN\ [A-Z ]*PRIVATE\ KEY-----[\s\S]*?(?:-----END\ [A-Z ]*PRIVATE\ KEY-----|\Z)
+    """,
+    re.VERBOSE,
+)
+_URL_PASSWORD = re.compile(r"(?P<head>[a-z][a-z0-9+.-]*://[^\s:/@]+:)[^\s@/]+(?=@)", re.IGNORECASE)
+_BEARER = re.compile(r"(?P<head>\bbearer\s+)[A-Za-z0-9._~+/=-]{12,}", re.IGNORECASE)
+
+
+def redact_text(text: str) -> str:
+    """`text` with every known shape of secret replaced by `***`."""
+    text = _SHAPES.sub(MASK, text)
+    text = _URL_PASSWORD.sub(rf"\g<head>{MASK}", text)
+    return _BEARER.sub(rf"\g<head>{MASK}", text)
+
+
+def redact(value: Any) -> Any:
+    """The same for anything made of mappings, sequences and strings."""
+    if isinstance(value, str):
+        return redact_text(value)
+    if isinstance(value, Mapping):
+        return {key: redact(item) for key, item in value.items()}  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, (list, tuple)):
+        return [redact(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
+    return value
+
+
+def find_secrets(text: str) -> list[tuple[int, str]]:
+    """(line number from 1, what it looks like) for every secret shape in `text`."""
+    found = [(text.count("\n", 0, match.start()) + 1, match.group()[:6] + "…") for match in _SHAPES.finditer(text)]
+    found += [(text.count("\n", 0, m.start()) + 1, "password in a URL") for m in _URL_PASSWORD.finditer(text)]
+    return sorted(found)

@@ -1,0 +1,179 @@
+"""A task and everything that can be said about it: plan, tests, review, usage, summary.
+
+These models cross every border (HTTP, database, command line, model output), so they are pydantic and frozen.
+Unknown is `None`, never 0 and never "": a figure here was computed by a program or it is not there.
+"""
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from devtools_platform.core.agents import AgentName
+
+Status = Literal["queued", "working", "input_required", "completed", "failed", "cancelled"]
+"""A task's status: MCP's `TaskStatus` plus `queued`."""
+
+FINAL: frozenset[Status] = frozenset({"completed", "failed", "cancelled"})
+
+Reason = Literal[
+    "tests_failed",  # the project's tests fail with the change
+    "review_blocked",  # the review's verdict is against the change
+    "no_change",  # the agents ended without changing anything
+    "not_solved",  # the agent says, or its limits say, that it could not do it
+    "needs_model",  # a step needs a model and none is there
+    "model_refused",  # the endpoint refuses: key, model name or quota
+    "model_failed",  # the endpoint kept failing: timeouts, 5xx, broken answers
+    "no_sandbox",
+    "disk_full",
+    "cancelled",
+    "internal",  # a bug of ours; the event log holds the traceback
+]
+"""Why a task ended without a branch."""
+
+MAX_TASK_TEXT = 20_000
+"""Longest task text in characters. Longer input is a file for the repository, not a request."""
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TaskRequest(Frozen):
+    """What a person asks for."""
+
+    text: str = Field(min_length=1, max_length=MAX_TASK_TEXT)
+    repo: str
+    """Absolute path of a git repository on the machine the stack runs on."""
+    agent: AgentName | None = None
+    """Give the whole task to one agent instead of letting the orchestrator plan."""
+    without_sandbox: bool = False
+    """Run the repository's commands without isolation. Recorded in the result as degraded."""
+
+
+class PlanStep(Frozen):
+    """One agent's share of a task."""
+
+    id: str
+    agent: AgentName
+    goal: str
+
+
+class Plan(Frozen):
+    steps: tuple[PlanStep, ...]
+    source: Literal["request", "rules", "model"]
+    """Who decided: the person (`--agent`), our routing rules, or the model."""
+
+
+class TestRun(Frozen):
+    """One run of the project's own test command in the sandbox."""
+
+    __test__ = False
+
+    stage: Literal["baseline", "check", "final"]
+    command: tuple[str, ...]
+    exit_code: int | None
+    """None when the run was ended by its limits; then `ended_by` says which."""
+    duration_s: float
+    ended_by: Literal["timeout", "output", "memory"] | None = None
+    output: str = ""
+    """Head and tail of what the tests printed, secrets redacted."""
+
+    @property
+    def is_passing(self) -> bool:
+        return self.exit_code == 0
+
+
+Severity = Literal["info", "low", "medium", "high"]
+
+
+class Finding(Frozen):
+    """One remark of the review, with its evidence."""
+
+    source: str
+    """The analyzer that says so (`ruff`, `bandit`, `secrets`), or `model`."""
+    rule: str
+    severity: Severity
+    path: str
+    line: int | None
+    message: str
+    is_blocking: bool
+
+
+class Review(Frozen):
+    verdict: Literal["approve", "request_changes"]
+    judged_by: tuple[str, ...]
+    """The analyzers that ran, and the model if it judged."""
+    findings: tuple[Finding, ...]
+    remark: str = ""
+
+
+class DiffStat(Frozen):
+    files: int
+    insertions: int
+    deletions: int
+
+
+class Usage(Frozen):
+    """What the model calls of a task used. Counted by the endpoint, added up by us."""
+
+    model_calls: int = 0
+    tool_calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float | None = 0.0
+    """None as soon as one call had no known price."""
+
+
+class Degradation(Frozen):
+    """Something that was done in a lesser way than configured, and why."""
+
+    what: str
+    why: str
+
+
+class ModelInfo(Frozen):
+    """Which model served the task."""
+
+    name: str
+    provider: str
+    """`openai-compatible`, `gradient`, `ollama`, `embedded`, `scripted`."""
+    tier: Literal["standard", "small"]
+    """`standard` calls tools by itself; `small` is carried by the schema adapter and the guided loop."""
+    sha256: str | None = None
+
+
+class TaskResult(Frozen):
+    """What a task came to. The shape of `dev-tools task run --json` and of `GET /tasks/{id}`."""
+
+    id: str
+    status: Status
+    reason: Reason | None
+    message: str
+    text: str
+    repo: str
+    plan: Plan | None
+    branch: str | None
+    base_commit: str | None
+    commits: tuple[str, ...]
+    diff: DiffStat | None
+    tests: tuple[TestRun, ...]
+    review: Review | None
+    tokens: dict[str, int]
+    cost_usd: float | None
+    trace_id: str
+    model: ModelInfo | None
+    degraded: tuple[Degradation, ...]
+    created_at: datetime
+    ended_at: datetime | None
+
+
+class Event(Frozen):
+    """One thing that happened to a task; `seq` grows by one per task and is the SSE id."""
+
+    seq: int
+    task_id: str
+    kind: str
+    at: datetime
+    agent: str | None
+    data: dict[str, object]

@@ -1,0 +1,35 @@
+"""Tools as every part sees them: what one is, who calls it, what it gives back."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from devtools_platform.core.agents import AgentName
+
+
+@dataclass(frozen=True)
+class Tool:
+    """One tool of a tool server. `input_schema` is JSON Schema (2020-12) of an object."""
+
+    name: str
+    description: str
+    input_schema: Mapping[str, Any]
+    is_read_only: bool
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who calls a tool. Comes from the verified token, never from arguments."""
+
+    task_id: str
+    agent: AgentName
+    without_sandbox: bool = False
+
+
+@dataclass(frozen=True)
+class ToolResult:
+    """What a tool gave back: text for the model, and the same as data for programs."""
+
+    text: str
+    data: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    is_error: bool = False

@@ -1,0 +1,1 @@
+"""How any part is served and supervised: HTTP, database, processes, sandbox, git, telemetry. Below the parts."""
