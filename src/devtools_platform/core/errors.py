@@ -23,7 +23,7 @@ class DevToolsError(Exception):
         return {"code": self.code, "message": str(self), "hint": self.hint}
 
 
-class BadInput(DevToolsError):  # noqa: N818 - named for what happened, as HTTP does
+class BadInput(DevToolsError):
     """The request cannot be carried out as it was made."""
 
     code = "bad_input"

@@ -24,9 +24,7 @@ class ToolServer(Protocol):
 class Durable(Protocol):
     """Work that survives the process: a step's result is stored once and replayed after a crash."""
 
-    async def step(
-        self, name: str, call: Callable[[], Awaitable[T]], returns: type[T], *, attempts: int = 1
-    ) -> T:
+    async def step(self, name: str, call: Callable[[], Awaitable[T]], returns: type[T], *, attempts: int = 1) -> T:
         """Run `call` once for good. A crash inside it runs it again; after it, never.
 
         `name` is part of the stored history: treat it as schema. `returns` is any type pydantic can

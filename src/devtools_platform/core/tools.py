@@ -15,6 +15,8 @@ class Tool:
     description: str
     input_schema: Mapping[str, Any]
     is_read_only: bool
+    is_repeatable: bool = False
+    """After an interruption it is safe to run it once more: its effect stays in the workspace and converges."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import hmac
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -31,12 +32,22 @@ LATENCY = Histogram("devtools_http_request_duration_seconds", "HTTP request time
 HealthCheck = Callable[[], Awaitable[Mapping[str, Any]]]
 
 
-def create_app(service: str, *, token: str, health: HealthCheck, open_paths: frozenset[str] = frozenset()) -> FastAPI:
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+def create_app(
+    service: str,
+    *,
+    token: str,
+    health: HealthCheck,
+    open_paths: frozenset[str] = frozenset(),
+    lifespan: Lifespan | None = None,
+) -> FastAPI:
     """An app that refuses callers without `token`, except on `/health`, `/metrics` and `open_paths`.
 
     `health` returns facts about the service; a key `ok` that is false makes `/health` answer 503.
     """
-    app = FastAPI(title=f"Dev-Tools {service}", version=__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(title=f"Dev-Tools {service}", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
     _add_error_handlers(app)
 
     @app.get("/health", tags=["service"])

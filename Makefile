@@ -1,0 +1,60 @@
+# Everything a newcomer needs. `make check` and `make test` are what CI runs, nothing less.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SOURCES := src tests bench
+
+.PHONY: help demo test check bench docs format lock clean system
+help:
+	@echo "make demo    a real task, from nothing to a reviewed branch, with the embedded model"
+	@echo "make check   format, lint, types, imports"
+	@echo "make test    the whole suite"
+	@echo "make bench   measured figures, written to docs/benchmarks.md by hand"
+	@echo "make docs    the generated reference pages"
+
+# A stamp per lock file: the environment is rebuilt when the lock changes, and only then.
+$(VENV)/.runtime: requirements/runtime.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Dev-Tools needs Python 3.11 or newer." if sys.version_info < (3, 11) else 0)'
+	@echo "  building the environment in $(VENV) (once, about a minute)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/runtime.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
+	@echo "  adding the development tools"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@touch $@
+
+demo: $(VENV)/.runtime
+	@$(BIN)/dev-tools model pull
+	@$(BIN)/dev-tools demo
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	PYTHONPATH=src $(BIN)/lint-imports
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: $(VENV)/.dev
+	$(BIN)/python bench/small_tasks.py
+
+docs: $(VENV)/.dev
+	$(BIN)/python docs/generate.py
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+# Locks record hashes and no registry: they install from whatever index pip is configured with.
+lock: $(VENV)/.dev
+	$(BIN)/pip-compile -q --strip-extras --allow-unsafe --generate-hashes --no-emit-index-url --no-emit-find-links \
+	  --extra local --extra build -o requirements/runtime.txt pyproject.toml
+	$(BIN)/pip-compile -q --strip-extras --allow-unsafe --generate-hashes --no-emit-index-url --no-emit-find-links \
+	  --extra local --extra build --extra dev -o requirements/dev.txt pyproject.toml
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache

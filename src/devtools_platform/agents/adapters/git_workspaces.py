@@ -1,0 +1,61 @@
+"""Private clones on this machine's disk: `git clone --local`, a branch of its own, published by a fetch."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from devtools_platform.agents.types import Diff, Workspace
+from devtools_platform.core.errors import DiskFull
+from devtools_platform.kit import git
+
+AUTHOR = "Dev-Tools <dev-tools@localhost>"
+MAX_DIFF_CHARS = 400_000
+
+
+@dataclass(frozen=True)
+class GitWorkspaces:
+    root: Path
+    min_free_mb: int
+
+    async def create(self, task_id: str, repo: str) -> Workspace:
+        """A fresh clone. A half-made one, left by a crash, is thrown away."""
+        self._check_room()
+        repository = await git.resolve_repository(Path(repo))
+        path = self.root / task_id
+        shutil.rmtree(path, ignore_errors=True)
+        await git.clone_for_task(repository, path, task_id)
+        return Workspace(
+            task_id=task_id,
+            repo=str(repository.path),
+            base_commit=repository.head,
+            branch=f"task/{task_id}",
+            was_dirty=repository.is_dirty,
+        )
+
+    async def commit(self, workspace: Workspace, message: str) -> str | None:
+        path = self.root / workspace.task_id
+        made = await git.commit_all(path, message, AUTHOR)
+        if made is not None:
+            return made
+        # A crash after the commit and before its step was stored: the commit is there already.
+        head = await git.branch_commit(path, workspace.branch)
+        return None if head == workspace.base_commit else head
+
+    async def publish(self, workspace: Workspace) -> None:
+        await git.publish_branch(self.root / workspace.task_id, Path(workspace.repo), workspace.branch)
+
+    async def diff(self, workspace: Workspace) -> Diff:
+        path = self.root / workspace.task_id
+        stat = await git.diff_stat(path, workspace.base_commit)
+        return Diff(stat=stat, text=await git.diff_text(path, workspace.base_commit, MAX_DIFF_CHARS))
+
+    async def remove(self, task_id: str) -> None:
+        shutil.rmtree(self.root / task_id, ignore_errors=True)
+
+    def _check_room(self) -> None:
+        free_mb = shutil.disk_usage(self.root).free // 2**20
+        if free_mb < self.min_free_mb:
+            raise DiskFull(
+                f"{free_mb} MB are free where workspaces are kept; at least {self.min_free_mb} MB are needed.",
+                hint=f"Free some room in {self.root}, or set DEV_TOOLS_MIN_FREE_DISK_MB.",
+            )

@@ -1,0 +1,366 @@
+"""A task from request to branch: prepare, plan, work, test, review, commit, finish. Every line is a durable step.
+
+The parent workflow `task` holds only our own steps; each agent run is a child workflow `{task}/{agent}/{n}`.
+A change becomes a branch only if the project's tests pass with it and the review does not block it.
+"""
+
+import traceback
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from devtools_platform.agents import prompts
+from devtools_platform.agents.interfaces import CodeIndex, ModelLedger, Preflight, TaskLog, Workspaces
+from devtools_platform.agents.routing import route
+from devtools_platform.agents.toolset import DurableTools, shorten
+from devtools_platform.agents.types import (
+    AgentReport,
+    Diff,
+    PlanDraft,
+    Refusal,
+    RunOutcome,
+    TaskEnded,
+    Workspace,
+)
+from devtools_platform.core.agents import AgentName
+from devtools_platform.core.errors import (
+    DevToolsError,
+    DiskFull,
+    ModelRefused,
+    NoModel,
+    NoSandbox,
+    Unavailable,
+)
+from devtools_platform.core.interfaces import Durable
+from devtools_platform.core.tasks import (
+    Degradation,
+    DiffStat,
+    ModelInfo,
+    Plan,
+    PlanStep,
+    Reason,
+    Review,
+    TaskRequest,
+    TestRun,
+    Usage,
+)
+from devtools_platform.core.tools import Caller
+from devtools_platform.kit.telemetry import task_span
+
+T = TypeVar("T")
+
+TASK = "task"
+AGENT_RUN = "agent_run"
+
+_REASONS: dict[type[DevToolsError], Reason] = {
+    NoModel: "needs_model",
+    ModelRefused: "model_refused",
+    Unavailable: "model_failed",
+    NoSandbox: "no_sandbox",
+    DiskFull: "disk_full",
+}
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Everything a task's workflow reaches for. Wired once by `app`."""
+
+    durable: Durable
+    log: TaskLog
+    ledger: ModelLedger
+    workspaces: Workspaces
+    tools: DurableTools
+    index: CodeIndex
+    preflight: Preflight
+    model: ModelInfo | None
+    max_review_rounds: int
+
+
+@dataclass
+class Progress:
+    """What is known of the task so far; the one mutable thing in a run, rebuilt by replay."""
+
+    task_id: str
+    request: TaskRequest
+    workspace: Workspace | None = None
+    plan: Plan | None = None
+    tests: list[TestRun] = field(default_factory=list[TestRun])
+    review: Review | None = None
+    diff: DiffStat | None = None
+    commits: list[str] = field(default_factory=list[str])
+    branch: str | None = None
+    degraded: list[Degradation] = field(default_factory=list[Degradation])
+    runs: dict[AgentName, int] = field(default_factory=dict[AgentName, int])
+    commit_message: str = ""
+
+
+class TaskRun:
+    """One execution of the `task` workflow."""
+
+    def __init__(self, crew: Crew, progress: Progress) -> None:
+        self.crew = crew
+        self.progress = progress
+        self.caller = Caller(progress.task_id, "orchestrator", progress.request.without_sandbox)
+        self._events = 0
+
+    async def work(self) -> str:
+        """Do the whole task; returns the message for the person. Raises `TaskEnded`."""
+        await self._prepare()
+        baseline = await self._test("baseline")
+        plan = await self._make_plan()
+        for step in plan.steps:
+            report = await self._delegate(
+                step.agent, step, prompts.step_prompt(self.progress.request.text, step.goal, baseline)
+            )
+            self.progress.commit_message = self.progress.commit_message or report.commit_message
+        await self._test_and_review(plan, baseline)
+        return await self._publish()
+
+    # -- the steps ---------------------------------------------------------------------------------------------
+
+    async def _prepare(self) -> None:
+        request = self.progress.request
+        await self._step("mark_working", lambda: self.crew.log.mark_working(self.progress.task_id), type(None))
+        workspace = await self._step(
+            "workspace", lambda: self.crew.workspaces.create(self.progress.task_id, request.repo), Workspace
+        )
+        self.progress.workspace = workspace
+        await self._tell("workspace", {"base_commit": workspace.base_commit, "branch": workspace.branch})
+        if workspace.was_dirty:
+            await self._degrade(
+                "uncommitted changes left out",
+                "The task works on the last commit; what is not committed is not in it.",
+            )
+        if request.without_sandbox:
+            await self._degrade("no sandbox", "The request waived it: commands of the repository ran unisolated.")
+        refusal = await self._step("preflight", self._check_model, Refusal)
+        if refusal.reason is not None:
+            raise TaskEnded(refusal.reason, refusal.message)
+        indexed = await self._step("index", self._index, str)
+        if indexed:
+            await self._degrade("no code context", indexed)
+
+    async def _check_model(self) -> Refusal:
+        try:
+            await self.crew.preflight.check_model()
+        except DevToolsError as error:
+            return Refusal(reason=_REASONS.get(type(error), "model_failed"), message=f"{error} {error.hint}")
+        return Refusal()
+
+    async def _index(self) -> str:
+        try:
+            await self.crew.index.index(self.progress.request.repo)
+        except DevToolsError as error:
+            return str(error)
+        return ""
+
+    async def _make_plan(self) -> Plan:
+        request = self.progress.request
+        chosen = request.agent or route(request.text)
+        if chosen is not None:
+            source = "request" if request.agent else "rules"
+            plan = Plan(steps=(PlanStep(id="1", agent=chosen, goal=request.text),), source=source)
+        else:
+            output = await self._run_agent("orchestrator", prompts.plan_prompt(request.text), request.text)
+            draft = PlanDraft.model_validate(output)
+            steps = [PlanStep(id=str(i), agent=s.agent, goal=s.goal) for i, s in enumerate(draft.steps, 1)]
+            plan = Plan(steps=tuple(steps), source="model")
+        self.progress.plan = plan
+        await self._tell("plan", plan.model_dump(mode="json"))
+        return plan
+
+    async def _delegate(self, agent: AgentName, step: PlanStep, prompt: str) -> AgentReport:
+        await self._tell("delegated", {"agent": agent, "step": step.id, "goal": step.goal})
+        report = AgentReport.model_validate(await self._run_agent(agent, prompt, step.goal))
+        await self._tell("reported", {"agent": agent, "step": step.id, **report.model_dump(mode="json")})
+        if report.outcome == "cannot":
+            raise TaskEnded("not_solved", f"{agent} could not do it: {report.summary}")
+        return report
+
+    async def _test_and_review(self, plan: Plan, baseline: TestRun | None) -> None:
+        last = plan.steps[-1]
+        for round_ in range(self.crew.max_review_rounds + 1):
+            problem = await self._problem(plan, baseline)
+            if problem is None:
+                return
+            reason, text = problem
+            if round_ == self.crew.max_review_rounds:
+                raise TaskEnded(reason, text)
+            prompt = prompts.repair_prompt(self.progress.request.text, last.goal, text)
+            await self._delegate(last.agent, last, prompt)
+
+    async def _problem(self, plan: Plan, baseline: TestRun | None) -> tuple[Reason, str] | None:
+        """What stands against the change as it is now, or None."""
+        await self._read_diff()
+        final = await self._test("final")
+        if final is not None and not final.is_passing and not self._may_stay_red(plan, baseline):
+            return "tests_failed", prompts.test_problem(final)
+        if final is not None and not final.is_passing:
+            await self._degrade("tests fail", "They failed before the change as well, and no step touched code.")
+        review = await self._review(final)
+        if review.verdict == "request_changes":
+            listed = [f"{f.path}:{f.line}: {f.message} ({f.source} {f.rule})" for f in review.findings if f.is_blocking]
+            return "review_blocked", "\n".join([review.remark, *listed]).strip()
+        return None
+
+    def _may_stay_red(self, plan: Plan, baseline: TestRun | None) -> bool:
+        touches_code = any(step.agent == "feature-dev" for step in plan.steps)
+        return not touches_code and baseline is not None and not baseline.is_passing
+
+    async def _read_diff(self) -> None:
+        workspace = self._workspace()
+
+        diff = await self._step("diff", lambda: self.crew.workspaces.diff(workspace), Diff)
+        self.progress.diff = diff.stat
+        if not diff.stat.files:
+            raise TaskEnded("no_change", "The agents ended without changing a file.")
+        await self._tell("diff", {**diff.stat.model_dump(), "text": shorten(diff.text, 60_000)})
+
+    async def _review(self, tests: TestRun | None) -> Review:
+        text = tests.model_dump_json() if tests else ""
+        output = await self._run_agent("code-review", text, self.progress.request.text)
+        self.progress.review = Review.model_validate(output)
+        await self._tell("review", self.progress.review.model_dump(mode="json"))
+        return self.progress.review
+
+    async def _publish(self) -> str:
+        workspace = self._workspace()
+        message = self.progress.commit_message or self.progress.request.text.splitlines()[0][:72]
+
+        async def commit_change() -> str:
+            return await self.crew.workspaces.commit(workspace, message) or ""
+
+        commit = await self._step("commit", commit_change, str)
+        if not commit:
+            raise TaskEnded("no_change", "The agents ended without changing a file.")
+        await self._step("publish", lambda: self.crew.workspaces.publish(workspace), type(None), attempts=2)
+        self.progress.commits.append(commit)
+        self.progress.branch = workspace.branch
+        await self._tell("commit", {"commit": commit, "branch": workspace.branch, "message": message})
+        return f"The change is on branch {workspace.branch}."
+
+    # -- means -------------------------------------------------------------------------------------------------
+
+    async def _test(self, stage: str) -> TestRun | None:
+        """Run the project's own tests through the gateway; None when the project has none."""
+        self._events += 1
+        result = await self.crew.tools.call(
+            self.caller, "workspace_run_tests", {}, f"{self.progress.task_id}:{stage}:{self._events}"
+        )
+        if "command" not in result.data:
+            what = "no tests were run"
+            if all(degradation.what != what for degradation in self.progress.degraded):
+                await self._degrade(what, result.text)
+            return None
+        known = {key: result.data[key] for key in ("command", "exit_code", "duration_s", "ended_by", "output")}
+        run = TestRun.model_validate({"stage": stage, **known})
+        self.progress.tests.append(run)
+        await self._tell("tests", run.model_dump(mode="json"))
+        return run
+
+    async def _run_agent(self, agent: AgentName, prompt: str, goal: str) -> Mapping[str, Any]:
+        n = self.progress.runs.get(agent, 0) + 1
+        self.progress.runs[agent] = n
+        argument = {
+            "task_id": self.progress.task_id,
+            "agent": agent,
+            "n": n,
+            "prompt": prompt,
+            "goal": goal,
+            "without_sandbox": self.progress.request.without_sandbox,
+        }
+        raw = await self.crew.durable.child(AGENT_RUN, f"{self.progress.task_id}/{agent}/{n}", argument)
+        outcome = RunOutcome.model_validate(raw)
+        for degradation in outcome.degraded:
+            await self._degrade(degradation.what, degradation.why)
+        if outcome.reason is not None or outcome.output is None:
+            raise TaskEnded(outcome.reason or "internal", outcome.message)
+        return outcome.output
+
+    def _workspace(self) -> Workspace:
+        if self.progress.workspace is None:
+            raise TaskEnded("internal", "The task has no workspace.")
+        return self.progress.workspace
+
+    async def _degrade(self, what: str, why: str) -> None:
+        self.progress.degraded.append(Degradation(what=what, why=why))
+        await self._tell("degraded", {"what": what, "why": why})
+
+    async def _tell(self, kind: str, data: Mapping[str, Any]) -> None:
+        """Write an event. Its key counts up with the workflow, so that replay writes nothing twice."""
+        self._events += 1
+        key = f"{kind}:{self._events}"
+        await self.crew.log.append_event(self.progress.task_id, key, kind, "orchestrator", data)
+
+    async def _step(self, name: str, call: Callable[[], Awaitable[T]], returns: type[T], *, attempts: int = 1) -> T:
+        try:
+            return await self.crew.durable.step(name, call, returns, attempts=attempts)
+        except DevToolsError as error:
+            raise TaskEnded(_REASONS.get(type(error), "internal"), f"{error} {error.hint}") from None
+
+
+class TaskWorkflow:
+    """The workflow `task`, as registered with the engine."""
+
+    def __init__(self, crew: Crew) -> None:
+        self.crew = crew
+
+    async def __call__(self, argument: dict[str, Any]) -> dict[str, Any]:
+        task_id = str(argument["id"])
+        with task_span(task_id, "orchestrator", "task"):
+            request = await self.crew.durable.step(
+                "request", lambda: self.crew.log.get_request(task_id), TaskRequest, attempts=3
+            )
+            run = TaskRun(self.crew, Progress(task_id, request))
+            return await self._carry_out(run)
+
+    async def _carry_out(self, run: TaskRun) -> dict[str, Any]:
+        progress = run.progress
+        reason: Reason | None = None
+        try:
+            message = await run.work()
+        except TaskEnded as end:
+            message, reason = end.message, end.reason
+        except Exception as error:  # noqa: BLE001 - the edge of a task: a bug ends this one, not the worker
+            message, reason = f"Something broke on our side: {type(error).__name__}.", "internal"
+            detail = {"message": message, "traceback": traceback.format_exc()[-4000:]}
+            await self.crew.log.append_event(progress.task_id, "error", "error", None, detail)
+        usage = await self.crew.durable.step("usage", lambda: self.crew.ledger.usage(progress.task_id), Usage)
+        result = _result(progress, usage, self.crew.model)
+        status = "failed" if reason else "completed"
+        facts = {"reason": reason, "message": message, "branch": progress.branch, **result["tokens"]}
+        # The event first: who follows the events must not see the task end before its last one.
+        await self.crew.log.append_event(
+            progress.task_id,
+            "end",
+            "failed" if reason else "finished",
+            None,
+            {**facts, "cost_usd": usage.cost_usd},
+        )
+        await self.crew.log.finish(progress.task_id, status, reason, message, result)
+        await self.crew.durable.step("clean", lambda: self.crew.workspaces.remove(progress.task_id), type(None))
+        return {"status": status, "reason": reason}
+
+
+def _result(progress: Progress, usage: Usage, model: ModelInfo | None) -> dict[str, Any]:
+    def dump(value: Any) -> Any:
+        return value.model_dump(mode="json") if value is not None else None
+
+    return {
+        "plan": dump(progress.plan),
+        "branch": progress.branch,
+        "base_commit": progress.workspace.base_commit if progress.workspace else None,
+        "commits": progress.commits,
+        "diff": dump(progress.diff),
+        "tests": [dump(run) for run in progress.tests],
+        "review": dump(progress.review),
+        "tokens": {
+            "input": usage.input_tokens,
+            "output": usage.output_tokens,
+            "model_calls": usage.model_calls,
+            "tool_calls": usage.tool_calls,
+        },
+        "cost_usd": usage.cost_usd,
+        "model": dump(model),
+        "degraded": [dump(degradation) for degradation in progress.degraded],
+    }

@@ -1,0 +1,75 @@
+"""code-review's run: analyzers first, then the model's judgement in a fresh context, then a verdict by rule.
+
+A blocking finding of an analyzer blocks whatever the model says. The model's own findings block from severity
+`medium` on, except with a small model: its judgement is kept as a remark, because it is wrong too often to decide.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from devtools_platform.agents import prompts
+from devtools_platform.agents.runner import AgentRunner, RunId
+from devtools_platform.agents.types import Judgement, TaskEnded
+from devtools_platform.core.tasks import Degradation, Finding, Review, TestRun
+
+MAX_DIFF_FOR_SMALL = 6_000
+BLOCKING = frozenset({"medium", "high"})
+
+
+@dataclass
+class Reviewer:
+    runner: AgentRunner
+    is_small: bool
+
+    async def review(self, run: RunId, request: str, tests: TestRun | None) -> tuple[Review, list[Degradation]]:
+        """The verdict on the change in the run's workspace, and what could not be looked at."""
+        analysis = await self.runner.tools.call(run.caller, "workspace_analyze", {}, f"{run}:analyze")
+        if analysis.is_error:
+            raise TaskEnded("internal", f"The change could not be analysed: {analysis.text}")
+        found: Sequence[Mapping[str, Any]] = analysis.data["findings"]
+        degraded = [
+            Degradation(what=f"review without {name}", why=str(why)) for name, why in analysis.data["not_run"].items()
+        ]
+        changes = await self.runner.tools.call(run.caller, "workspace_changes", {}, f"{run}:changes")
+        judgement = await self._judge(run, request, changes.text, tests, found)
+        if self.is_small:
+            why = "The model is small: its judgement is shown, analyzers and tests decide."
+            degraded.append(Degradation(what="model's review is advisory", why=why))
+        findings = [Finding.model_validate(finding) for finding in found]
+        return self._decide(findings, analysis.data["ran"], judgement), degraded
+
+    async def _judge(
+        self,
+        run: RunId,
+        request: str,
+        diff: str,
+        tests: TestRun | None,
+        findings: Sequence[Mapping[str, Any]],
+    ) -> Judgement:
+        if self.is_small:
+            prompt = prompts.review_prompt(request, diff[:MAX_DIFF_FOR_SMALL], None, findings)
+            return await self.runner.ask(run, prompt, Judgement, max_tokens=300)
+        return Judgement.model_validate(
+            await self.runner.run(run, prompts.review_prompt(request, diff, tests, findings))
+        )
+
+    def _decide(self, findings: list[Finding], ran: Sequence[str], judgement: Judgement) -> Review:
+        by_model = [
+            Finding(
+                source="model",
+                rule="judgement",
+                severity=remark.severity,
+                path=remark.path,
+                line=remark.line,
+                message=remark.message,
+                is_blocking=self._blocks(judgement, remark.severity),
+            )
+            for remark in judgement.findings
+        ]
+        everything = (*findings, *by_model)
+        verdict = "request_changes" if any(f.is_blocking for f in everything) else "approve"
+        return Review(verdict=verdict, judged_by=(*ran, "model"), findings=everything, remark=judgement.remark)
+
+    def _blocks(self, judgement: Judgement, severity: str) -> bool:
+        return not self.is_small and judgement.verdict == "request_changes" and severity in BLOCKING

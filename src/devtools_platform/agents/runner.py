@@ -1,0 +1,127 @@
+"""Runs one agent: a pydantic-ai agent per definition, its tools through the gateway, its model calls durable steps."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic_ai import Agent, UsageLimits
+from pydantic_ai.capabilities import AbstractCapability
+from pydantic_ai.exceptions import UnexpectedModelBehavior, UsageLimitExceeded
+from pydantic_ai.models import Model
+from pydantic_ai.settings import ModelSettings
+
+from devtools_platform.agents.toolset import AgentDeps, DurableTools, GatewayToolset
+from devtools_platform.agents.types import AgentReport, Definition, Judgement, PlanDraft, TaskEnded
+from devtools_platform.core.agents import AgentName
+from devtools_platform.core.errors import DevToolsError, ModelRefused, NoModel
+from devtools_platform.core.tools import Caller
+from devtools_platform.kit.telemetry import task_span
+
+OutputT = TypeVar("OutputT")
+
+OUTPUTS: dict[str, type[Any]] = {"plan": PlanDraft, "report": AgentReport, "judgement": Judgement}
+
+DurableCapability = Callable[[], AbstractCapability[AgentDeps]]
+"""Makes an agent's model requests durable steps; chosen by `app` with the engine."""
+
+
+@dataclass(frozen=True)
+class RunId:
+    """One execution of an agent: `{task}/{agent}/{n}`, which is also its workflow id."""
+
+    caller: Caller
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.caller.task_id}/{self.caller.agent}/{self.n}"
+
+
+class AgentRunner:
+    """The agents of one process, all on `model`. `tier` says whether the model calls tools by itself."""
+
+    def __init__(
+        self,
+        definitions: dict[AgentName, Definition],
+        models: Callable[[AgentName], Model],
+        tools: DurableTools,
+        *,
+        durable: DurableCapability,
+        max_turns: int,
+    ) -> None:
+        self.definitions = definitions
+        self.tools = tools
+        self._max_turns = max_turns
+        self._agents = {
+            name: Agent(
+                models(name),
+                name=name,
+                deps_type=AgentDeps,
+                output_type=OUTPUTS[definition.output],
+                instructions=definition.instructions,
+                toolsets=[GatewayToolset(tools)],
+                capabilities=[durable()],
+                retries=3,
+            )
+            for name, definition in definitions.items()
+        }
+        # Without tools: one question, one answer. What a small model is asked by the guided loop.
+        self._plain = {
+            name: Agent(
+                models(name),
+                name=f"{name}-plain",
+                deps_type=AgentDeps,
+                instructions=f"Agent: {name}",
+                capabilities=[durable()],
+                retries=2,
+            )
+            for name in definitions
+        }
+
+    async def run(self, run: RunId, prompt: str) -> Any:
+        """The agent's validated output. Raises `TaskEnded` with the reason when there is none."""
+        agent = run.caller.agent
+        turns = min(self._max_turns, self.definitions[agent].max_turns)
+        with task_span(run.caller.task_id, agent, f"run {agent}"):
+            work = self._agents[agent].run(
+                prompt,
+                deps=AgentDeps(run.caller, str(run)),
+                usage_limits=UsageLimits(request_limit=turns),
+                conversation_id=run.caller.task_id,
+            )
+            return (await _ended(work)).output
+
+    async def ask(
+        self,
+        run: RunId,
+        prompt: str,
+        output: type[OutputT],
+        *,
+        temperature: float = 0.0,
+        max_tokens: int = 1024,
+    ) -> OutputT:
+        """One answer of type `output`, without tools. Raises `TaskEnded`."""
+        agent = run.caller.agent
+        with task_span(run.caller.task_id, agent, f"ask {agent}"):
+            work = self._plain[agent].run(
+                prompt,
+                deps=AgentDeps(run.caller, str(run)),
+                output_type=output,
+                model_settings=ModelSettings(temperature=temperature, max_tokens=max_tokens),
+                conversation_id=run.caller.task_id,
+            )
+            return (await _ended(work)).output
+
+
+async def _ended(work: Any) -> Any:
+    try:
+        return await work
+    except UsageLimitExceeded as error:
+        raise TaskEnded("not_solved", f"The agent used up its turns: {error}") from None
+    except UnexpectedModelBehavior as error:
+        raise TaskEnded("model_failed", f"The model's answers could not be used: {error}") from None
+    except NoModel as error:
+        raise TaskEnded("needs_model", f"{error} {error.hint}") from None
+    except ModelRefused as error:
+        raise TaskEnded("model_refused", f"{error} {error.hint}") from None
+    except (TimeoutError, DevToolsError) as error:
+        raise TaskEnded("model_failed", str(error)) from None

@@ -1,0 +1,54 @@
+"""The child workflow `agent_run`: one execution of one agent, whichever loop carries it."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from devtools_platform.agents.guided import GuidedEdit
+from devtools_platform.agents.reviewing import Reviewer
+from devtools_platform.agents.runner import AgentRunner, RunId
+from devtools_platform.agents.types import RunOutcome, TaskEnded
+from devtools_platform.core.tasks import Degradation, TestRun
+from devtools_platform.core.tools import Caller
+
+GUIDED = Degradation(what="guided loop", why="The model is small: it wrote single functions, the program did the rest.")
+
+
+@dataclass
+class AgentRunWorkflow:
+    """As registered with the engine. `is_small` chooses the loop; see `core.tasks.ModelInfo.tier`."""
+
+    runner: AgentRunner
+    is_small: bool
+    max_candidates: int
+
+    async def __call__(self, argument: dict[str, Any]) -> dict[str, Any]:
+        caller = Caller(argument["task_id"], argument["agent"], argument["without_sandbox"])
+        run = RunId(caller, int(argument["n"]))
+        try:
+            outcome = await self._choose(caller.agent)(run, argument)
+        except TaskEnded as end:
+            outcome = RunOutcome(reason=end.reason, message=end.message)
+        return outcome.model_dump(mode="json")
+
+    def _choose(self, agent: str) -> Callable[[RunId, dict[str, Any]], Awaitable[RunOutcome]]:
+        if agent == "code-review":
+            return self._review
+        if agent == "feature-dev" and self.is_small:
+            return self._guide
+        return self._loop
+
+    async def _loop(self, run: RunId, argument: dict[str, Any]) -> RunOutcome:
+        output = await self.runner.run(run, argument["prompt"])
+        return RunOutcome(output=output.model_dump(mode="json"))
+
+    async def _guide(self, run: RunId, argument: dict[str, Any]) -> RunOutcome:
+        report = await GuidedEdit(self.runner, run, argument["goal"], self.max_candidates).solve()
+        if report is None:
+            return await self._loop(run, argument)
+        return RunOutcome(output=report.model_dump(mode="json"), degraded=[GUIDED])
+
+    async def _review(self, run: RunId, argument: dict[str, Any]) -> RunOutcome:
+        tests = TestRun.model_validate_json(argument["prompt"]) if argument["prompt"] else None
+        review, degraded = await Reviewer(self.runner, self.is_small).review(run, argument["goal"], tests)
+        return RunOutcome(output=review.model_dump(mode="json"), degraded=degraded)

@@ -1,0 +1,100 @@
+"""What agents are and what they hand back. Outputs are pydantic models: a model's answer is validated, not trusted."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from devtools_platform.core.agents import AgentName
+from devtools_platform.core.tasks import Degradation, DiffStat, Reason, Severity
+
+WorkingAgent = Literal["feature-dev", "infrastructure", "cicd", "documentation"]
+
+
+class Definition(BaseModel):
+    """One agent as data: the front matter and the text of `definitions/NAME.md`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: AgentName
+    role: str
+    output: Literal["plan", "report", "judgement"]
+    max_turns: int = Field(ge=1, le=500)
+    instructions: str
+
+
+class PlannedStep(BaseModel):
+    agent: WorkingAgent
+    goal: str = Field(min_length=1, max_length=4000)
+
+
+class PlanDraft(BaseModel):
+    """The plan: the fewest steps that fulfil the request."""
+
+    steps: list[PlannedStep] = Field(min_length=1, max_length=8)
+
+
+class AgentReport(BaseModel):
+    """How a step ended."""
+
+    outcome: Literal["done", "cannot"]
+    summary: str = Field(max_length=8000)
+    commit_message: str = Field(default="", max_length=4000)
+
+
+class Remark(BaseModel):
+    path: str
+    line: int | None = None
+    severity: Severity
+    message: str = Field(max_length=4000)
+
+
+class Judgement(BaseModel):
+    """The reviewer's verdict and the findings it stands on."""
+
+    verdict: Literal["approve", "request_changes"]
+    remark: str = Field(default="", max_length=4000)
+    findings: list[Remark] = Field(default_factory=list[Remark], max_length=50)
+
+
+class Workspace(BaseModel):
+    """A task's private clone."""
+
+    model_config = ConfigDict(frozen=True)
+
+    task_id: str
+    repo: str
+    base_commit: str
+    branch: str
+    was_dirty: bool
+
+
+class Diff(BaseModel):
+    """What a task changed so far, against the commit it started from."""
+
+    stat: DiffStat
+    text: str
+
+
+class Refusal(BaseModel):
+    """Why a task cannot even begin; empty when it can."""
+
+    reason: Reason | None = None
+    message: str = ""
+
+
+class RunOutcome(BaseModel):
+    """What a child workflow hands its parent: the output, or why there is none."""
+
+    output: dict[str, object] | None = None
+    reason: Reason | None = None
+    message: str = ""
+    degraded: list[Degradation] = Field(default_factory=list[Degradation])
+
+
+class TaskEnded(Exception):
+    """Ends a task without a branch, with the reason a person will read."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(reason, message)
+        self.reason: Reason = reason
+        self.message = message

@@ -1,0 +1,35 @@
+"""What is checked before a task is stored: a request that cannot be carried out is refused, and nothing is kept."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from devtools_platform.config import Settings
+from devtools_platform.core.errors import BadInput, DiskFull
+from devtools_platform.core.tasks import TaskRequest
+from devtools_platform.kit.git import resolve_repository
+from devtools_platform.kit.sandbox import find_sandbox
+
+
+@dataclass(frozen=True)
+class Admission:
+    settings: Settings
+
+    async def admit(self, request: TaskRequest) -> TaskRequest:
+        """The request with its repository resolved. Raises the error a person can act on."""
+        if not request.text.strip():
+            raise BadInput(
+                "The task's text is empty; say what you want done.",
+                hint='dev-tools task run "TEXT" --repo DIR',
+            )
+        repository = await resolve_repository(Path(request.repo))
+        free_mb = shutil.disk_usage(self.settings.data_dir).free // 2**20
+        if free_mb < self.settings.min_free_disk_mb:
+            raise DiskFull(
+                f"{free_mb} MB are free in {self.settings.data_dir}; at least "
+                f"{self.settings.min_free_disk_mb} MB are needed for a task.",
+                hint="Free some room there, or set DEV_TOOLS_MIN_FREE_DISK_MB lower.",
+            )
+        if not request.without_sandbox:
+            await find_sandbox()
+        return request.model_copy(update={"repo": str(repository.path)})

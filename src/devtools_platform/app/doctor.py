@@ -1,0 +1,120 @@
+"""What a stack needs on this machine, what is missing, and the command that mends it."""
+
+import shutil
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from devtools_platform.agents.adapters import embedded_model, endpoints
+from devtools_platform.app.home import Home
+from devtools_platform.app.models import NO_MODEL_HINT
+from devtools_platform.config import Settings
+from devtools_platform.core.errors import DevToolsError
+from devtools_platform.kit.sandbox import find_sandbox
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at. `fix` is empty when it is in order."""
+
+    name: str
+    is_ok: bool
+    found: str
+    fix: str = ""
+
+
+async def examine(settings: Settings) -> list[Check]:
+    """Every check, in the order a person should mend them."""
+    checks: list[Callable[[Settings], Awaitable[Check]]] = [
+        _python, _git, _data_dir, _disk, _sandbox, _ports, _embedded_model, _model,
+    ]  # fmt: skip
+    return [await check(settings) for check in checks]
+
+
+async def _python(_: Settings) -> Check:
+    found = ".".join(map(str, sys.version_info[:3]))
+    is_ok = sys.version_info >= (3, 11)
+    return Check("python", is_ok, found, "" if is_ok else "Install Python 3.11 or newer.")
+
+
+async def _git(_: Settings) -> Check:
+    path = shutil.which("git")
+    if path is None:
+        return Check("git", is_ok=False, found="not on PATH", fix="Install git (Debian: `apt-get install git`).")
+    return Check("git", is_ok=True, found=path)
+
+
+async def _data_dir(settings: Settings) -> Check:
+    try:
+        Home(settings.data_dir).prepare()
+    except DevToolsError as error:
+        return Check("data directory", is_ok=False, found=str(error), fix=error.hint)
+    return Check("data directory", is_ok=True, found=str(settings.data_dir))
+
+
+async def _disk(settings: Settings) -> Check:
+    folder = settings.data_dir if settings.data_dir.is_dir() else settings.data_dir.anchor
+    free_mb = shutil.disk_usage(folder).free // 2**20
+    is_ok = free_mb >= settings.min_free_disk_mb
+    fix = "" if is_ok else f"Free some room; {settings.min_free_disk_mb} MB are needed."
+    return Check("disk", is_ok, f"{free_mb} MB free", fix)
+
+
+async def _sandbox(_: Settings) -> Check:
+    try:
+        info = await find_sandbox()
+    except DevToolsError as error:
+        return Check("sandbox", is_ok=False, found=str(error), fix=error.hint)
+    landlock = f"Landlock ABI {info.landlock}" if info.landlock else "no Landlock in this kernel"
+    return Check("sandbox", is_ok=True, found=f"bubblewrap, {landlock}")
+
+
+async def _ports(settings: Settings) -> Check:
+    home = Home(settings.data_dir)
+    if home.is_locked():
+        return Check("ports", is_ok=True, found="in use by this stack, which is running")
+    taken = [
+        f"{name}_port {port}"
+        for name in ("gateway", "context", "state", "console")
+        if (port := getattr(settings, f"{name}_port")) and not _can_bind(settings.host, port)
+    ]
+    fix = "Free them, or set DEV_TOOLS_GATEWAY_PORT and the like (0 takes any free port)." if taken else ""
+    return Check("ports", not taken, ", ".join(taken) + " taken" if taken else "free", fix)
+
+
+def _can_bind(host: str, port: int) -> bool:
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+async def _embedded_model(settings: Settings) -> Check:
+    cached = embedded_model.find_cached(settings.cache_dir)
+    if cached is None:
+        return Check("embedded model", is_ok=True, found="not fetched (optional: `dev-tools model pull`)")
+    if find_spec("xllamacpp") is None:
+        fix = "Install its runtime: `pip install 'devtools-platform[local]'`."
+        return Check("embedded model", is_ok=False, found="fetched, but its runtime is missing", fix=fix)
+    return Check("embedded model", is_ok=True, found=str(cached))
+
+
+async def _model(settings: Settings) -> Check:
+    if settings.model_script is not None:
+        return Check("model", is_ok=True, found=f"scripted by {settings.model_script}")
+    try:
+        endpoint = await endpoints.choose_endpoint(settings)
+        if endpoint is not None and endpoint.provider != "embedded":
+            await endpoints.check_endpoint(endpoint)
+            return Check("model", is_ok=True, found=f"{endpoint.model} at {endpoint.base_url}")
+    except DevToolsError as error:
+        return Check("model", is_ok=False, found=str(error), fix=error.hint)
+    has_file = settings.model_file is not None or embedded_model.find_cached(settings.cache_dir) is not None
+    if has_file:
+        return Check("model", is_ok=True, found="embedded")
+    return Check("model", is_ok=False, found="none", fix=NO_MODEL_HINT)

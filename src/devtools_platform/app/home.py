@@ -1,0 +1,96 @@
+"""A stack's data directory: who owns it, its secrets, and where its services listen."""
+
+import fcntl
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from devtools_platform.core.errors import AlreadyRunning, BadInput, NotRunning
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folder `data_dir`. Only its owner can read it."""
+
+    path: Path
+
+    def prepare(self) -> None:
+        """Make the folder if it is missing. Raises `BadInput` where that cannot be done."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.logs.mkdir(exist_ok=True)
+            self.workspaces.mkdir(exist_ok=True)
+        except OSError as error:
+            raise BadInput(
+                f"The data directory {str(self.path)!r} cannot be used: {error.strerror}.",
+                hint="Set DEV_TOOLS_DATA_DIR, or pass --data-dir, to a folder you can write.",
+            ) from None
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    @property
+    def workspaces(self) -> Path:
+        return self.path / "workspaces"
+
+    def secret(self, name: str) -> str:
+        """A secret of this stack, made on first use and readable by its owner only."""
+        file = self.path / name
+        if not file.exists():
+            partial = file.with_suffix(".partial")
+            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "w") as out:
+                out.write(secrets.token_urlsafe(32))
+            partial.rename(file)
+        return file.read_text().strip()
+
+    def lock(self) -> IO[str]:
+        """Own the folder until the returned file is closed. Raises `AlreadyRunning` with what is running."""
+        file = (self.path / "stack.lock").open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            raise AlreadyRunning(
+                f"A stack is already running on {str(self.path)!r}: {self._describe()}.",
+                hint="Use it with `dev-tools task run`, or stop it with Ctrl-C where it runs.",
+            ) from None
+        return file
+
+    def is_locked(self) -> bool:
+        if not self.path.is_dir():
+            return False
+        try:
+            self.lock().close()
+        except AlreadyRunning:
+            return True
+        return False
+
+    def announce(self, facts: Mapping[str, Any]) -> None:
+        """Write down where the services listen, for commands that look for them."""
+        partial = self.path / "stack.json.partial"
+        partial.write_text(json.dumps(facts, indent=2))
+        partial.rename(self.path / "stack.json")
+
+    def withdraw(self) -> None:
+        (self.path / "stack.json").unlink(missing_ok=True)
+
+    def read_announcement(self) -> dict[str, Any]:
+        """Where the running stack listens. Raises `NotRunning`."""
+        file = self.path / "stack.json"
+        if not file.is_file() or not self.is_locked():
+            raise NotRunning(f"No stack is running on {str(self.path)!r}.", hint="Start one with `dev-tools up`.")
+        return json.loads(file.read_text())
+
+    def _describe(self) -> str:
+        file = self.path / "stack.json"
+        if not file.is_file():
+            return "it is still starting"
+        facts = json.loads(file.read_text())
+        urls = ", ".join(f"{name} {url}" for name, url in facts["urls"].items())
+        return f"process {facts['pid']}, {urls}"

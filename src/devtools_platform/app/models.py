@@ -1,0 +1,148 @@
+"""Which model serves this stack, and everything that hangs on it: server, adapter, meter, prices."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+
+from pydantic import SecretStr
+from pydantic_ai.models import Model
+
+from devtools_platform.agents.adapters import embedded_model, endpoints
+from devtools_platform.agents.adapters.llama_server import LlamaServer
+from devtools_platform.agents.adapters.schema_tools import SchemaToolModel
+from devtools_platform.agents.adapters.scripted import Script, ScriptedModel
+from devtools_platform.agents.interfaces import ModelLedger
+from devtools_platform.agents.metered import MeteredModel
+from devtools_platform.config import Settings
+from devtools_platform.core.agents import AgentName
+from devtools_platform.core.errors import NoModel
+from devtools_platform.core.tasks import ModelInfo, Usage
+from devtools_platform.observability.interfaces import Ledger, ModelCall
+
+NO_MODEL_HINT = (
+    "Fetch the small embedded one with `dev-tools model pull` (about 1 GB), or set DEV_TOOLS_MODEL_BASE_URL and "
+    "DEV_TOOLS_MODEL to an OpenAI-compatible endpoint, or set GRADIENT_MODEL_ACCESS_KEY."
+)
+
+
+@dataclass
+class ServedModel:
+    """The endpoint in use. `info` is None when there is no model at all; then `missing` says why."""
+
+    endpoint: endpoints.Endpoint | None
+    info: ModelInfo | None
+    server: LlamaServer | None = None
+    missing: str = ""
+    script: Script | None = None
+
+    async def check_model(self) -> None:
+        """The preflight of every task: does the endpoint answer, take the key, know the model?"""
+        if self.endpoint is None:
+            raise NoModel(self.missing or "No model is configured.", hint=NO_MODEL_HINT)
+        if self.endpoint.base_url is not None:
+            await endpoints.check_endpoint(self.endpoint)
+
+    @property
+    def is_small(self) -> bool:
+        return self.info is not None and self.info.tier == "small"
+
+
+async def choose_model(settings: Settings, logs: Path, progress: Callable[[str], None]) -> ServedModel:
+    """Pick the model by the settings, start its server if it is ours. Having none is an outcome, not an error."""
+    if settings.model_script is not None:
+        info = ModelInfo(name="scripted", provider="scripted", tier="standard")
+        endpoint = endpoints.Endpoint("scripted", None, None, "scripted", "standard")
+        return ServedModel(endpoint, info, script=Script.load(settings.model_script))
+    endpoint = await endpoints.choose_endpoint(settings)
+    if endpoint is not None and endpoint.provider != "embedded":
+        info = ModelInfo(name=endpoint.model, provider=endpoint.provider, tier=endpoint.tier)
+        return ServedModel(endpoint, info)
+    return await _embedded(settings, logs, progress)
+
+
+async def _embedded(settings: Settings, logs: Path, progress: Callable[[str], None]) -> ServedModel:
+    if settings.model_file is not None:
+        file, name = settings.model_file, settings.model_file.stem
+        sha256 = embedded_model.check_model_file(file, settings.cache_dir)
+    else:
+        file = embedded_model.find_cached(settings.cache_dir)
+        name, sha256 = embedded_model.DEFAULT.name, embedded_model.DEFAULT.sha256
+        if file is None:
+            return ServedModel(None, None, missing="No model is configured and the embedded one is not fetched.")
+    progress(f"loading {name}")
+    server = LlamaServer(file, log_file=logs / "model.log")
+    try:
+        await server.start()
+    except NoModel as error:
+        return ServedModel(None, None, missing=f"{error} {error.hint}")
+    endpoint = endpoints.Endpoint("embedded", server.base_url, SecretStr(server.api_key), name, "small")
+    return ServedModel(endpoint, ModelInfo(name=name, provider="embedded", tier="small", sha256=sha256), server)
+
+
+def build_models(served: ServedModel, ledger: ModelLedger, timeout_s: float) -> Callable[[AgentName], Model]:
+    """A model per agent. Without an endpoint, one that refuses with the way out."""
+
+    def build(agent: AgentName) -> Model:
+        inner = _raw_model(served, agent, timeout_s)
+        metered = MeteredModel(
+            inner,
+            ledger,
+            is_retryable=endpoints.is_retryable,
+            explain=endpoints.explain,
+            price=lambda tokens_in, tokens_out: _price(served, tokens_in, tokens_out),
+        )
+        return SchemaToolModel(metered) if served.is_small else metered
+
+    return build
+
+
+def _raw_model(served: ServedModel, agent: AgentName, timeout_s: float) -> Model:
+    if served.script is not None:
+        return ScriptedModel(served.script, agent)
+    if served.endpoint is None:
+        return ScriptedModel(Script(rules=()), agent)  # never asked: the preflight has ended the task
+    return endpoints.build_model(served.endpoint, timeout_s=timeout_s)
+
+
+def _price(served: ServedModel, tokens_in: int, tokens_out: int) -> Decimal | None:
+    if served.endpoint is None:
+        return None
+    return endpoints.cost_usd(served.endpoint, tokens_in, tokens_out)
+
+
+@dataclass(frozen=True)
+class LedgerBridge:
+    """The agents' ledger, kept by observability."""
+
+    ledger: Ledger
+    served: ServedModel
+
+    async def record_call(
+        self,
+        *,
+        task_id: str,
+        agent: str,
+        input_tokens: int | None,
+        output_tokens: int | None,
+        cost_usd: Decimal | None,
+        duration_s: float,
+        error: str | None,
+    ) -> None:
+        info = self.served.info
+        await self.ledger.record(
+            ModelCall(
+                task_id=task_id,
+                agent=agent,
+                provider=info.provider if info else "",
+                model=info.name if info else "",
+                input_tokens=input_tokens,
+                output_tokens=output_tokens,
+                cost_usd=cost_usd,
+                duration_s=duration_s,
+                error=error,
+            )
+        )
+
+    async def usage(self, task_id: str) -> Usage:
+        return await self.ledger.usage(task_id)

@@ -1,0 +1,68 @@
+"""Several ASGI apps in one event loop, each on a socket that was bound before anything else started."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from devtools_platform.core.errors import PortInUse, ProgramFailed
+
+START_TIMEOUT_S = 15.0
+
+
+def bind(host: str, port: int, setting: str) -> socket.socket:
+    """A listening socket. Raises `PortInUse` naming the setting that moves it; port 0 takes any free one."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+    except OSError as error:
+        sock.close()
+        raise PortInUse(
+            f"Port {port} on {host} cannot be used: {error.strerror}.",
+            hint=f"Free it, or set {setting} to another port (0 takes any free one).",
+        ) from None
+    sock.listen(128)
+    sock.setblocking(False)
+    return sock
+
+
+class QuietServer(uvicorn.Server):
+    """Signals belong to the stack, which stops its parts in order; uvicorn would stop each on its own."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@dataclass
+class Serving:
+    """The HTTP servers of one stack."""
+
+    _servers: list[tuple[QuietServer, asyncio.Task[None]]] = field(
+        default_factory=list[tuple[QuietServer, asyncio.Task[None]]]
+    )
+
+    async def serve(self, app: ASGIApp, sock: socket.socket) -> None:
+        """Serve `app` on `sock`; returns when it answers. Raises `ProgramFailed` when its start fails."""
+        config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=3)
+        server = QuietServer(config)
+        task = asyncio.create_task(server.serve(sockets=[sock]))
+        self._servers.append((server, task))
+        async with asyncio.timeout(START_TIMEOUT_S):
+            while not server.started:
+                if task.done():
+                    raise ProgramFailed("A service ended while it was starting; see the log.")
+                await asyncio.sleep(0.01)
+
+    async def stop(self) -> None:
+        """End all servers, the last started first."""
+        for server, task in reversed(self._servers):
+            server.should_exit = True
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        self._servers.clear()

@@ -1,0 +1,72 @@
+"""The command `dev-tools`. Every error ends with the next command; every command has `--json`.
+
+Exit codes: 0 done; 20 a task ended without a branch; 2-10 see `core.errors`; 130 interrupted.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from devtools_platform import __version__
+from devtools_platform.cli import demo, model, stack, task
+from devtools_platform.cli.output import fail, print_json
+from devtools_platform.config import load_settings
+from devtools_platform.core.errors import DevToolsError
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__)
+app.add_typer(task.app, name="task")
+app.add_typer(model.app, name="model")
+app.command("up")(stack.up)
+app.command("doctor")(stack.doctor)
+app.command("demo")(demo.demo)
+
+config = typer.Typer(no_args_is_help=True, help="Settings.")
+app.add_typer(config, name="config")
+
+
+@config.command("show")
+def show_config(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
+    """Every setting and its present value; secrets are shown as ***."""
+    settings = load_settings()
+    values = {name: _shown(getattr(settings, name)) for name in type(settings).model_fields}
+    if as_json:
+        print_json(values)
+        return
+    for name, value in values.items():
+        typer.echo(f"DEV_TOOLS_{name.upper():28} {'' if value is None else value}")
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return "***" if value is not None and hasattr(value, "get_secret_value") else value
+
+
+@app.command("version")
+def show_version(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
+    """The version and the commit it was built from."""
+    release = stack.release()
+    if as_json:
+        print_json({"version": release.version, "git_sha": release.git_sha})
+    else:
+        typer.echo(f"dev-tools {__version__} ({release.git_sha or 'no commit known'})")
+
+
+def main() -> None:
+    """Run the command; turn an expected error into its message, hint and exit code."""
+    try:
+        app(standalone_mode=False)
+    except DevToolsError as error:
+        fail(error, as_json="--json" in sys.argv)
+    except typer.Abort:
+        sys.exit(130)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (typer.Exit, SystemExit):
+        raise
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -1,0 +1,32 @@
+"""What commands print: progress lines to standard error, results to standard output."""
+
+import json
+import sys
+from typing import Any, NoReturn
+
+from rich.console import Console
+from rich.text import Text
+
+from devtools_platform.core.errors import DevToolsError
+
+err = Console(stderr=True, highlight=False)
+out = Console(highlight=False)
+
+
+def print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def progress(part: str, text: str) -> None:
+    """One line of a long work: which part, and what it does."""
+    err.print(Text.assemble((f"  {part:<10}", "cyan"), text))
+
+
+def fail(error: DevToolsError, *, as_json: bool) -> NoReturn:
+    """End the process with the error as a person, or a program, reads it."""
+    if as_json:
+        print_json({"error": error.to_dict()})
+    else:
+        err.print(Text.assemble(("error: ", "bold red"), str(error)))
+        err.print(Text.assemble(("next:  ", "bold"), error.hint))
+    sys.exit(error.exit_code)

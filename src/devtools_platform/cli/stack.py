@@ -1,0 +1,89 @@
+"""`dev-tools up` and `dev-tools doctor`."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from devtools_platform.app.doctor import examine
+from devtools_platform.app.releases import Release, current_release
+from devtools_platform.app.stack import Running, Stack
+from devtools_platform.cli.output import err, out, print_json, progress
+from devtools_platform.config import Settings, load_settings
+
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where the stack keeps its data.")]
+
+
+def up(
+    data_dir: DataDir = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    free_ports: Annotated[bool, typer.Option("--free-ports", help="Take any free ports.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print where it listens as JSON, then keep running.")] = False,
+) -> None:
+    """Start all services in this terminal; Ctrl-C ends them."""
+    settings = stack_settings(data_dir, host=host, free_ports=free_ports)
+    asyncio.run(_up(settings, as_json=as_json))
+
+
+def stack_settings(data_dir: Path | None, *, host: str | None = None, free_ports: bool = False) -> Settings:
+    """The settings with this command's flags on top."""
+    overrides: dict[str, Any] = {"data_dir": data_dir and data_dir.absolute(), "host": host}
+    if free_ports:
+        overrides |= dict.fromkeys(("gateway_port", "context_port", "state_port", "console_port"), 0)
+    return load_settings(overrides)
+
+
+async def _up(settings: Settings, *, as_json: bool) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(name, stop.set)
+    async with Stack(settings, progress).run() as running:
+        if as_json:
+            print_json(_facts(running))
+            sys.stdout.flush()
+        else:
+            _greet(running)
+        await stop.wait()
+        err.print("  stopping")
+    err.print("  stopped")
+
+
+def _facts(running: Running) -> Mapping[str, Any]:
+    info = running.model.info
+    return {
+        "urls": running.urls.as_dict(),
+        "console_link": running.console_link,
+        "model": info.model_dump() if info else None,
+        "started_in_s": round(running.started_in_s, 2),
+    }
+
+
+def _greet(running: Running) -> None:
+    err.print(Text(f"  up in {running.started_in_s:.1f} s. Ctrl-C ends it.", style="bold green"))
+    out.print(Text(f"\n  console  {running.console_link}"))
+    out.print(Text('  try      dev-tools task run "Fix the failing test" --repo DIR\n'))
+
+
+def doctor(data_dir: DataDir = None, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
+    """Check what a stack needs here; say what is missing and how to mend it."""
+    checks = asyncio.run(examine(stack_settings(data_dir)))
+    if as_json:
+        print_json([vars(check) for check in checks])
+    else:
+        for check in checks:
+            mark = ("ok  ", "green") if check.is_ok else ("FIX ", "bold red")
+            out.print(Text.assemble(mark, (f"{check.name:<15}", "bold"), check.found))
+            if check.fix:
+                out.print(Text(f"    -> {check.fix}"))
+    if not all(check.is_ok for check in checks):
+        raise typer.Exit(1)
+
+
+def release() -> Release:
+    return current_release()

@@ -1,0 +1,68 @@
+"""Tool calls in the table `tool_calls`: inserted before the call, settled after it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+
+from devtools_platform.core.tools import Caller, ToolResult
+from devtools_platform.gateway.types import Decision, StoredCall
+from devtools_platform.kit.database import in_thread
+from devtools_platform.kit.schema import tool_calls
+from devtools_platform.kit.telemetry import trace_id_for
+
+
+@dataclass(frozen=True)
+class SqlCallRecords:
+    database: sa.Engine
+
+    async def begin(
+        self, key: str, caller: Caller, tool: str, arguments: Mapping[str, Any], decision: Decision
+    ) -> StoredCall | None:
+        server, _, name = tool.partition("_")
+        row = {
+            "key": key,
+            "task_id": caller.task_id,
+            "agent": caller.agent,
+            "server": server,
+            "tool": name or tool,
+            "arguments": dict(arguments),
+            "decision": decision,
+            "state": "started",
+            "trace_id": trace_id_for(caller.task_id),
+        }
+        return await in_thread(self.database, lambda c: _insert_or_read(c, row))
+
+    async def finish(self, key: str, result: ToolResult, duration_s: float) -> None:
+        change = (
+            sa.update(tool_calls)
+            .where(tool_calls.c.key == key)
+            .values(
+                state="finished",
+                result={"text": result.text, "data": dict(result.data)},
+                is_error=result.is_error,
+                duration_s=duration_s,
+                ended_at=datetime.now(UTC),
+            )
+        )
+        await in_thread(self.database, lambda c: c.execute(change))
+
+    async def usage(self, task_id: str) -> int:
+        query = sa.select(sa.func.count()).where(tool_calls.c.task_id == task_id)
+        return await in_thread(self.database, lambda c: int(c.execute(query).scalar_one()))
+
+
+def _insert_or_read(connection: sa.Connection, row: Mapping[str, Any]) -> StoredCall | None:
+    statement = insert(tool_calls).values(row).on_conflict_do_nothing(index_elements=["key"])
+    if connection.execute(statement.returning(tool_calls.c.key)).scalar() is not None:
+        return None
+    stored = connection.execute(sa.select(tool_calls).where(tool_calls.c.key == row["key"])).one()
+    if stored.state == "started":
+        in_doubt = sa.update(tool_calls).where(tool_calls.c.key == row["key"]).values(state="in_doubt")
+        connection.execute(in_doubt)
+        return StoredCall("in_doubt")
+    result: Mapping[str, Any] = stored.result or {}
+    return StoredCall(stored.state, result.get("text", ""), result.get("data", {}), bool(stored.is_error))

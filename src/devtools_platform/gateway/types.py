@@ -1,0 +1,34 @@
+"""What the gateway decides about: which agent may call which tool, and how a call went."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from devtools_platform.core.agents import AgentName
+
+Decision = Literal["allow", "deny"]
+
+
+class Policy(BaseModel):
+    """Agent -> the tools it may call, by their full names (`server_tool`). What is not listed is denied."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    toolsets: Mapping[str, Sequence[str]]
+    agents: Mapping[AgentName, Sequence[str]]
+    """Agent -> names of toolsets."""
+
+    def tools_of(self, agent: AgentName) -> frozenset[str]:
+        return frozenset(tool for name in self.agents.get(agent, ()) for tool in self.toolsets[name])
+
+
+@dataclass(frozen=True)
+class StoredCall:
+    """What the record of an earlier call under the same key says."""
+
+    state: Literal["started", "finished", "in_doubt"]
+    text: str = ""
+    data: Mapping[str, object] | None = None
+    is_error: bool = False

@@ -1,0 +1,41 @@
+"""Short-lived signed tokens by which an agent run is known at the gateway (JWT, HS256, one secret per stack)."""
+
+import time
+
+import jwt
+
+from devtools_platform.core.agents import AGENTS
+from devtools_platform.core.errors import Unauthorized
+from devtools_platform.core.tools import Caller
+
+AUDIENCE = "dev-tools-gateway"
+LIFETIME_S = 24 * 3600.0
+
+
+def issue_run_token(secret: str, caller: Caller) -> str:
+    """A token that names one agent in one task, and nothing else."""
+    claims = {
+        "aud": AUDIENCE,
+        "sub": caller.agent,
+        "task": caller.task_id,
+        "without_sandbox": caller.without_sandbox,
+        "exp": int(time.time() + LIFETIME_S),
+    }
+    return jwt.encode(claims, secret, algorithm="HS256")
+
+
+def verify_run_token(secret: str, token: str) -> Caller:
+    """Who the token names. Raises `Unauthorized` for one that is forged, expired or for another audience."""
+    try:
+        claims = jwt.decode(
+            token,
+            secret,
+            algorithms=["HS256"],
+            audience=AUDIENCE,
+            options={"require": ["exp", "sub", "task"]},
+        )
+    except jwt.InvalidTokenError as error:
+        raise Unauthorized(f"The gateway token is not valid: {error}.") from None
+    if claims["sub"] not in AGENTS:
+        raise Unauthorized(f"The gateway token names {claims['sub']!r}, which is no agent.")
+    return Caller(claims["task"], claims["sub"], bool(claims.get("without_sandbox", False)))

@@ -1,0 +1,1 @@
+"""Where spans and model calls are kept. Chosen by app only."""

@@ -1,0 +1,65 @@
+"""Spans and the cost ledger in the state database."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+
+from devtools_platform.core.tasks import Usage
+from devtools_platform.kit.database import in_thread
+from devtools_platform.kit.schema import model_calls, spans, tool_calls
+from devtools_platform.kit.telemetry import trace_id_for
+from devtools_platform.observability.interfaces import ModelCall, SpanRow
+
+
+@dataclass(frozen=True)
+class SqlSpanStore:
+    database: sa.Engine
+
+    def write(self, spans_: Sequence[SpanRow]) -> None:
+        statement = insert(spans).on_conflict_do_nothing(index_elements=["trace_id", "span_id"])
+        with self.database.begin() as connection:
+            connection.execute(statement, [asdict(span) for span in spans_])
+
+    async def read_trace(self, task_id: str) -> list[dict[str, Any]]:
+        """The task's spans as rows, oldest first."""
+        query = sa.select(spans).where(spans.c.trace_id == trace_id_for(task_id)).order_by(spans.c.started_at)
+        rows = await in_thread(self.database, lambda c: c.execute(query).mappings().all())
+        return [dict(row) for row in rows]
+
+
+@dataclass(frozen=True)
+class SqlLedger:
+    database: sa.Engine
+
+    async def record(self, call: ModelCall) -> None:
+        row = {**asdict(call), "trace_id": trace_id_for(call.task_id)}
+        await in_thread(self.database, lambda c: c.execute(sa.insert(model_calls).values(row)))
+
+    async def usage(self, task_id: str) -> Usage:
+        return await in_thread(self.database, lambda c: _sum(c, task_id))
+
+
+def _sum(connection: sa.Connection, task_id: str) -> Usage:
+    of_task = model_calls.c.task_id == task_id
+    # A failed call has no usage to price; a call that was answered but not priced makes the cost unknown.
+    answered = sa.and_(of_task, model_calls.c.error.is_(None))
+    row = connection.execute(
+        sa.select(
+            sa.func.count(),
+            sa.func.coalesce(sa.func.sum(model_calls.c.input_tokens), 0),
+            sa.func.coalesce(sa.func.sum(model_calls.c.output_tokens), 0),
+            sa.func.coalesce(sa.func.sum(model_calls.c.cost_usd), 0),
+            sa.func.count().filter(model_calls.c.cost_usd.is_(None)),
+        ).where(answered)
+    ).one()
+    tools = sa.select(sa.func.count()).where(tool_calls.c.task_id == task_id)
+    return Usage(
+        model_calls=row[0],
+        input_tokens=row[1],
+        output_tokens=row[2],
+        cost_usd=None if row[4] else float(row[3]),
+        tool_calls=connection.execute(tools).scalar_one(),
+    )

@@ -1,0 +1,1 @@
+"""Where state is kept and work made durable. Chosen by app only."""

@@ -1,0 +1,111 @@
+"""What the scripted model says in the end-to-end tests. The request's words choose the script."""
+
+from typing import Any
+
+APPROVE = {"output": {"verdict": "approve", "remark": "Does what was asked.", "findings": []}}
+
+
+def call(tool: str, **arguments: Any) -> dict[str, Any]:
+    return {"calls": [{"tool": tool, "arguments": arguments}]}
+
+
+def done(summary: str, message: str) -> dict[str, Any]:
+    return {"output": {"outcome": "done", "summary": summary, "commit_message": message}}
+
+
+def edit(path: str, old: str, new: str) -> dict[str, Any]:
+    return call("workspace_edit_file", path=path, old=old, new=new)
+
+
+FIX = edit("shop/prices.py", "if total > DISCOUNT_FROM:", "if total >= DISCOUNT_FROM:")
+
+RULES: list[dict[str, Any]] = [
+    {
+        "agent": "feature-dev",
+        "when": "exactly 100",
+        "turns": [
+            call("context_search", query="order discount total"),
+            call("workspace_read_file", path="shop/prices.py"),
+            FIX,
+            call("workspace_run_tests"),
+            done("The discount starts at exactly 100.00.", "Give the discount from exactly 100.00"),
+        ],
+    },
+    {
+        "agent": "feature-dev",
+        "when": "WRONG",
+        "turns": [
+            edit("shop/prices.py", "if total > DISCOUNT_FROM:", "if total > DISCOUNT_FROM + 1:"),
+            done("Changed the limit.", "Change the limit"),
+        ],
+    },
+    {
+        "agent": "feature-dev",
+        "when": "report command",
+        "turns": [
+            FIX,
+            call(
+                "workspace_write_file",
+                path="shop/report.py",
+                content='"""Reports."""\n\nimport subprocess\n\n\ndef print_report(name: str) -> None:\n'
+                '    subprocess.call(f"lpr reports/{name}", shell=True)\n',
+            ),
+            done("Added a report command.", "Add a report command"),
+        ],
+    },
+    {"agent": "feature-dev", "when": "nothing to do", "turns": [done("Nothing to change.", "")]},
+    {
+        "agent": "feature-dev",
+        "when": "cannot",
+        "turns": [{"output": {"outcome": "cannot", "summary": "The price list is not in this repository."}}],
+    },
+    {
+        "agent": "feature-dev",
+        "when": "reach outside",
+        "turns": [
+            call("workspace_read_file", path="../../token"),
+            call("workspace_write_file", path=".git/hooks/post-commit", content="#!/bin/sh\ntouch /tmp/owned\n"),
+            call("workspace_run_command", command=["cat", "/etc/shadow"]),
+            call("workspace_no_such_tool"),
+            FIX,
+            done("Fixed.", "Fix the discount"),
+        ],
+    },
+    {
+        "agent": "orchestrator",
+        "turns": [
+            call("workspace_list_files"),
+            {
+                "output": {
+                    "steps": [
+                        {"agent": "feature-dev", "goal": "An order of exactly 100 gets the discount."},
+                        {"agent": "documentation", "goal": "Say in the README from when the discount is given."},
+                    ]
+                }
+            },
+        ],
+    },
+    {
+        "agent": "documentation",
+        "turns": [
+            edit("README.md", "# shop\n", "# shop\n\nOrders from 100.00 get a discount of 10 percent.\n"),
+            done("The README names the limit.", "Document the discount"),
+        ],
+    },
+    {
+        "agent": "code-review",
+        "when": "REVIEWER OBJECTS",
+        "turns": [
+            {
+                "output": {
+                    "verdict": "request_changes",
+                    "remark": "Refunds still use the old limit.",
+                    "findings": [
+                        {"path": "shop/prices.py", "line": 20, "severity": "medium", "message": "Refunds differ."}
+                    ],
+                }
+            }
+        ],
+    },
+    {"agent": "code-review", "turns": [APPROVE]},
+]

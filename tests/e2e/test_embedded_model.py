@@ -1,0 +1,31 @@
+"""The demo's task with the real embedded model. Runs where its file is cached."""
+
+import json
+from pathlib import Path
+
+import pytest
+from stacks import clean_env, git, run_cli
+
+from devtools_platform.agents.adapters import embedded_model
+from devtools_platform.config import Settings
+
+CACHED = embedded_model.find_cached(Settings().cache_dir)
+
+
+@pytest.mark.model
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(CACHED is None, reason="the embedded model is not cached; run `dev-tools model pull`")
+def test_the_demo_is_solved_by_the_embedded_model(tmp_path: Path) -> None:
+    env = clean_env(XDG_DATA_HOME=str(tmp_path), DEV_TOOLS_CACHE_DIR=str(Settings().cache_dir))
+
+    done = run_cli("demo", "--no-stay", "--json", env=env, timeout_s=560)
+
+    assert done.returncode == 0, done.stderr[-3000:]
+    task = json.loads(done.stdout)
+    assert (task["model"]["provider"], task["model"]["tier"]) == ("embedded", "small")
+    assert task["model"]["sha256"] == embedded_model.DEFAULT.sha256
+    assert [run["exit_code"] for run in task["tests"]] == [1, 0]
+    assert task["cost_usd"] == 0.0
+    assert "guided loop" in [item["what"] for item in task["degraded"]]
+    shop = tmp_path / "dev-tools" / "demo" / "shop"
+    assert ">= DISCOUNT_FROM" in git(shop, "show", f"{task['branch']}:shop/prices.py")

@@ -1,0 +1,165 @@
+"""A whole stack as a person starts it: `dev-tools up` in a process of its own, killable like one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psutil
+
+SOURCE = Path(__file__).parents[1] / "src"
+START_S = 60
+FINAL = {"completed", "failed", "cancelled"}
+
+
+def clean_env(**more: str) -> dict[str, str]:
+    """The environment of this process without any setting of ours, and with nothing but what is given."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("DEV_TOOLS_", "GRADIENT_", "DATABASE_URL"))}
+    return {**kept, "PYTHONPATH": str(SOURCE), "DEV_TOOLS_USE_OLLAMA": "false", **more}
+
+
+@dataclass
+class StackProcess:
+    """A running `dev-tools up`."""
+
+    data_dir: Path
+    env: Mapping[str, str]
+    process: subprocess.Popen[str] | None = None
+    facts: dict[str, Any] | None = None
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "devtools_platform", "up", "--json", "--free-ports"]
+        log = (self.data_dir.parent / f"{self.data_dir.name}.stderr").open("a")
+        self.process = subprocess.Popen(
+            [*command, "--data-dir", str(self.data_dir)],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=dict(self.env),
+            start_new_session=True,
+        )
+        log.close()
+        assert self.process.stdout is not None
+        text = ""
+        while not text.endswith("}\n") or text.count("{") != text.count("}"):
+            line = self.process.stdout.readline()
+            assert line, f"the stack did not start:\n{self.errors()}"
+            text += line
+        self.facts = json.loads(text)
+
+    def errors(self) -> str:
+        return (self.data_dir.parent / f"{self.data_dir.name}.stderr").read_text()[-4000:]
+
+    def kill_everything(self) -> None:
+        """`kill -9` of the stack and all it started, at once."""
+        assert self.process is not None
+        family = psutil.Process(self.process.pid).children(recursive=True)
+        for victim in [psutil.Process(self.process.pid), *family]:
+            try:
+                victim.kill()
+            except psutil.NoSuchProcess:
+                continue
+        self._reap()
+
+    def stop(self) -> int:
+        """Ctrl-C; returns the exit code."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGINT)
+        return self._reap()
+
+    def _reap(self) -> int:
+        assert self.process is not None
+        assert self.process.stdout is not None
+        code = self.process.wait(timeout=30)
+        self.process.stdout.close()
+        return code
+
+    @property
+    def http(self) -> httpx2.Client:
+        assert self.facts is not None
+        token = (self.data_dir / "token").read_text()
+        return httpx2.Client(
+            base_url=self.facts["urls"]["state"],
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=30,
+            trust_env=False,
+        )
+
+    def create_task(self, text: str, repo: Path, **more: Any) -> dict[str, Any]:
+        with self.http as http:
+            response = http.post("/tasks", json={"text": text, "repo": str(repo), **more})
+        assert response.status_code == 201, response.text
+        return response.json()
+
+    def get(self, path: str) -> Any:
+        with self.http as http:
+            response = http.get(path)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    def wait_for_end(self, task_id: str, timeout_s: float = 90) -> dict[str, Any]:
+        for event in self.follow(task_id, timeout_s):
+            if event["kind"] in {"finished", "failed", "cancelled"}:
+                break
+        deadline = time.monotonic() + timeout_s
+        while (task := self.get(f"/tasks/{task_id}"))["status"] not in FINAL:
+            assert time.monotonic() < deadline, task
+        return task
+
+    def follow(self, task_id: str, timeout_s: float = 90, after: int = 0) -> Iterator[dict[str, Any]]:
+        headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
+        with self.http as http, http.stream("GET", f"/tasks/{task_id}/events", headers=headers, timeout=timeout_s) as r:
+            for line in r.iter_lines():
+                if line.startswith("data:"):
+                    yield json.loads(line.removeprefix("data:"))
+
+    def run_task(self, text: str, repo: Path, **more: Any) -> dict[str, Any]:
+        return self.wait_for_end(self.create_task(text, repo, **more)["id"])
+
+
+@contextmanager
+def running_stack(data_dir: Path, env: Mapping[str, str]) -> Iterator[StackProcess]:
+    stack = StackProcess(data_dir, env)
+    stack.start()
+    try:
+        yield stack
+    finally:
+        if stack.process is not None and stack.process.poll() is None:
+            stack.stop()
+
+
+def run_cli(*arguments: str, env: Mapping[str, str], timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+    """One `dev-tools` command, as typed."""
+    return subprocess.run(
+        [sys.executable, "-m", "devtools_platform", *arguments],
+        capture_output=True,
+        text=True,
+        env=dict(env),
+        timeout=timeout_s,
+        check=False,
+    )
+
+
+def git(repo: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=repo, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def make_repo(folder: Path, files: Mapping[str, str]) -> Path:
+    """A git repository with one commit of `files`."""
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    git(folder, "init", "-q", "-b", "main")
+    git(folder, "add", "-A")
+    git(folder, "-c", "user.name=T", "-c", "user.email=t@example.com", "commit", "-q", "-m", "start")
+    return folder
