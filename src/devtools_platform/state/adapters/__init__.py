@@ -1,0 +1,1 @@
+"""What the state part runs on. Chosen by `app`."""
