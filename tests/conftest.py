@@ -16,7 +16,7 @@ from devtools_platform.state.adapters.embedded_postgres import EmbeddedPostgres
 
 @pytest.fixture(scope="session")
 def service_root() -> Iterator[Path]:
-    """Stands for /var/lib/dev-tools: pytest's own folders are closed to `nobody`, whom root runs PostgreSQL as."""
+    """Stands for /var/lib/dev-tools: pytest's own folders are closed to `nobody`, root's service user."""
     folder = Path(tempfile.mkdtemp(prefix="dev-tools-"))
     folder.chmod(0o711)
     yield folder

@@ -28,6 +28,7 @@ class Note:
 
     pid: int
     port: int | None
+    is_ready: bool
 
 
 async def make_cluster(home: Home, programs: Programs, password: str) -> None:
@@ -45,11 +46,13 @@ async def make_cluster(home: Home, programs: Programs, password: str) -> None:
         death_signal=signal.SIGKILL,
     )
     try:
-        if await child.wait(INITDB_TIMEOUT_S) != 0:
-            raise failure("PostgreSQL's initdb", child)
+        await child.wait(INITDB_TIMEOUT_S)
     finally:
         await child.stop()
         password_file.unlink()
+    if child.exit_code != 0:
+        shutil.rmtree(unfinished, ignore_errors=True)  # initdb empties a folder it was given, but leaves it
+        raise failure("PostgreSQL's initdb", child)
     _complete(unfinished, home)
 
 
@@ -79,8 +82,8 @@ def read_note(cluster: Path) -> Note | None:
         return None
     if not lines or not lines[0].lstrip("-").isdigit():
         return None  # cut short by a crash; PostgreSQL itself clears it away
-    port = lines[3] if len(lines) > 3 else ""  # noqa: PLR2004 - the format's line number
-    return Note(abs(int(lines[0])), int(port) if port.isdigit() else None)
+    port, status = (lines[number] if len(lines) > number else "" for number in (3, 7))
+    return Note(abs(int(lines[0])), int(port) if port.isdigit() else None, status.strip() == "ready")
 
 
 def cluster_name(cluster: Path) -> str:

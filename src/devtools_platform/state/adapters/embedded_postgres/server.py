@@ -192,10 +192,14 @@ async def _serve(home: Home, programs: Programs, password: str, port: int) -> Se
     child = await start_child(
         argv, env=ENV, log_file=home.log_file, cwd=home.folder, user=home.user, death_signal=signal.SIGINT
     )
+
+    async def is_up() -> bool:
+        # The note first: whoever took the port before us may let a connection wait for ever.
+        note = read_note(home.cluster)
+        return bool(note and note.pid == child.pid and note.is_ready) and await _answers(home, port, password)
+
     try:
-        await wait_until(
-            lambda: _answers(home, port, password), child=child, timeout_s=START_TIMEOUT_S, what="PostgreSQL"
-        )
+        await wait_until(is_up, child=child, timeout_s=START_TIMEOUT_S, what="PostgreSQL")
     except ProgramFailed as error:
         await child.stop()
         if "Address already in use" in child.last_words():
