@@ -1,1 +1,1 @@
-"""Where state is kept and work made durable. Chosen by app only."""
+"""What the state part runs on. Chosen by `app`."""

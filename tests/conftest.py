@@ -1,0 +1,67 @@
+"""A real PostgreSQL for the whole run, and a fresh, migrated database for each module that asks."""
+
+import asyncio
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, make_url, text
+
+from devtools_platform.kit.database import connect, migrate
+from devtools_platform.state.adapters.embedded_postgres import EmbeddedPostgres
+
+
+@pytest.fixture(scope="session")
+def service_root() -> Iterator[Path]:
+    """Stands for /var/lib/dev-tools: pytest's own folders are closed to `nobody`, root's service user."""
+    folder = Path(tempfile.mkdtemp(prefix="dev-tools-"))
+    folder.chmod(0o711)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory, service_root: Path) -> Iterator[str]:
+    server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"), service_root=service_root)
+    url = asyncio.run(server.start(lambda _: None))
+    yield url
+    asyncio.run(server.stop())
+
+
+@pytest.fixture(scope="module")
+def empty_database_url(postgres_url: str) -> str:
+    return _create_database(postgres_url, template="template1")
+
+
+@pytest.fixture(scope="session")
+def migrated_template(postgres_url: str) -> str:
+    url = _create_database(postgres_url, template="template1")
+    engine = connect(url)
+    migrate(engine)
+    engine.dispose()
+    return str(make_url(url).database)
+
+
+@pytest.fixture(scope="module")
+def database_url(postgres_url: str, migrated_template: str) -> str:
+    """Of a migrated database that is this module's alone."""
+    return _create_database(postgres_url, template=migrated_template)
+
+
+@pytest.fixture(scope="module")
+def database(database_url: str) -> Iterator[Engine]:
+    engine = connect(database_url)
+    yield engine
+    engine.dispose()
+
+
+def _create_database(server_url: str, template: str) -> str:
+    name = f"test_{secrets.token_hex(4)}"
+    engine = connect(server_url)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
+    engine.dispose()
+    return make_url(server_url).set(database=name).render_as_string(hide_password=False)
