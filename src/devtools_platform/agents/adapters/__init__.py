@@ -1,0 +1,1 @@
+"""Where agents meet models and tools. Chosen by app only."""
