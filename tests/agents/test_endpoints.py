@@ -303,6 +303,12 @@ async def test_a_hanging_check_ends(fake):
         await check_endpoint(endpoint_of(fake), timeout_s=0.2)
 
 
+async def test_an_answer_without_end_is_not_read_to_its_end():
+    big = [f"{number:01000}" for number in range(4_500)]
+    with FakeOpenAI(models=big) as fake, pytest.raises(Unavailable, match="more than 4000000 bytes"):
+        await check_endpoint(endpoint_of(fake))
+
+
 # Calling
 
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from http import HTTPStatus
 
 import httpx2
 from pydantic import BaseModel, SecretStr, ValidationError
@@ -15,16 +16,6 @@ from devtools_platform.core.redact import redact_text
 PROBE_TIMEOUT_S = 10.0
 MAX_PROBE_BYTES = 4_000_000
 """Routers list hundreds of models with their prices: about 1 MB."""
-
-_OK, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _NO_METHOD, _TOO_MANY, _SERVER_ERROR = (
-    200,
-    401,
-    403,
-    404,
-    405,
-    429,
-    500,
-)
 
 
 @dataclass(frozen=True)
@@ -67,11 +58,11 @@ async def list_models(
     """The model names at `base_url`, or None when the endpoint keeps no list."""
     url = f"{base_url}/models"
     answer = await fetch(url, key, timeout_s=timeout_s)
-    if answer.status in {_NOT_FOUND, _NO_METHOD}:
+    if answer.status in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}:
         return None
-    if answer.status in {_UNAUTHORIZED, _FORBIDDEN}:
+    if answer.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
         raise _wrong_key(base_url, key, key_setting, answer.status)
-    if answer.status == _TOO_MANY or answer.status >= _SERVER_ERROR:
+    if answer.status == HTTPStatus.TOO_MANY_REQUESTS or answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         raise Unavailable(f"{url} answers with HTTP {answer.status}.", hint="Try again in a minute.")
     try:
         return tuple(model.id for model in _Listing.model_validate_json(answer.body).data)
