@@ -5,6 +5,7 @@ import contextlib
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -138,6 +139,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(KILL_WAIT_S):
             await process.wait()
+            await _read(process, _Kept(0), sys.maxsize)  # to its end, or the pipe stays open
 
 
 class _Kept:

@@ -1,0 +1,1 @@
+"""Tool servers of our own that the gateway offers."""
