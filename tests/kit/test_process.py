@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from devtools_platform.core.errors import ProgramFailed, Unavailable
-from devtools_platform.kit.process import free_port, service_user, start_child, wait_until
+from devtools_platform.kit.process import bound_log, free_port, service_user, start_child, wait_until
 
 ENV = {"PATH": "/usr/bin:/bin"}
 
@@ -127,7 +127,7 @@ async def test_a_log_is_cut_under_a_program_that_goes_on_writing(log: Path):
         "yes long line | head -c 20000; read x <fifo; echo after", log, cwd=_with_fifo(log.parent)
     )
     await _until(lambda: log.stat().st_size == 20000, "the long output")
-    child.bound_log(max_bytes=10_000)
+    bound_log(log, max_bytes=10_000)
     (log.parent / "fifo").write_text("go\n")
     await child.wait(5)
     await child.stop()
