@@ -169,7 +169,7 @@ async def start_child(
 
 
 def bound_log(log_file: Path, max_bytes: int = MAX_LOG_BYTES) -> None:
-    """Move what a long log holds to `NAME.1`, over the one before. Whoever supervises calls it now and then."""
+    """Move what a long log holds to `NAME.1`, over the one before. Who supervises calls it now and then."""
     # Copied and cut, not renamed: the program keeps its descriptor, and appends wherever the end now is.
     if log_file.exists() and log_file.stat().st_size > max_bytes:
         shutil.copyfile(log_file, log_file.with_name(log_file.name + ".1"))
