@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from devtools_platform.core.errors import ProgramFailed, Unavailable
-from devtools_platform.kit.process import free_port, service_user, start_child, wait_until
+from devtools_platform.kit.process import bound_log, free_port, service_user, start_child, wait_until
 
 ENV = {"PATH": "/usr/bin:/bin"}
 
@@ -127,7 +127,7 @@ async def test_a_log_is_cut_under_a_program_that_goes_on_writing(log: Path):
         "yes long line | head -c 20000; read x <fifo; echo after", log, cwd=_with_fifo(log.parent)
     )
     await _until(lambda: log.stat().st_size == 20000, "the long output")
-    child.bound_log(max_bytes=10_000)
+    bound_log(log, max_bytes=10_000)
     (log.parent / "fifo").write_text("go\n")
     await child.wait(5)
     await child.stop()
@@ -142,13 +142,13 @@ def _with_fifo(folder: Path) -> Path:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has somebody else to be")
 async def test_a_service_users_child_keeps_nothing_of_root_and_still_dies_with_us(log: Path):
-    user = service_user()
+    user, ours = service_user(), os.getgroups()
     script = "import ctypes, os; n = ctypes.c_int(); ctypes.CDLL(None).prctl(2, ctypes.byref(n)); "
     script += "print(os.getuid(), os.geteuid(), os.getgid(), os.getgroups(), n.value)"
-    python = "/usr/bin/python3"
-    child = await start_child(
-        [python, "-c", script], env=ENV, log_file=log, user=user, death_signal=signal.SIGINT, cwd=Path("/")
-    )
+    argv = ["/usr/bin/python3", "-c", script]  # ours may be in a closed home
+    os.setgroups([4242])
+    child = await start_child(argv, env=ENV, log_file=log, user=user, death_signal=signal.SIGINT)
+    os.setgroups(ours)
     await child.wait(5)
     await child.stop()
     assert user

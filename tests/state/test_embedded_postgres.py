@@ -3,6 +3,7 @@
 Making a cluster takes seconds, so most tests share one, each finding it stopped and leaving it stopped.
 """
 
+import asyncio
 import os
 import shutil
 import signal
@@ -45,8 +46,15 @@ asyncio.run(main())
 
 
 @pytest.fixture(scope="module")
-def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("data")
+def data_dir(tmp_path_factory: pytest.TempPathFactory, service_root: Path) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+
+    async def make() -> None:
+        async with _started(folder, service_root):
+            pass
+
+    asyncio.run(make())
+    return folder
 
 
 def _home(data_dir: Path, service_root: Path) -> Home:
@@ -92,13 +100,8 @@ def _starter(data_dir: Path, service_root: Path) -> Iterator[subprocess.Popen]:
         process.kill()
 
 
-async def test_a_first_start_gives_a_private_and_durable_server(data_dir: Path, service_root: Path):
-    said: list[str] = []
-    server = EmbeddedPostgres(data_dir, service_root=service_root)
-    url = await server.start(said.append)
-    try:
-        assert len(said) == 1
-        assert said[0].startswith("Creating the database in")
+async def test_the_server_is_private_and_durable(data_dir: Path, service_root: Path):
+    async with _started(data_dir, service_root) as (_, url):
         settings = "listen_addresses unix_socket_directories fsync data_checksums jit password_encryption"
         found = [_ask(url, f"SHOW {name}") for name in settings.split()]
         assert found == ["127.0.0.1", "", "on", "on", "off", "scram-sha-256"]
@@ -113,8 +116,6 @@ async def test_a_first_start_gives_a_private_and_durable_server(data_dir: Path, 
         assert home.password_file.stat().st_uid == os.geteuid()
         assert home.password_file.is_relative_to(data_dir)
         assert home.cluster.stat().st_mode & 0o777 == 0o700
-    finally:
-        await server.stop()
 
 
 async def test_data_and_address_survive_a_restart(data_dir: Path, service_root: Path):
@@ -264,6 +265,7 @@ async def test_a_cluster_without_its_password_is_kept_aside_and_a_new_one_made(
     [kept] = folder.glob("cluster.without-password-*")
     assert (kept / "precious").exists()
     assert str(kept) in said[0]
+    assert said[1].startswith("Creating the database in")
 
 
 @pytest.fixture

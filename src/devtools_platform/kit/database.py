@@ -43,7 +43,7 @@ def connect(url: str) -> Engine:
         max_overflow=10,  # at most 15 of the embedded server's 100 a process
         pool_timeout=15,
         connect_args={"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "dev-tools"},
-        hide_parameters=True,  # an error's text must not carry task texts or tool output
+        hide_parameters=True,  # an error names the statement, not the task texts it was given
     )
 
 

@@ -128,10 +128,6 @@ class Child:
             return ""
         return redact_text("\n".join(text.splitlines()[-lines:]))
 
-    def bound_log(self, max_bytes: int = MAX_LOG_BYTES) -> None:
-        """Move a long log to `NAME.1`, over the one before. To be called now and then by who supervises."""
-        bound_log(self.log_file, max_bytes)
-
 
 async def start_child(
     argv: Sequence[str],
@@ -148,7 +144,7 @@ async def start_child(
     thread that lives as long as the program should: that is what the kernel watches.
     Raises `ProgramFailed` when it cannot be started at all.
     """
-    bound_log(log_file, MAX_LOG_BYTES)
+    bound_log(log_file)
     log_fd = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     log_start = os.fstat(log_fd).st_size
     try:
@@ -172,7 +168,8 @@ async def start_child(
     return Child(process, log_file, log_start)
 
 
-def bound_log(log_file: Path, max_bytes: int) -> None:
+def bound_log(log_file: Path, max_bytes: int = MAX_LOG_BYTES) -> None:
+    """Move what a long log holds to `NAME.1`, over the one before. Who supervises calls it now and then."""
     # Copied and cut, not renamed: the program keeps its descriptor, and appends wherever the end now is.
     if log_file.exists() and log_file.stat().st_size > max_bytes:
         shutil.copyfile(log_file, log_file.with_name(log_file.name + ".1"))

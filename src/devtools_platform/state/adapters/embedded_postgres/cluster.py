@@ -63,7 +63,10 @@ def failure(what: str, child: Child) -> DevToolsError:
         return DiskFull(
             f"{what} found no room on the disk:\n{words}", hint="Free some disk space, then try again."
         )
-    return ProgramFailed(f"{what} failed (code {child.exit_code}):\n{words}")
+    hint = ""
+    if "could not look up effective user ID" in words:  # a container started with an arbitrary user id
+        hint = "PostgreSQL needs a user with an entry in /etc/passwd: add one, or give DATABASE_URL."
+    return ProgramFailed(f"{what} failed (code {child.exit_code}):\n{words}", hint=hint)
 
 
 def refuse_other_version(cluster: Path) -> None:
@@ -95,6 +98,8 @@ def cluster_name(cluster: Path) -> str:
 
 def processes_of(cluster: Path) -> list[psutil.Process]:
     """The postmaster and its backends. By command line: a container's root may see no more of other users."""
+    if not cluster.exists():
+        return []
     name = cluster_name(cluster)
     found: list[psutil.Process] = []
     for process in psutil.process_iter(["cmdline"]):

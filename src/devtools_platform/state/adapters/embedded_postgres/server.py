@@ -19,7 +19,7 @@ import psutil
 import psycopg
 
 from devtools_platform.core.errors import Conflict, DevToolsError, DiskFull, ProgramFailed
-from devtools_platform.kit.process import Child, free_port, start_child, wait_until
+from devtools_platform.kit.process import Child, bound_log, free_port, start_child, wait_until
 from devtools_platform.state.adapters.embedded_postgres.cluster import (
     STOP_TIMEOUT_S,
     USER,
@@ -80,6 +80,7 @@ Progress = Callable[[str], None]
 class Server:
     """A postmaster that answered."""
 
+    home: Home
     pid: int
     port: int
     child: Child | None
@@ -111,7 +112,11 @@ class EmbeddedPostgres:
             await self._set_aside_orphan(home, progress)
             password = ensure_password(home)
             self._server = await self._attach(home, password) or await self._launch(home, password, progress)
-            await anyio.to_thread.run_sync(_ensure_database, self._server.port, password)
+            try:
+                await anyio.to_thread.run_sync(_ensure_database, self._server.port, password)
+            except BaseException:
+                await self.stop()
+                raise
         return f"postgresql+psycopg://{USER}:{password}@{HOST}:{self._server.port}/{DATABASE}?sslmode=disable"
 
     async def stop(self) -> None:
@@ -121,7 +126,7 @@ class EmbeddedPostgres:
             return
         if server.child:
             await server.child.stop(STOP_TIMEOUT_S, with_signal=signal.SIGINT)
-        await stop_processes(find_home(self._data_dir, self._service_root).cluster)
+        await stop_processes(server.home.cluster)
 
     async def watch(self) -> None:
         """Run until cancelled: start the server again on its port should it die, and bound its log."""
@@ -129,8 +134,7 @@ class EmbeddedPostgres:
             await anyio.sleep(WATCH_S)
             server = self._server
             if server and server.is_alive:
-                if server.child:
-                    server.child.bound_log()
+                bound_log(server.home.log_file)
             elif server:
                 log.warning("PostgreSQL (process %d) died; starting it again.", server.pid)
                 try:
@@ -141,11 +145,10 @@ class EmbeddedPostgres:
     async def _relaunch(self, died: Server) -> None:
         if died.child:
             await died.child.stop()
-        home = find_home(self._data_dir, self._service_root)
-        password = ensure_password(home)
-        programs = reachable_programs(find_programs(), home.folder, home.user)
+        home = died.home
         await stop_processes(home.cluster)
-        self._server = await _serve(home, programs, password, died.port)
+        programs = reachable_programs(find_programs(), home.folder, home.user)
+        self._server = await _serve(home, programs, home.password_file.read_text(), died.port)
 
     async def _set_aside_orphan(self, home: Home, progress: Progress) -> None:
         """The data directory was removed, the cluster elsewhere was not: its password is gone for good."""
@@ -163,7 +166,7 @@ class EmbeddedPostgres:
         running = {process.pid for process in processes_of(home.cluster)}
         note = read_note(home.cluster)
         if note and note.port and note.pid in running and await _answers(home, note.port, password):
-            return Server(note.pid, note.port, child=None)
+            return Server(home, note.pid, note.port, child=None)
         await stop_processes(home.cluster)
         forget_reused_pid(home.cluster)
         return None
@@ -209,7 +212,7 @@ async def _serve(home: Home, programs: Programs, password: str, port: int) -> Se
         await child.stop(STOP_TIMEOUT_S, with_signal=signal.SIGINT)
         raise
     _port_file(home).write_text(str(port))
-    return Server(child.pid, port, child)
+    return Server(home, child.pid, port, child)
 
 
 def _ports(home: Home) -> Iterator[int]:
