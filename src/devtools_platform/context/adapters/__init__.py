@@ -1,0 +1,1 @@
+"""Engines the context service can run on."""

@@ -1,0 +1,119 @@
+"""The two things read from a repository: the tree of its HEAD and the content of its blobs.
+
+Both come from the object store, never from the working tree: no filters, hooks or configured programs of a
+repository run. Above it only the service.
+"""
+
+import asyncio
+import os
+import shutil
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from devtools_platform.core.errors import NotARepository, ProgramFailed
+
+_REGULAR_FILES = {"100644", "100755"}
+
+
+@dataclass(frozen=True)
+class TreeEntry:
+    """A regular file of a commit. Links and submodules are not files."""
+
+    path: str
+    blob: str
+    size: int
+
+
+async def find_head(repo: Path) -> str:
+    """The commit at HEAD. Raises `NotARepository` when `repo` is not the top of one, or it has none."""
+    process = await _start(repo, "rev-parse", "--verify", "--end-of-options", "HEAD^{commit}")
+    out, err = await process.communicate()
+    if process.returncode:
+        said = err.decode(errors="replace").strip()
+        raise NotARepository(
+            f"{str(repo)!r} is not a git repository with a commit: {said}",
+            hint="Give the top folder of a repository; `git init` and a first commit make one.",
+        )
+    return out.decode().strip()
+
+
+async def list_tree(repo: Path, commit: str) -> list[TreeEntry]:
+    """Every regular file of a commit."""
+    process = await _start(repo, "ls-tree", "-r", "-l", "-z", "--full-tree", commit)
+    out, err = await process.communicate()
+    if process.returncode:
+        raise ProgramFailed(f"git ls-tree failed in {str(repo)!r}: {err.decode(errors='replace').strip()}")
+    entries: list[TreeEntry] = []
+    for record in out.split(b"\0")[:-1]:
+        facts, _, path = record.partition(b"\t")
+        mode, _, blob, size = facts.decode().split()
+        if mode in _REGULAR_FILES:
+            entries.append(TreeEntry(path.decode(errors="replace"), blob, int(size)))
+    return entries
+
+
+async def read_blobs(repo: Path, blobs: Iterable[str]) -> AsyncGenerator[tuple[str, bytes]]:
+    """(blob id, content) for each id, one at a time."""
+    async with _cat_file(repo) as process:
+        assert process.stdin  # noqa: S101 - opened as pipes
+        assert process.stdout  # noqa: S101
+        for blob in blobs:
+            process.stdin.write(blob.encode() + b"\n")
+            header = (await process.stdout.readline()).decode().split()
+            if len(header) != 3:  # noqa: PLR2004 - "id type size"; else "id missing", or nothing at all
+                raise ProgramFailed(
+                    f"git has no object {blob!r} in {str(repo)!r}: {' '.join(header) or 'it ended'}"
+                )
+            content = await process.stdout.readexactly(int(header[2]) + 1)
+            yield blob, content[:-1]
+
+
+@asynccontextmanager
+async def _cat_file(repo: Path) -> AsyncGenerator[Process]:
+    process = await _start(repo, "cat-file", "--batch")
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def _start(repo: Path, *arguments: str) -> Process:
+    return await asyncio.create_subprocess_exec(
+        _find_git(repo),
+        *("-C", str(repo), *arguments),
+        stdin=PIPE if "--batch" in arguments else DEVNULL,
+        stdout=PIPE,
+        stderr=PIPE,
+        env=_make_environment(repo),
+    )
+
+
+def _find_git(repo: Path) -> str:
+    """The program, once it is sure that there is a folder to run it in."""
+    git = shutil.which("git")
+    if git is None:
+        raise ProgramFailed("git is not installed.", hint="Install git and see that it is on PATH.")
+    if not repo.is_dir():
+        raise NotARepository(
+            f"{str(repo)!r} is not a folder.", hint="Give the top folder of a git repository."
+        )
+    return git
+
+
+def _make_environment(repo: Path) -> dict[str, str]:
+    return {
+        "PATH": os.defpath,
+        "LC_ALL": "C",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_CEILING_DIRECTORIES": str(repo.parent),  # a folder inside a repository is not that repository
+        "GIT_ALLOW_PROTOCOL": "none",  # a partial clone must not fetch, with a program of its choice
+        "GIT_NO_REPLACE_OBJECTS": "1",
+        "GIT_OPTIONAL_LOCKS": "0",
+        "GIT_TERMINAL_PROMPT": "0",
+    }

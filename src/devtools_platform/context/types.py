@@ -1,0 +1,84 @@
+"""The context part's data: what is indexed, what is found, how far an index is. No behaviour."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """A definition in a file. Lines count from 1 and both ends belong to it, decorators included."""
+
+    name: str
+    kind: str
+    """`function`, `method`, `class`, `struct`, `interface`, `block`, `section`, ..."""
+    start_line: int
+    end_line: int
+    parent: str | None = None
+    """Qualified name of the definition around it."""
+
+    @property
+    def qualified(self) -> str:
+        return f"{self.parent}.{self.name}" if self.parent else self.name
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of a file that is found as a whole."""
+
+    path: str
+    start_line: int
+    end_line: int
+    kind: str
+    """A symbol's kind, or `module` (code outside definitions), or `text`."""
+    name: str
+    """Qualified name of the symbol it is part of; empty outside any."""
+    text: str
+    header: str
+    """Path and names, searched together with the text: a body rarely says what it belongs to."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What the engine proposes, before ranking. Scores are its own scale; a missing match is 0.0."""
+
+    blob: str
+    chunk: Chunk
+    text_score: float
+    name_score: float
+
+
+@dataclass(frozen=True)
+class Hit:
+    """An answer: where, why, and the text, cut where the caller's budget ends."""
+
+    path: str
+    start_line: int
+    end_line: int
+    name: str
+    kind: str
+    score: float
+    why: list[str]
+    text: str
+    commit: str | None
+    """The indexed commit; None until the first indexing of the repository ended."""
+
+
+@dataclass(frozen=True)
+class IndexStatus:
+    """How far the index of one repository is. Unknown is None."""
+
+    collection: str
+    repo: str
+    commit: str | None
+    """The commit that is wholly searchable; None until the first indexing ended."""
+    files: int
+    chunks: int
+    indexed_at: datetime | None
+    is_indexing: bool
+    files_done: int | None
+    """Files handled by the indexing that runs now or ran last in this process, of `files_total`."""
+    files_total: int | None
+    error: str | None
+    """Why the last indexing failed."""
+    skipped: list[tuple[str, str]]
+    """(path, reason) of what is not searchable, wholly or in part."""

@@ -1,0 +1,57 @@
+"""The order of answers and their size."""
+
+from devtools_platform.context.ranking import fit, rank, split_words
+from devtools_platform.context.types import Candidate, Chunk
+
+
+def candidate(path: str, name: str, *, text: float = 1.0, lines: int = 1) -> Candidate:
+    return Candidate(
+        "b", Chunk(path, 1, lines, "function", name, "\n".join(["1234567"] * lines), ""), text, 0.0
+    )
+
+
+def test_the_definition_of_a_symbol_comes_before_its_uses():
+    found = rank(
+        "load_config", [candidate("a.py", "main", text=9.0), candidate("b.py", "App.load_config", text=4.0)]
+    )
+    assert [r.chunk.name for r in found] == ["App.load_config", "main"]
+    assert "defines load_config" in found[0].why
+
+
+def test_a_plain_word_in_a_question_is_not_taken_for_a_symbol():
+    found = rank(
+        "where to load the config", [candidate("a.py", "read", text=9.0), candidate("b.py", "load", text=4.0)]
+    )
+    assert found[0].chunk.name == "read"
+
+
+def test_a_word_in_the_path_raises_an_answer():
+    found = rank("session expiry", [candidate("a.py", "f"), candidate("auth/session.py", "g")])
+    assert found[0].chunk.path == "auth/session.py"
+
+
+def test_tests_come_after_the_code_unless_asked_for():
+    pair = [candidate("tests/test_a.py", "f", text=5.0), candidate("a.py", "g", text=4.5)]
+    assert rank("parse header", pair)[0].chunk.path == "a.py"
+    assert rank("test of parse header", pair)[0].chunk.path == "tests/test_a.py"
+
+
+def test_answers_fit_the_budget_and_the_last_one_is_cut_at_a_line():
+    found = rank("q", [candidate("a.py", "f", text=2.0, lines=10), candidate("b.py", "g", lines=10)])
+    first, second = fit(found, limit=8, token_budget=26)
+    assert (first.chunk.end_line, second.chunk.end_line) == (10, 3)
+    assert second.chunk.text == "1234567\n1234567\n1234567"
+    assert second.why[-1] == "cut: goes on to line 10"
+    assert len(fit(found, limit=1, token_budget=1000)) == 1
+
+
+def test_identifiers_are_split_into_words():
+    assert split_words("getHTTPHeader snake_case2 Über") == {
+        "get",
+        "http",
+        "header",
+        "snake",
+        "case",
+        "2",
+        "ber",
+    }
