@@ -20,8 +20,8 @@ def endpoint() -> Iterator[FakeOpenAI]:
 def endpoint_env(endpoint: FakeOpenAI) -> dict[str, str]:
     return {
         "DEV_TOOLS_MODEL_BASE_URL": endpoint.base_url,
-        "DEV_TOOLS_MODEL_API_KEY": endpoint.api_key,
-        "DEV_TOOLS_MODEL": endpoint.model,
+        "DEV_TOOLS_MODEL_API_KEY": str(endpoint.api_key),
+        "DEV_TOOLS_MODEL": endpoint.models[0],
         "DEV_TOOLS_COMMAND_TIMEOUT_S": "20",
         "DEV_TOOLS_MAX_REVIEW_ROUNDS": "1",
     }

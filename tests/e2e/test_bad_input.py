@@ -84,7 +84,7 @@ def test_a_model_that_cannot_serve_ends_the_task_with_the_way_out(
 
 
 def test_no_sandbox_is_a_refusal_unless_it_is_waived(tmp_path: Path, endpoint_env: dict[str, str], shop: Path) -> None:
-    env = clean_env(**endpoint_env, DEV_TOOLS_SANDBOX="none")
+    env = clean_env(**endpoint_env, DEV_TOOLS_SANDBOX_PROGRAM=str(tmp_path / "no-bwrap"))
     with running_stack(tmp_path / "data", env) as stack:
         exit_code, printed = cli(stack, TASK, "--repo", str(shop))
         assert (exit_code, printed["error"]["code"]) == (7, "no_sandbox")

@@ -23,7 +23,7 @@ def test_the_demo_is_solved_by_the_embedded_model(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     task = json.loads(done.stdout)
     assert (task["model"]["provider"], task["model"]["tier"]) == ("embedded", "small")
-    assert task["model"]["sha256"] == embedded_model.DEFAULT.sha256
+    assert task["model"]["sha256"] == embedded_model.CODER.sha256
     assert [run["exit_code"] for run in task["tests"]] == [1, 0]
     assert task["cost_usd"] == 0.0
     assert "guided loop" in [item["what"] for item in task["degraded"]]

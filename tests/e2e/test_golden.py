@@ -129,11 +129,14 @@ def test_an_agent_reaches_nothing_outside_its_workspace(stack: StackProcess, sho
 def test_a_failing_endpoint_is_retried_and_then_named(
     stack: StackProcess, shop: Path, endpoint: FakeOpenAI, tmp_path: Path
 ) -> None:
-    with endpoint.faults(Fault(kind="status", status=429, retry_after="0", agent="feature-dev", times=2)):
-        recovered = stack.run_task(TASK, shop)
+    endpoint.inject(Fault(kind="status", status=429, retry_after="0.1", agent="feature-dev", times=2))
+    recovered = stack.run_task(TASK, shop)
     other = make_repo(tmp_path / "other", FILES)
-    with endpoint.faults(Fault(kind="status", status=500, retry_after="0", agent="feature-dev", times=None)):
+    endpoint.inject(Fault(kind="status", status=500, retry_after="0.1", agent="feature-dev", times=None))
+    try:
         failed = stack.run_task(TASK, other)
+    finally:
+        endpoint.reset()
 
     assert recovered["status"] == "completed", recovered
     assert (failed["status"], failed["reason"]) == ("failed", "model_failed")

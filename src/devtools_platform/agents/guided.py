@@ -88,8 +88,7 @@ class GuidedEdit:
         targets: list[Target] = []
         for rank, path in enumerate(sources[:MAX_FILES]):
             text = (await self._call("workspace_read_file", {"path": path})).text
-            for symbol in await self._functions(path):
-                target = _target(path, text, symbol)
+            for target in find_functions(path, text):
                 score = self._score(target, clues, frames) + (1.0 / (1 + rank) if rank < MAX_TARGETS else 0.0)
                 targets.append(replace(target, score=score))
         likely = [target for target in targets if target.score >= 1.0]
@@ -112,9 +111,9 @@ class GuidedEdit:
             read = await self._call("workspace_read_file", {"path": path})
             if read.is_error:
                 continue
-            for symbol in await self._functions(path):
-                if symbol["name"].rsplit(".", 1)[-1] in failing:
-                    words |= set(_WORD.findall(_target(path, read.text, symbol).source))
+            for function in find_functions(path, read.text):
+                if function.name.rsplit(".", 1)[-1] in failing:
+                    words |= set(_WORD.findall(function.source))
         return words
 
     def _score(self, target: Target, clues: set[str], frames: set[tuple[str, int]]) -> float:
@@ -123,10 +122,6 @@ class GuidedEdit:
         is_named = name in clues
         is_owner_named = "." in target.name and target.name.split(".")[0] in clues
         return 3.0 * is_named + 2.0 * is_in_frame + 0.8 * is_owner_named
-
-    async def _functions(self, path: str) -> list[Mapping[str, Any]]:
-        outline = await self._call("context_outline", {"path": path})
-        return [s for s in outline.data.get("symbols", ()) if s["kind"] in {"function", "method"}]
 
     async def _ask_order(self, targets: list[Target], output: str) -> list[Target]:
         """The model's pick first, the rest by score. Not asked when the evidence is clear."""
@@ -177,10 +172,30 @@ class GuidedEdit:
         return await self.runner.tools.call(self.run.caller, name, arguments, f"{self.run}:guided:{self._calls}")
 
 
-def _target(path: str, text: str, symbol: Mapping[str, Any]) -> Target:
-    lines = text.splitlines(keepends=True)[symbol["start_line"] - 1 : symbol["end_line"]]
-    source = "".join(lines).rstrip("\n")
-    return Target(path, symbol["name"], symbol["start_line"], symbol["end_line"], source, 0.0)
+def find_functions(path: str, text: str) -> list[Target]:
+    """Every function and method of a Python file, decorators included; none where it does not parse."""
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError):
+        return []
+    lines = text.splitlines()
+    return [_target(path, lines, prefix, node) for prefix, node in _walk(tree, "")]
+
+
+def _walk(node: ast.AST, prefix: str) -> Iterable[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield prefix, child
+        elif isinstance(child, ast.ClassDef):
+            yield from _walk(child, f"{prefix}{child.name}.")
+        else:
+            yield from _walk(child, prefix)
+
+
+def _target(path: str, lines: list[str], prefix: str, node: ast.FunctionDef | ast.AsyncFunctionDef) -> Target:
+    start = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+    end = node.end_lineno or node.lineno
+    return Target(path, prefix + node.name, start, end, "\n".join(lines[start - 1 : end]), 0.0)
 
 
 def _prompt(target: Target, goal: str, output: str) -> str:

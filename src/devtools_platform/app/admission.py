@@ -31,5 +31,5 @@ class Admission:
                 hint="Free some room there, or set DEV_TOOLS_MIN_FREE_DISK_MB lower.",
             )
         if not request.without_sandbox:
-            await find_sandbox()
+            await find_sandbox(self.settings.sandbox_program)
         return request.model_copy(update={"repo": str(repository.path)})

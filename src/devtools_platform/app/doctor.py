@@ -62,9 +62,9 @@ async def _disk(settings: Settings) -> Check:
     return Check("disk", is_ok, f"{free_mb} MB free", fix)
 
 
-async def _sandbox(_: Settings) -> Check:
+async def _sandbox(settings: Settings) -> Check:
     try:
-        info = await find_sandbox()
+        info = await find_sandbox(settings.sandbox_program)
     except DevToolsError as error:
         return Check("sandbox", is_ok=False, found=str(error), fix=error.hint)
     landlock = f"Landlock ABI {info.landlock}" if info.landlock else "no Landlock in this kernel"
@@ -109,7 +109,7 @@ async def _model(settings: Settings) -> Check:
         return Check("model", is_ok=True, found=f"scripted by {settings.model_script}")
     try:
         endpoint = await endpoints.choose_endpoint(settings)
-        if endpoint is not None and endpoint.provider != "embedded":
+        if endpoint.provider != "embedded":
             await endpoints.check_endpoint(endpoint)
             return Check("model", is_ok=True, found=f"{endpoint.model} at {endpoint.base_url}")
     except DevToolsError as error:

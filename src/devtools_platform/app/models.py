@@ -25,6 +25,9 @@ NO_MODEL_HINT = (
     "DEV_TOOLS_MODEL to an OpenAI-compatible endpoint, or set GRADIENT_MODEL_ACCESS_KEY."
 )
 
+#: After these, doing an earlier call again makes sense: reading the file, running the tests.
+CHANGING = frozenset({"workspace_edit_file", "workspace_write_file", "workspace_delete_file", "workspace_run_command"})
+
 
 @dataclass
 class ServedModel:
@@ -50,15 +53,12 @@ class ServedModel:
 
 async def choose_model(settings: Settings, logs: Path, progress: Callable[[str], None]) -> ServedModel:
     """Pick the model by the settings, start its server if it is ours. Having none is an outcome, not an error."""
-    if settings.model_script is not None:
-        info = ModelInfo(name="scripted", provider="scripted", tier="standard")
-        endpoint = endpoints.Endpoint("scripted", None, None, "scripted", "standard")
-        return ServedModel(endpoint, info, script=Script.load(settings.model_script))
     endpoint = await endpoints.choose_endpoint(settings)
-    if endpoint is not None and endpoint.provider != "embedded":
-        info = ModelInfo(name=endpoint.model, provider=endpoint.provider, tier=endpoint.tier)
-        return ServedModel(endpoint, info)
-    return await _embedded(settings, logs, progress)
+    if endpoint.provider == "embedded":
+        return await _embedded(settings, logs, progress)
+    info = ModelInfo(name=endpoint.model, provider=endpoint.provider, tier=endpoint.tier)
+    script = Script.load(settings.model_script) if settings.model_script else None
+    return ServedModel(endpoint, info, script=script)
 
 
 async def _embedded(settings: Settings, logs: Path, progress: Callable[[str], None]) -> ServedModel:
@@ -67,13 +67,12 @@ async def _embedded(settings: Settings, logs: Path, progress: Callable[[str], No
         sha256 = embedded_model.check_model_file(file, settings.cache_dir)
     else:
         file = embedded_model.find_cached(settings.cache_dir)
-        name, sha256 = embedded_model.DEFAULT.name, embedded_model.DEFAULT.sha256
+        name, sha256 = embedded_model.CODER.name, embedded_model.CODER.sha256
         if file is None:
             return ServedModel(None, None, missing="No model is configured and the embedded one is not fetched.")
-    progress(f"loading {name}")
     server = LlamaServer(file, log_file=logs / "model.log")
     try:
-        await server.start()
+        await server.start(lambda waited: progress(f"loading {name}, {waited:.0f} s"))
     except NoModel as error:
         return ServedModel(None, None, missing=f"{error} {error.hint}")
     endpoint = endpoints.Endpoint("embedded", server.base_url, SecretStr(server.api_key), name, "small")
@@ -89,10 +88,10 @@ def build_models(served: ServedModel, ledger: ModelLedger, timeout_s: float) -> 
             inner,
             ledger,
             is_retryable=endpoints.is_retryable,
-            explain=endpoints.explain,
+            explain=lambda error: endpoints.explain(error, served.endpoint),
             price=lambda tokens_in, tokens_out: _price(served, tokens_in, tokens_out),
         )
-        return SchemaToolModel(metered) if served.is_small else metered
+        return SchemaToolModel(metered, changes=lambda tool: tool in CHANGING) if served.is_small else metered
 
     return build
 
@@ -101,7 +100,7 @@ def _raw_model(served: ServedModel, agent: AgentName, timeout_s: float) -> Model
     if served.script is not None:
         return ScriptedModel(served.script, agent)
     if served.endpoint is None:
-        return ScriptedModel(Script(rules=()), agent)  # never asked: the preflight has ended the task
+        return ScriptedModel(Script([]), agent)  # never asked: the preflight has ended the task
     return endpoints.build_model(served.endpoint, timeout_s=timeout_s)
 
 

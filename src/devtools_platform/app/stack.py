@@ -37,7 +37,7 @@ from devtools_platform.config import Settings
 from devtools_platform.console.api import build_api as build_console
 from devtools_platform.context.adapters.edge import EdgeEngine
 from devtools_platform.context.api import build_api as build_context
-from devtools_platform.context.service import ContextService
+from devtools_platform.context.service import ContextService, name_collection
 from devtools_platform.context.tools import ContextTools
 from devtools_platform.core.tools import Caller
 from devtools_platform.gateway.adapters.call_records import SqlCallRecords
@@ -151,8 +151,8 @@ class Stack:
             build_state(state, admit=Admission(self.settings).admit, traces=spans, token=token), sockets["state"]
         )
         self.progress("state", urls.state)
-        data = ConsoleData(state, Admission(self.settings), gateway, served, urls.as_dict(), token)
-        await serving.serve(build_console(data, data, data, token=token, secret=secret), sockets["console"])
+        data = ConsoleData(state, Admission(self.settings), gateway, served, urls.as_dict())
+        await serving.serve(build_console(data, data, data, token=token, secret=secret, host=self.settings.host), sockets["console"])
         self.progress("console", urls.console)
         return Running(home.path, urls, token, served, state, time.perf_counter() - began)
 
@@ -164,6 +164,8 @@ class Stack:
             postgres = EmbeddedPostgres(self.settings.data_dir)
             url = await postgres.start(lambda text: self.progress("database", text))
             cleanup.push_async_callback(postgres.stop)
+            watch = asyncio.create_task(postgres.watch())
+            cleanup.push_async_callback(_cancel, watch)
         engine = database.connect(url)
         cleanup.callback(engine.dispose)
         await asyncio.to_thread(database.migrate, engine)
@@ -182,20 +184,23 @@ class Stack:
         return served
 
     async def _start_context(self, home: Home, cleanup: AsyncExitStack) -> ContextService:
-        edge = EdgeEngine(home.path / "context", log_file=home.logs / "context.log")
-        await edge.start()
-        cleanup.push_async_callback(edge.stop)
-        return ContextService(edge, home.path / "context-manifests")
+        edge = EdgeEngine(home.path / "context" / "edge")
+        cleanup.push_async_callback(edge.aclose)
+        await edge.count()  # starts the engine's process now, not in the middle of a task
+        service = ContextService(edge, home.path / "context" / "manifests")
+        cleanup.push_async_callback(service.aclose)
+        return service
 
     def _build_gateway(self, home: Home, store: sa.Engine, context: ContextService, state: StateService) -> Gateway:
         async def collection_of(caller: Caller) -> str:
             request = await state.get_request(caller.task_id)
-            return context.collection_name(request.repo)
+            return name_collection(Path(request.repo))
 
         workspace = WorkspaceTools(
             home.workspaces,
             timeout_s=self.settings.command_timeout_s,
             memory_mb=self.settings.command_memory_mb,
+            sandbox_program=self.settings.sandbox_program,
         )
         servers = [workspace, ContextTools(context, collection_of)]
         return Gateway(servers, load_policy(), SqlCallRecords(store))
@@ -242,14 +247,20 @@ class CodeIndexBridge:
     context: ContextService
 
     async def index(self, repo: str) -> int:
-        status = await self.context.index(repo)
-        return status.files
+        path = Path(repo)
+        return (await self.context.index(name_collection(path), path)).files
 
 
 def _describe(served: ServedModel) -> str:
     if served.info is None:
         return f"none: {served.missing}"
     return f"{served.info.name} ({served.info.provider}, tier {served.info.tier})"
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
 
 
 @contextlib.contextmanager

@@ -31,8 +31,8 @@ def pull(
         path = asyncio.run(work)
     facts = {
         "path": str(path),
-        "sha256": embedded_model.DEFAULT.sha256,
-        "licence": embedded_model.DEFAULT.licence,
+        "sha256": embedded_model.CODER.sha256,
+        "licence": embedded_model.CODER.licence,
     }
     if as_json:
         print_json(facts)
@@ -45,7 +45,7 @@ def show(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
     """Whether the embedded model is fetched, and where."""
     settings = load_settings()
     path = embedded_model.find_cached(settings.cache_dir)
-    facts = {"name": embedded_model.DEFAULT.name, "path": str(path) if path else None}
+    facts = {"name": embedded_model.CODER.name, "path": str(path) if path else None}
     if as_json:
         print_json(facts)
     else:

@@ -74,6 +74,8 @@ class Settings(BaseSettings):
     """Use an Ollama that answers on its loopback port when nothing else is configured."""
     ollama_url: str = "http://127.0.0.1:11434"
 
+    sandbox_program: Path | None = None
+    """A bubblewrap to use instead of the one that came with us."""
     command_timeout_s: float = Field(default=300.0, gt=0, le=7200)
     """Longest time one sandboxed command (a test run, an analyzer) may take."""
     command_memory_mb: int = Field(default=4096, ge=64)

@@ -1,0 +1,78 @@
+"""What the console reads and does, answered by the parts it does not know."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import httpx2
+
+from devtools_platform.agents.definitions import load_definitions
+from devtools_platform.app.admission import Admission
+from devtools_platform.app.models import ServedModel
+from devtools_platform.console.types import AgentStatus, ServiceStatus
+from devtools_platform.core.tasks import Event, TaskRequest, TaskResult
+from devtools_platform.gateway.service import Gateway
+from devtools_platform.state.service import StateService
+
+HEALTH_TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True)
+class ConsoleData:
+    """The console's reader, writer and view of the stack in one."""
+
+    state: StateService
+    admission: Admission
+    gateway: Gateway
+    served: ServedModel
+    urls: Mapping[str, str]
+
+    async def list_tasks(self, limit: int) -> Sequence[TaskResult]:
+        return await self.state.list_tasks(limit=limit)
+
+    async def get_task(self, id_: str) -> TaskResult:
+        return await self.state.get_task(id_)
+
+    async def list_events(self, id_: str, after: int) -> Sequence[Event]:
+        await self.state.get_task(id_)
+        return await self.state.list_events(id_, after)
+
+    def follow_events(self, id_: str, after: int) -> AsyncIterator[Event]:
+        return self.state.follow_events(id_, after)
+
+    async def diff(self, id_: str) -> str | None:
+        """The last diff the task wrote down; its workspace is gone when it has ended."""
+        events = await self.list_events(id_, 0)
+        texts = [str(event.data["text"]) for event in events if event.kind == "diff"]
+        return texts[-1] if texts else None
+
+    async def create_task(self, request: TaskRequest, idempotency_key: str | None) -> str:
+        return await self.state.create_task(await self.admission.admit(request), idempotency_key)
+
+    async def cancel_task(self, id_: str) -> None:
+        await self.state.cancel_task(id_)
+
+    async def services(self) -> Sequence[ServiceStatus]:
+        async with httpx2.AsyncClient(timeout=HEALTH_TIMEOUT_S, trust_env=False) as http:
+            return await asyncio.gather(*(_ask(http, name, url) for name, url in self.urls.items()))
+
+    async def agents(self) -> Sequence[AgentStatus]:
+        info = self.served.info
+        return [
+            AgentStatus(
+                name=name,
+                role=definition.role,
+                runtime="local",
+                model=f"{info.name} ({info.provider})" if info else None,
+                tools=tuple(sorted(self.gateway.policy.tools_of(name))),
+            )
+            for name, definition in load_definitions().items()
+        ]
+
+
+async def _ask(http: httpx2.AsyncClient, name: str, url: str) -> ServiceStatus:
+    try:
+        response = await http.get(f"{url}/health")
+        return ServiceStatus(name, url, response.is_success, response.json())
+    except (httpx2.HTTPError, ValueError) as error:
+        return ServiceStatus(name, url, ok=False, facts={"error": str(error) or type(error).__name__})
