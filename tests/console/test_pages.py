@@ -112,6 +112,17 @@ async def test_a_known_cost_of_nothing_is_shown_as_a_figure(browser, tasks):
     assert "Cost $0.00 Input tokens 1,234,567 Output tokens 0" in words
 
 
+async def test_a_long_timeline_shows_its_newest_events_and_a_link_to_all(browser, tasks):
+    tasks.add("t1")
+    for number in range(501):
+        await tasks.happen("t1", "tool_call", {"tool": f"tool-{number}."})
+    page = (await browser.get("/tasks/t1")).text
+    assert "1 earlier event." in page
+    assert "tool-500." in page
+    assert "tool-0." not in page
+    assert "tool-0." in (await browser.get("/tasks/t1?events=all")).text
+
+
 async def test_the_plan_shows_which_step_is_being_worked_on(browser, tasks):
     tasks.add("t1", plan=PLAN)
     for step in ("s1", "s2"):
@@ -167,7 +178,7 @@ async def test_events_of_each_kind_read_as_a_sentence(browser, tasks):
     assert "plan 3 steps by our routing rules" in words
     assert "delegated To cicd: Run it nightly step s3" in words
     assert "model call cicd qwen3:4b tokens 1,200 in, 30 out cost unknown 2.2 s" in words
-    assert "tool call cicd read_file {&#34;path&#34;: &#34;a.py&#34;} failed 0.0 s" in words
+    assert "tool call cicd read_file {&#34;path&#34;: &#34;a.py&#34;} failed 10 ms" in words
     assert "tests With the change: failing, exit 1 pytest -q 12 s" in words
     assert "review Approved findings 0" in words
     assert "moon phase {&#34;phase&#34;: &#34;full&#34;}" in words

@@ -4,7 +4,7 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Any, cast
+from typing import Any, Literal, cast
 from urllib.parse import parse_qsl
 
 from fastapi import Request
@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 MAX_LISTED = 200
 RECENT = 8
+MAX_ENTRIES = 500
+"""Events a task's page shows at first: the newest. A link shows all."""
 
 Form = Mapping[str, str]
 
@@ -61,8 +63,17 @@ class TaskPages:
             max_listed=MAX_LISTED,
         )
 
-    async def task(self, request: Request, id_: str) -> Response:
-        return self.renderer.page("task.html", **await self._view(request, id_))
+    async def task(self, request: Request, id_: str, events: Literal["newest", "all"] = "newest") -> Response:
+        view = await self._view(request, id_)
+        happened = view.pop("events")
+        shown = happened if events == "all" else happened[-MAX_ENTRIES:]
+        return self.renderer.page(
+            "task.html",
+            entries=[make_entry(event) for event in shown],
+            earlier=len(happened) - len(shown),
+            last_seq=happened[-1].seq if happened else 0,
+            **view,
+        )
 
     async def panels(self, request: Request, id_: str) -> Response:
         """What of a task's page changes beside its timeline; the script swaps it in."""
@@ -125,9 +136,8 @@ class TaskPages:
         return {
             "session": _session(request),
             "task": task,
+            "events": events,
             "plan": view_plan(task, events),
-            "entries": [make_entry(event) for event in events],
-            "last_seq": events[-1].seq if events else 0,
             "changes": view_changes(await self.reader.diff(id_), findings),
         }
 

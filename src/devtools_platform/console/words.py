@@ -89,6 +89,8 @@ def count(number: float | None) -> str:
 def duration(seconds: float | None) -> str:
     if seconds is None:
         return UNKNOWN
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
     if seconds < 10:  # noqa: PLR2004 - tenths matter only in small figures
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
