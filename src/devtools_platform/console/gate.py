@@ -1,0 +1,100 @@
+"""What is decided before a page runs: host, origin, session, request count. Raw ASGI, like `kit.http.Guard`.
+
+`Guard` knows bearer tokens, which programs send. A browser sends cookies by itself, also when another page
+makes it, hence the three checks here: the Host header (DNS rebinding), the Origin of anything that changes
+something (a page on another port of this machine counts as the same site), and the session.
+"""
+
+import time
+from urllib.parse import quote, urlsplit
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from devtools_platform.console.render import Renderer
+from devtools_platform.console.sessions import Sessions
+from devtools_platform.kit.http import LATENCY, OPEN_PATHS, REQUESTS
+
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+RETURN_COOKIE = "dev_tools_return"
+RETURN_LIFETIME_S = 3600
+_OPEN = OPEN_PATHS | {"/login", "/login-links"}
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class Gate:
+    """Lets a request through to the console, or answers it with a page that says why not."""
+
+    def __init__(self, app: ASGIApp, *, sessions: Sessions, renderer: Renderer, host: str) -> None:
+        self.app = app
+        self.sessions = sessions
+        self.renderer = renderer
+        self.hosts = LOOPBACK | {host.lower().strip("[]")}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        status = 500
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            answer = self._refuse(Request(scope)) or self.app
+            await answer(scope, receive, send_and_note)
+        finally:
+            REQUESTS.labels("console", scope["method"], str(status)).inc()
+            LATENCY.labels("console").observe(time.perf_counter() - started)
+
+    def _refuse(self, request: Request) -> Response | None:
+        host = request.headers.get("host", "")
+        if _hostname(host) not in self.hosts:
+            return self.renderer.error(
+                400,
+                f"This console does not answer as {host!r}.",
+                "Open it under the address `dev-tools up` prints; `dev-tools config show` names the host.",
+            )
+        if request.method not in _SAFE_METHODS and not _is_same_origin(request, host):
+            return self.renderer.error(
+                403, "Another site sent this form.", "Open the console itself and do it there."
+            )
+        if request.url.path in _OPEN or request.url.path.startswith("/static/"):
+            return None
+        session = self.sessions.read(request.cookies.get(self.sessions.cookie_name))
+        if session is None:
+            return self._ask_to_log_in(request)
+        request.state.session = session
+        return None
+
+    def _ask_to_log_in(self, request: Request) -> Response:
+        response = self.renderer.page("login.html", status=401, path=request.url.path)
+        if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
+            response.set_cookie(
+                RETURN_COOKIE,
+                quote(request.url.path),
+                max_age=RETURN_LIFETIME_S,
+                httponly=True,
+                samesite="strict",
+            )
+        return response
+
+
+def _hostname(host: str) -> str:
+    """`[::1]:8080` is `::1`, `localhost:8080` is `localhost`; what cannot be parsed is nobody."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _is_same_origin(request: Request, host: str) -> bool:
+    origin = request.headers.get("origin")
+    if origin is None:  # a program, or an old browser: the session and the form's token decide
+        return request.headers.get("sec-fetch-site", "none") in {"none", "same-origin"}
+    return origin.lower().partition("://")[2] == host.lower()

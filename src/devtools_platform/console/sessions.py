@@ -1,0 +1,88 @@
+"""Who may look: one-time login links, signed session cookies and the forms' CSRF tokens.
+
+A link is a random code held in memory, so it dies with its first use, its age or the process. A session is a
+signed cookie, so it survives a restart of the stack as long as the stack keeps its secret.
+"""
+
+import hashlib
+import hmac
+import secrets
+import time
+from dataclasses import dataclass
+
+import jwt
+
+LINK_LIFETIME_S = 15 * 60
+SESSION_LIFETIME_S = 12 * 3600
+AUDIENCE = "dev-tools-console"
+
+
+@dataclass(frozen=True)
+class Session:
+    """One signed-in browser."""
+
+    id: str
+    csrf: str
+    """What every form of this session must carry."""
+
+
+class LoginLinks:
+    """Codes that open one session each."""
+
+    def __init__(self, lifetime_s: float = LINK_LIFETIME_S) -> None:
+        self._lifetime_s = lifetime_s
+        self._ends: dict[str, float] = {}
+
+    def issue(self) -> str:
+        now = time.monotonic()
+        self._ends = {code: end for code, end in self._ends.items() if end > now}
+        code = secrets.token_urlsafe(32)
+        self._ends[code] = now + self._lifetime_s
+        return code
+
+    def redeem(self, code: str) -> bool:
+        """Whether `code` opens a session. It never does so twice."""
+        return self._ends.pop(code, 0.0) > time.monotonic()
+
+
+class Sessions:
+    """Makes and reads session cookies signed with the stack's secret."""
+
+    def __init__(self, secret: str, lifetime_s: float = SESSION_LIFETIME_S) -> None:
+        self._cookie_key = _derive(secret, "session cookie")
+        self._csrf_key = _derive(secret, "form token")
+        self.lifetime_s = int(lifetime_s)
+        # Browsers share cookies between ports of a host: two stacks on one machine need two names.
+        self.cookie_name = "dev_tools_session_" + _derive(secret, "cookie name").hex()[:8]
+
+    def start(self) -> str:
+        """A new session's cookie value."""
+        now = int(time.time())
+        claims = {"sid": secrets.token_hex(16), "aud": AUDIENCE, "iat": now, "exp": now + self.lifetime_s}
+        return jwt.encode(claims, self._cookie_key, algorithm="HS256")
+
+    def read(self, cookie: str | None) -> Session | None:
+        """The session a cookie stands for; None when it is missing, forged or expired."""
+        if cookie is None:
+            return None
+        try:
+            claims = jwt.decode(
+                cookie,
+                self._cookie_key,
+                algorithms=["HS256"],
+                audience=AUDIENCE,
+                options={"require": ["sid", "exp"]},
+            )
+        except jwt.InvalidTokenError:
+            return None
+        id_ = str(claims["sid"])
+        return Session(id_, csrf=hmac.digest(self._csrf_key, id_.encode(), "sha256").hex())
+
+
+def has_csrf(session: Session, given: str) -> bool:
+    """Whether a form carries its session's token. Compares in constant time."""
+    return hmac.compare_digest(session.csrf.encode(), given.encode())
+
+
+def _derive(secret: str, purpose: str) -> bytes:
+    return hmac.digest(secret.encode(), f"dev-tools console: {purpose}".encode(), hashlib.sha256)

@@ -1,0 +1,56 @@
+"""The console in process, with a browser's manners: cookies, HTML, redirects only when followed."""
+
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+
+import pytest
+from fastapi import FastAPI
+from httpx2 import ASGITransport, AsyncClient
+
+from console.memory import MemoryStack, MemoryTasks
+from devtools_platform.console.api import build_api
+
+TOKEN = "stack-token"
+SECRET = "stack-secret"
+BASE = "http://127.0.0.1:8080"
+
+
+@pytest.fixture
+def tasks() -> MemoryTasks:
+    return MemoryTasks()
+
+
+@pytest.fixture
+def stack() -> MemoryStack:
+    return MemoryStack()
+
+
+@pytest.fixture
+def app(tasks: MemoryTasks, stack: MemoryStack) -> FastAPI:
+    return build_api(tasks, tasks, stack, token=TOKEN, secret=SECRET, host="console.example.org")
+
+
+@pytest.fixture
+async def stranger(app: FastAPI) -> AsyncIterator[AsyncClient]:
+    """A browser without a session."""
+    transport = ASGITransport(app, raise_app_exceptions=False)
+    async with AsyncClient(transport=transport, base_url=BASE, headers={"Accept": "text/html"}) as client:
+        yield client
+
+
+@pytest.fixture
+async def browser(stranger: AsyncClient) -> AsyncClient:
+    """The same, logged in."""
+    await stranger.get(await new_link(stranger))
+    return stranger
+
+
+async def new_link(client: AsyncClient) -> str:
+    answer = await client.post("/login-links", headers={"Authorization": f"Bearer {TOKEN}"})
+    return answer.json()["url"]
+
+
+@pytest.fixture
+def console() -> SimpleNamespace:
+    """What tests of access need to know."""
+    return SimpleNamespace(token=TOKEN, secret=SECRET, base=BASE, new_link=new_link)
