@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import httpx2
 import sqlalchemy as sa
 from pydantic_ai import Agent
 from pydantic_ai.durable_exec.dbos import DBOSDurability
@@ -29,6 +30,7 @@ from devtools_platform.agents.runner import AgentRunner
 from devtools_platform.agents.runs import AgentRunWorkflow
 from devtools_platform.agents.toolset import DurableTools
 from devtools_platform.app.admission import Admission
+from devtools_platform.app.code_index import HttpCodeIndex
 from devtools_platform.app.console_data import ConsoleData
 from devtools_platform.app.home import Home
 from devtools_platform.app.models import LedgerBridge, ServedModel, build_models, choose_model
@@ -78,13 +80,10 @@ class Running:
     data_dir: Path
     urls: Urls
     token: str
+    console_link: str
+    """Opens the console once, within a quarter of an hour."""
     model: ServedModel
-    state: StateService
     started_in_s: float
-
-    @property
-    def console_link(self) -> str:
-        return f"{self.urls.console}/login?token={self.token}"
 
 
 @dataclass
@@ -144,7 +143,7 @@ class Stack:
         self.progress("gateway", urls.gateway)
 
         bridge = LedgerBridge(ledger, served)
-        self._register_workflows(engine, home, state, bridge, served, context, f"{urls.gateway}/mcp", secret)
+        self._register_workflows(engine, home, state, bridge, served, urls)
         await engine.launch()
         cleanup.push_async_callback(engine.close)
         await serving.serve(
@@ -154,7 +153,8 @@ class Stack:
         data = ConsoleData(state, Admission(self.settings), gateway, served, urls.as_dict())
         await serving.serve(build_console(data, data, data, token=token, secret=secret, host=self.settings.host), sockets["console"])
         self.progress("console", urls.console)
-        return Running(home.path, urls, token, served, state, time.perf_counter() - began)
+        link = await _login_link(urls.console, token)
+        return Running(home.path, urls, token, link, served, time.perf_counter() - began)
 
     async def _start_database(self, cleanup: AsyncExitStack) -> tuple[sa.Engine, str]:
         if self.settings.database_url is not None:
@@ -212,11 +212,10 @@ class Stack:
         state: StateService,
         bridge: LedgerBridge,
         served: ServedModel,
-        context: ContextService,
-        gateway_url: str,
-        secret: str,
+        urls: Urls,
     ) -> None:
-        client = GatewayClient(gateway_url, secret, timeout_s=self.settings.command_timeout_s + 30)
+        token, secret = home.secret("token"), home.secret("secret")
+        client = GatewayClient(f"{urls.gateway}/mcp", secret, timeout_s=self.settings.command_timeout_s + 30)
         tools = DurableTools(client, engine, state)
         runner = AgentRunner(
             load_definitions(),
@@ -231,7 +230,7 @@ class Stack:
             ledger=bridge,
             workspaces=GitWorkspaces(home.workspaces, self.settings.min_free_disk_mb),
             tools=tools,
-            index=CodeIndexBridge(context),
+            index=HttpCodeIndex(urls.context, token),
             preflight=served,
             model=served.info,
             max_review_rounds=self.settings.max_review_rounds,
@@ -240,15 +239,11 @@ class Stack:
         engine.register(AGENT_RUN, AgentRunWorkflow(runner, served.is_small, self.settings.max_candidates))
 
 
-@dataclass(frozen=True)
-class CodeIndexBridge:
-    """The agents' code index, kept by context."""
-
-    context: ContextService
-
-    async def index(self, repo: str) -> int:
-        path = Path(repo)
-        return (await self.context.index(name_collection(path), path)).files
+async def _login_link(console: str, token: str) -> str:
+    async with httpx2.AsyncClient(trust_env=False) as http:
+        response = await http.post(f"{console}/login-links", headers={"Authorization": f"Bearer {token}"})
+        response.raise_for_status()
+        return str(response.json()["url"])
 
 
 def _describe(served: ServedModel) -> str:

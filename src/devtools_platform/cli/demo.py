@@ -63,8 +63,8 @@ async def _carry_out(running: Running, request: TaskRequest) -> TaskResult:
 
 def _what_next(running: Running, result: TaskResult, *, stays: bool) -> None:
     link = f"{running.urls.console}/tasks/{result.id}"
-    out.print(Text(f"\n  see it     {running.console_link}\n             then {link}"))
-    out.print(Text('  your own   dev-tools task run "TEXT" --repo DIR'))
+    typer.echo(f"\n  see it     {running.console_link}\n             then {link}")
+    typer.echo('  your own   dev-tools task run "TEXT" --repo DIR')
     if stays:
         err.print("  The stack stays up; Ctrl-C ends it.")
     else:

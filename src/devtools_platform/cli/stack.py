@@ -66,8 +66,8 @@ def _facts(running: Running) -> Mapping[str, Any]:
 
 def _greet(running: Running) -> None:
     err.print(Text(f"  up in {running.started_in_s:.1f} s. Ctrl-C ends it.", style="bold green"))
-    out.print(Text(f"\n  console  {running.console_link}"))
-    out.print(Text('  try      dev-tools task run "Fix the failing test" --repo DIR\n'))
+    typer.echo(f"\n  console  {running.console_link}")
+    typer.echo('  try      dev-tools task run "Fix the failing test" --repo DIR\n')
 
 
 def doctor(data_dir: DataDir = None, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:

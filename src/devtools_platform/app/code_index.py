@@ -1,0 +1,46 @@
+"""The agents' code index: the context service, asked over HTTP.
+
+Not called in process on purpose: workflows run on an event loop of their own, and the engine's pipes belong to the
+loop of the services.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+
+from devtools_platform.core.errors import Unavailable
+
+POLL_S = 0.1
+
+
+@dataclass(frozen=True)
+class HttpCodeIndex:
+    url: str
+    token: str
+    timeout_s: float = 300.0
+
+    async def index(self, repo: str) -> int:
+        """Bring the repository's index up to date; returns how many files it holds. Raises `Unavailable`."""
+        headers = {"Authorization": f"Bearer {self.token}"}
+        try:
+            async with (
+                asyncio.timeout(self.timeout_s),
+                httpx2.AsyncClient(base_url=self.url, headers=headers, timeout=30, trust_env=False) as http,
+            ):
+                status = _read(await http.post("/collections", json={"repo": repo}))
+                while status["is_indexing"]:
+                    await asyncio.sleep(POLL_S)
+                    status = _read(await http.get(f"/collections/{status['collection']}"))
+        except (httpx2.HTTPError, TimeoutError) as error:
+            raise Unavailable(f"The context service at {self.url} does not answer: {error!r}.") from None
+        if status["error"]:
+            raise Unavailable(f"The repository could not be indexed: {status['error']}")
+        return int(status["files"])
+
+
+def _read(response: httpx2.Response) -> dict[str, Any]:
+    if not response.is_success:
+        raise Unavailable(f"The context service refused: {response.text[:300]}")
+    return response.json()
