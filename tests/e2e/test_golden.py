@@ -121,7 +121,7 @@ def test_an_agent_reaches_nothing_outside_its_workspace(stack: StackProcess, sho
     outcome = {call["tool"]: call["is_error"] for call in calls}
     assert outcome["workspace_read_file"] is True
     assert outcome["workspace_write_file"] is True
-    assert outcome["workspace_no_such_tool"] is True
+    assert "workspace_no_such_tool" not in outcome, "a tool that was not offered is not called"
     assert "root:" not in str(calls)
     assert git(shop, "diff", "--name-only", "main", task["branch"]) == "shop/prices.py"
 
