@@ -1,4 +1,4 @@
-"""What the embedded model gives on this machine: load time, memory, speed, and how often it picks the right tool.
+"""What the embedded model gives on this machine: load time, memory, speed, and skill at picking tools.
 
 Run `python bench/embedded_model.py`; it takes about two minutes and needs the model in the cache
 (`dev-tools model pull`) and the extra `local`. Prints one JSON object.
@@ -18,7 +18,7 @@ import httpx2
 import psutil
 from openai import AsyncOpenAI
 from pydantic import BaseModel
-from pydantic_ai import Agent
+from pydantic_ai import Agent, Tool
 from pydantic_ai.exceptions import UnexpectedModelBehavior
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.openai import OpenAIProvider
@@ -71,7 +71,7 @@ class PickedError(Exception):
 
 
 async def measure_speed(server: LlamaServer) -> dict[str, float]:
-    """Tokens per second of the first prompt, of generation, and what a second question on the same text reuses."""
+    """Tokens per second read and written, and what a second question on the same text reuses."""
     text = "\n".join(f"def function_{n}(value):\n    return value * {n} + {n * 7 % 13}\n" for n in range(30))
     first = await ask(server, f"{text}\nWhat does function_3 do?", 64)
     second = await ask(server, f"{text}\nWhat does function_9 do?", 64)
@@ -96,9 +96,8 @@ async def ask(server: LlamaServer, question: str, max_tokens: int) -> dict[str, 
 
 
 async def measure_tool_choice(model: OpenAIChatModel) -> dict[str, Any]:
-    agent = Agent(SchemaToolModel(model), instructions="Use the right tool.")
-    for name, description in TOOLS.items():
-        agent.tool_plain(make_tool(name), name=name, description=description)
+    tools = [Tool(make_tool(name), name=name, description=text) for name, text in TOOLS.items()]
+    agent = Agent(SchemaToolModel(model), tools=tools, instructions="Use the right tool.")
     wrong: list[str] = []
     seconds: list[float] = []
     for question, tool, argument in CASES:

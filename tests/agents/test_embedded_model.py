@@ -76,10 +76,10 @@ class Hub(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    server: Hub
+    server: Hub  # pyright: ignore[reportIncompatibleVariableOverride]
     protocol_version = "HTTP/1.1"
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it
         pass
 
     def do_GET(self) -> None:
@@ -174,7 +174,11 @@ async def test_a_file_becomes_the_cached_model_with_its_licence_and_notice(tmp_p
     copy = tmp_path / "copy.gguf"
     copy.write_bytes(BYTES)
     seen: list[tuple[int, int, str]] = []
-    path = await fetch(tmp_path, source=str(copy), progress=lambda *step: seen.append(step), model=MODEL)
+
+    def note(done: int, total: int, label: str) -> None:
+        seen.append((done, total, label))
+
+    path = await fetch(tmp_path, source=str(copy), progress=note, model=MODEL)
     assert path.read_bytes() == BYTES
     assert find_cached(tmp_path, MODEL) == path
     assert "Apache License" in (path.parent / "LICENSE").read_text()

@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 from openai import AsyncOpenAI
 from pydantic import BaseModel, Field
-from pydantic_ai import Agent, ModelRetry
+from pydantic_ai import Agent, ModelRetry, Tool
 from pydantic_ai.exceptions import UnexpectedModelBehavior
 from pydantic_ai.messages import (
     ModelMessage,
@@ -34,7 +34,7 @@ class Script:
 
     def __init__(self, *lines: object, finish_reason: Literal["stop", "length"] = "stop") -> None:
         self.lines = [line if isinstance(line, str) else json.dumps(line) for line in lines]
-        self.finish_reason = finish_reason
+        self.finish_reason: Literal["stop", "length"] = finish_reason
         self.asked: list[tuple[list[ModelMessage], AgentInfo]] = []
 
     def __call__(self, messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
@@ -191,7 +191,7 @@ async def test_after_a_change_a_call_may_be_made_again() -> None:
     script = Script(
         step("run_tests"), step("edit", text="x"), step("run_tests"), step("final_answer", text="ok")
     )
-    agent = make_agent(script.model(changes=lambda tool: tool == "edit"))
+    agent = make_agent(script.model(changes="edit".__eq__))
 
     @agent.tool_plain
     def edit(text: str) -> str:
@@ -235,8 +235,11 @@ async def test_live_values_narrow_arguments_and_are_said_last() -> None:
 
 
 async def test_a_tool_with_no_value_to_take_is_not_offered() -> None:
+    def no_paths(tool: str, _argument: str) -> Sequence[str] | None:
+        return [] if tool == "read_file" else None
+
     script = Script(step("final_answer", text="nothing to read"))
-    await make_agent(script.model(enums=lambda tool, _: [] if tool == "read_file" else None)).run("Look")
+    await make_agent(script.model(enums=no_paths)).run("Look")
     assert script.offered(0) == ["run_tests", "final_answer"]
 
 
@@ -342,9 +345,8 @@ def make_tool(name: str) -> Callable[..., str]:
 @pytest.mark.model
 @pytest.mark.asyncio(loop_scope="module")
 async def test_the_small_model_picks_the_right_one_of_six_tools(small_model: OpenAIChatModel) -> None:
-    agent = Agent(SchemaToolModel(small_model), instructions="Use the right tool.")
-    for name, description in TOOLS:
-        agent.tool_plain(make_tool(name), name=name, description=description)
+    tools = [Tool(make_tool(name), name=name, description=text) for name, text in TOOLS]
+    agent = Agent(SchemaToolModel(small_model), tools=tools, instructions="Use the right tool.")
     picked: list[object] = []
     for question, _, _ in CASES:
         try:
