@@ -141,6 +141,7 @@ async def test_structured_output_without_tools_is_asked_for_by_its_own_schema() 
     result = await Agent(script.model(), output_type=Verdict).run("Judge")
     assert result.output == Verdict(is_good=False, reason="red")
     assert set(script.schema(0)["properties"]) == {"is_good", "reason"}
+    assert script.asked[0][1].instructions is None
 
 
 async def test_without_tools_and_structure_the_model_just_talks() -> None:
