@@ -33,3 +33,9 @@ def test_nested_data_is_masked_and_ordinary_code_is_not() -> None:
     assert redact(data) == {"a": ["x", {"b": "***"}], "n": 1}
     code = "def sk_total(task): return task-force and skip-this-one and https://example.com/path"
     assert redact_text(code) == code
+
+
+@pytest.mark.timeout(5)
+@pytest.mark.parametrize("flood", ["x", "eyJ", "a:", "-----BEGIN X PRIVATE KEY-----", "bearer ", "http://", "a-"])
+def test_a_flood_costs_time_in_proportion_to_its_length(flood: str) -> None:
+    redact_text(flood * (500_000 // len(flood)))

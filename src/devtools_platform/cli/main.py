@@ -58,15 +58,13 @@ def show_version(as_json: Annotated[bool, typer.Option("--json")] = False) -> No
 def main() -> None:
     """Run the command; turn an expected error into its message, hint and exit code."""
     try:
-        app(standalone_mode=False)
+        sys.exit(app(standalone_mode=False) or 0)
     except DevToolsError as error:
         fail(error, as_json="--json" in sys.argv)
     except typer.Abort:
         sys.exit(130)
     except KeyboardInterrupt:
         sys.exit(130)
-    except (typer.Exit, SystemExit):
-        raise
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

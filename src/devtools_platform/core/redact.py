@@ -6,10 +6,11 @@ from typing import Any
 
 MASK = "***"
 
-# Shapes published by their issuers; kept specific so that ordinary code survives unchanged.
+# Shapes published by their issuers; kept specific so that ordinary code survives unchanged. Each begins at a word
+# boundary and is bounded: a flood of one letter must cost time in proportion to its length, not to its square.
 _SHAPES = re.compile(
     r"""
-    gh[pousr]_[A-Za-z0-9]{36,255}                 # GitHub tokens
+    \b(?: gh[pousr]_[A-Za-z0-9]{36,255}                 # GitHub tokens
   | github_pat_[A-Za-z0-9_]{22,255}               # GitHub fine-grained tokens
   | do[opr]_v1_[a-f0-9]{64}                       # DigitalOcean tokens
   | sk-do-[A-Za-z0-9_-]{16,}                      # DigitalOcean model access keys
@@ -18,12 +19,14 @@ _SHAPES = re.compile(
   | lin_(?:api|oauth)_[A-Za-z0-9]{32,}            # Linear keys
   | AKIA[0-9A-Z]{16}                              # AWS access key ids
   | xox[abprs]-[A-Za-z0-9-]{10,}                  # Slack tokens
-  | eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}   # JSON Web Tokens
+  | eyJ[A-Za-z0-9_-]{10,4000}\.eyJ[A-Za-z0-9_-]{10,4000}\.[A-Za-z0-9_-]{10,4000} )   # JSON Web Tokens
   | -----BEGIN\ [A-Z ]*PRIVATE\ KEY-----[\s\S]*?(?:-----END\ [A-Z ]*PRIVATE\ KEY-----|\Z)
     """,
     re.VERBOSE,
 )
-_URL_PASSWORD = re.compile(r"(?P<head>[a-z][a-z0-9+.-]*://[^\s:/@]+:)[^\s@/]+(?=@)", re.IGNORECASE)
+_URL_PASSWORD = re.compile(
+    r"(?P<head>\b[a-z][a-z0-9+.-]{0,30}://[^\s:/@]{0,200}:)[^\s@/]{1,500}(?=@)", re.IGNORECASE
+)
 _BEARER = re.compile(r"(?P<head>\bbearer\s+)[A-Za-z0-9._~+/=-]{12,}", re.IGNORECASE)
 
 
