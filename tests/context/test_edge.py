@@ -62,10 +62,10 @@ async def test_a_search_can_be_held_to_some_blobs(engine: EdgeEngine):
     assert [c.blob for c in await engine.search("c", "parse", limit=5, blobs=["b2"])] == ["b2"]
 
 
-@pytest.mark.parametrize("query", ["the", "§§§", "\ud800", "\0", "x" * 100_000])
-async def test_odd_queries_find_nothing_and_break_nothing(engine: EdgeEngine, query: str):
+async def test_odd_queries_find_nothing_and_break_nothing(engine: EdgeEngine):
     await engine.put("c", {"b": [chunk("parse"), Chunk("a", 1, 1, "text", "", "", "")]})
-    assert await engine.search("c", query, limit=5) == []
+    for query in ("the", "§§§", "\ud800", "\0", "x" * 100_000):
+        assert await engine.search("c", query, limit=5) == []
     assert await engine.count("c") == 2
 
 
