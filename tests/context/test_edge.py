@@ -50,6 +50,14 @@ async def test_collections_do_not_see_each_other(engine: EdgeEngine):
     assert await engine.count() == 1
 
 
+async def test_other_collections_do_not_change_the_scores(engine: EdgeEngine):
+    await engine.put("c1", {"b": [chunk("parse_header"), chunk("parse_body"), chunk("close")]})
+    before = {c.chunk.name: c.text_score for c in await engine.search("c1", "parse header", limit=5)}
+    await engine.put("c2", {"b": [chunk(f"header_{i}") for i in range(100)]})
+    after = {c.chunk.name: c.text_score for c in await engine.search("c1", "parse header", limit=5)}
+    assert after == before
+
+
 async def test_identifiers_are_found_by_their_words_and_word_forms(engine: EdgeEngine):
     await engine.put("c", {"b": [chunk("loadUserSettings"), chunk("close_socket")]})
     assert [c.chunk.name for c in await engine.search("c", "loading user setting", limit=5)] == [

@@ -102,6 +102,24 @@ async def test_a_renamed_file_answers_under_its_new_path_only(
     assert status.chunks == 5
 
 
+async def test_a_rename_stopped_half_way_and_taken_back_leaves_the_old_path(
+    service: ContextService, repo: Path, commit: Commit
+):
+    def stop(done: int, _: int) -> None:
+        if done:
+            raise Unavailable("stopped by the test")
+
+    commit(repo, SHOP)
+    await service.index("shop", repo)
+    commit(repo, {"shop/mail.py": None, "post/office.py": SHOP["shop/mail.py"]})
+    with pytest.raises(Unavailable):
+        await service.index("shop", repo, stop)
+    commit(repo, {"shop/mail.py": SHOP["shop/mail.py"], "post/office.py": None})
+    await service.index("shop", repo)
+    assert await find(service, "post office") == []
+    assert await find(service, "send receipt") == ["shop/mail.py send_receipt"]
+
+
 async def test_copies_are_indexed_once(service: ContextService, repo: Path, commit: Commit):
     commit(repo, SHOP | {"shop/zcopy.py": SHOP["shop/mail.py"]})
     counted = Counted()
@@ -198,7 +216,7 @@ async def test_a_hostile_repository_cannot_run_programs(
         config.write(f'[core]\n\tfsmonitor = {evil}\n\tpager = {evil}\n[diff "x"]\n\ttextconv = {evil}\n')
         config.write(f'[filter "x"]\n\tsmudge = {evil}\n\tclean = {evil}\n[core]\n\tsshCommand = {evil}\n')
         config.write("[extensions]\n\tpartialClone = origin\n")
-        config.write(f'[remote "origin"]\n\turl = ext::{evil}\n\tpromisor = true\n\tuploadpack = {evil}\n')
+        config.write(f'[remote "origin"]\n\turl = ssh://host/x\n\tpromisor = true\n\tuploadpack = {evil}\n')
     (repo / ".git/info/attributes").write_text("* filter=x diff=x\n")
     await service.index("shop", repo)
     blob = service.manifests.load("shop").files["shop/mail.py"]  # type: ignore[union-attr]
@@ -348,6 +366,7 @@ class TestOnJinja2:
         with pytest.raises(Unavailable, match="stopped"):
             await service.index("shop", repo, stop)
         assert 0 < await service.engine.count("shop") < expected
+        assert await find(service, "get_template") == []  # what no manifest vouches for is not answered
         assert (await service.status("shop")).error == "stopped by the test"
         files = sorted((repo / "jinja2").glob("*.py"))
         commit(repo, {f"jinja2/{path.name}": None for path in files[:12]})  # among them files already stored
