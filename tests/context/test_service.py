@@ -319,12 +319,12 @@ class TestOnJinja2:
         commit(repo, {})
         return repo
 
-    async def test_questions_find_their_function(self, service: ContextService, repo: Path):
+    async def test_questions_in_the_words_of_the_code_find_their_function(self, service: ContextService, repo: Path):
         await service.index("shop", repo)
         expected = {
             "get_template": "Environment.get_template",
             "load templates from a directory on the file system": "FileSystemLoader",
-            "escape html in xml attributes": "do_xmlattr",
+            "xml attribute string from a dict": "do_xmlattr",
             "convert a value to titlecase words": "do_title",
             "sandbox check if attribute is safe": "SandboxedEnvironment.is_safe_attribute",
             "bytecode cache on memcached": "MemcachedBytecodeCache",
