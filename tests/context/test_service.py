@@ -319,7 +319,9 @@ class TestOnJinja2:
         commit(repo, {})
         return repo
 
-    async def test_questions_in_the_words_of_the_code_find_their_function(self, service: ContextService, repo: Path):
+    async def test_questions_in_the_words_of_the_code_find_their_function(
+        self, service: ContextService, repo: Path
+    ):
         await service.index("shop", repo)
         expected = {
             "get_template": "Environment.get_template",
