@@ -71,10 +71,10 @@ async def test_an_unknown_file_is_404(client: AsyncClient, name: str):
     assert (response.status_code, response.json()["code"]) == (404, "not_found")
 
 
-@pytest.mark.parametrize("query", ["", "?q=", "?q=a&limit=0", "?q=a&limit=51", "?q=" + "a" * 2001, "?q=%20"])
-async def test_a_bad_search_is_422(client: AsyncClient, name: str, query: str):
-    response = await client.get(f"/collections/{name}/search{query}")
-    assert (response.status_code, response.json()["code"]) == (422, "bad_input")
+async def test_a_bad_search_is_422(client: AsyncClient, name: str):
+    for query in ("", "?q=", "?q=a&limit=0", "?q=a&limit=51", "?q=" + "a" * 2001, "?q=%20"):
+        response = await client.get(f"/collections/{name}/search{query}")
+        assert (response.status_code, response.json()["code"]) == (422, "bad_input"), query
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,14 @@ async def test_collections_do_not_see_each_other(engine: EdgeEngine):
     assert await engine.count() == 1
 
 
+async def test_other_collections_do_not_change_the_scores(engine: EdgeEngine):
+    await engine.put("c1", {"b": [chunk("parse_header"), chunk("parse_body"), chunk("close")]})
+    before = {c.chunk.name: c.text_score for c in await engine.search("c1", "parse header", limit=5)}
+    await engine.put("c2", {"b": [chunk(f"header_{i}") for i in range(100)]})
+    after = {c.chunk.name: c.text_score for c in await engine.search("c1", "parse header", limit=5)}
+    assert after == before
+
+
 async def test_identifiers_are_found_by_their_words_and_word_forms(engine: EdgeEngine):
     await engine.put("c", {"b": [chunk("loadUserSettings"), chunk("close_socket")]})
     assert [c.chunk.name for c in await engine.search("c", "loading user setting", limit=5)] == [
@@ -62,10 +70,10 @@ async def test_a_search_can_be_held_to_some_blobs(engine: EdgeEngine):
     assert [c.blob for c in await engine.search("c", "parse", limit=5, blobs=["b2"])] == ["b2"]
 
 
-@pytest.mark.parametrize("query", ["the", "§§§", "\ud800", "\0", "x" * 100_000])
-async def test_odd_queries_find_nothing_and_break_nothing(engine: EdgeEngine, query: str):
+async def test_odd_queries_find_nothing_and_break_nothing(engine: EdgeEngine):
     await engine.put("c", {"b": [chunk("parse"), Chunk("a", 1, 1, "text", "", "", "")]})
-    assert await engine.search("c", query, limit=5) == []
+    for query in ("the", "§§§", "\ud800", "\0", "x" * 100_000):
+        assert await engine.search("c", query, limit=5) == []
     assert await engine.count("c") == 2
 
 

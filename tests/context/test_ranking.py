@@ -25,6 +25,12 @@ def test_a_plain_word_in_a_question_is_not_taken_for_a_symbol():
     assert found[0].chunk.name == "read"
 
 
+def test_a_name_that_shares_a_word_does_not_outweigh_the_text():
+    named = Candidate("b", Chunk("a.py", 1, 1, "function", "is_string", "", ""), 3.0, 5.0)
+    found = rank("attribute string from a dict", [named, candidate("b.py", "xmlattr", text=7.0)])
+    assert found[0].chunk.name == "xmlattr"
+
+
 def test_a_word_in_the_path_raises_an_answer():
     found = rank("session expiry", [candidate("a.py", "f"), candidate("auth/session.py", "g")])
     assert found[0].chunk.path == "auth/session.py"

@@ -51,21 +51,17 @@ async def test_another_task_sees_nothing_of_it(tools: ToolServer):
     assert (result.is_error, result.data["code"]) == (True, "not_found")
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments", "message"),
-    [
+async def test_a_bad_call_comes_back_as_an_error(tools: ToolServer):
+    calls: list[tuple[str, dict[str, Any], str]] = [
         ("search", {}, "query: Field required."),
         ("search", {"query": 7}, "query: Input should be a valid string."),
         ("search", {"query": "x", "collection": "other"}, "collection: Extra inputs are not permitted."),
         ("outline", {"path": "../a.py"}, "No indexed file '../a.py' in collection 'of-task-1'."),
         ("erase", {}, "There is no tool 'erase'."),
-    ],
-)
-async def test_a_bad_call_comes_back_as_an_error(
-    tools: ToolServer, name: str, arguments: dict[str, Any], message: str
-):
-    result = await tools.call(name, arguments, CALLER)
-    assert (result.text, result.is_error) == (message, True)
+    ]
+    for name, arguments, message in calls:
+        result = await tools.call(name, arguments, CALLER)
+        assert (result.text, result.is_error) == (message, True)
 
 
 def test_every_tool_describes_itself(service: ContextService):

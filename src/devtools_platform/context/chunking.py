@@ -94,15 +94,20 @@ def chunk_file(path: str, content: bytes) -> ChunkedFile:
     text = content.decode(errors="replace")
     if reason := _find_generated(text):
         return ChunkedFile([], reason)
-    secrets = find_secrets(text)
-    if any(kind.startswith("-----") for _, kind in secrets):  # its lines cannot be told from the rest
-        return ChunkedFile([], "holds a private key")
-    chunks = _cut(path, text)
-    safe = [c for c in chunks if not any(c.start_line <= line <= c.end_line for line, _ in secrets)]
-    if len(safe) == len(chunks):
-        return ChunkedFile(chunks)
-    lines = ", ".join(str(line) for line, _ in secrets[:5])
-    return ChunkedFile(safe, f"not the parts that hold what looks like a secret (line {lines})")
+    chunks: list[Chunk] = []
+    secret_lines: list[str] = []
+    for chunk, raw in _cut(path, text):
+        secrets = find_secrets(raw)
+        if any(kind.startswith("-----") for _, kind in secrets):  # its lines cannot be told from the rest
+            return ChunkedFile([], "holds a private key")
+        if secrets:
+            secret_lines.append(str(chunk.start_line + secrets[0][0] - 1))
+        else:
+            chunks.append(chunk)
+    if secret_lines:
+        lines = ", ".join(secret_lines[:5])
+        return ChunkedFile(chunks, f"not the parts that hold what looks like a secret (line {lines})")
+    return ChunkedFile(chunks)
 
 
 def _find_generated(text: str) -> str | None:
@@ -113,19 +118,18 @@ def _find_generated(text: str) -> str | None:
     return None
 
 
-def _cut(path: str, text: str) -> list[Chunk]:
+def _cut(path: str, text: str) -> Iterator[tuple[Chunk, str]]:
+    """Every chunk, and its lines as they are in the file."""
     lines = text.split("\n")
     owners: list[Symbol | None] = [None] * len(lines)
     for symbol in _list_owners(outline(path, text)):
         start = _find_comment_above(lines, owners, symbol.start_line - 1)
         owners[start : symbol.end_line] = [symbol] * (symbol.end_line - start)
-    is_code = any(owner is not None for owner in owners)
-    chunks: list[Chunk] = []
+    default = "module" if any(owners) else "text"
     for owner, run in groupby(range(len(lines)), key=lambda index: owners[index]):
         indexes = list(run)
         for start, end in _split(lines, indexes[0], indexes[-1] + 1):
-            chunks.append(_make_chunk(path, lines[start:end], start, owner, "module" if is_code else "text"))
-    return chunks
+            yield _make_chunk(path, lines[start:end], start, owner, default), "\n".join(lines[start:end])
 
 
 def _list_owners(symbols: list[Symbol]) -> Iterator[Symbol]:
@@ -156,7 +160,7 @@ def _split(lines: list[str], start: int, end: int) -> Iterator[tuple[int, int]]:
     while start < end:
         stop, chars = start, 0
         while stop < end and stop - start < most_lines and chars <= MAX_CHUNK_CHARS:
-            chars += min(len(lines[stop]), MAX_LINE_CHARS)
+            chars += len(lines[stop])
             stop += 1
         first, last = _trim(lines, start, stop)
         if any(_WORD.search(line) for line in lines[first:last]):
