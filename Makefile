@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-SOURCES := src tests bench
+SOURCES := src tests bench docs
 
 .PHONY: help demo test check bench docs format lock clean system
 help:

@@ -128,9 +128,7 @@ def make_tool(name: str) -> Callable[..., str]:
 
 
 async def measure_structure(model: OpenAIChatModel) -> dict[str, int]:
-    agent = Agent(
-        SchemaToolModel(model), output_type=Plan, instructions="Plan the work in one to three steps."
-    )
+    agent = Agent(SchemaToolModel(model), output_type=Plan, instructions="Plan the work in one to three steps.")
     valid = 0
     for goal in GOALS:
         try:

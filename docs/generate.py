@@ -6,6 +6,7 @@
 import ast
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import typer
@@ -80,7 +81,7 @@ def _attribute_docs(path: Path, class_name: str) -> dict[str, str]:
     tree = ast.parse(path.read_text())
     body = next(node.body for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name == class_name)
     found: dict[str, str] = {}
-    for before, after in zip(body, body[1:], strict=False):
+    for before, after in pairwise(body):
         is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
         if is_text and isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name):
             found[before.target.id] = " ".join(str(after.value.value).split())

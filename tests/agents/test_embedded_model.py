@@ -198,9 +198,7 @@ async def test_wrong_bytes_are_refused_and_every_failed_source_is_named(tmp_path
     copy.write_bytes(WRONG)
     with pytest.raises(NoModel) as error:
         await fetch_from(tmp_path, copy)
-    assert f"{copy}: SHA-256 {hashlib.sha256(WRONG).hexdigest()} instead of {MODEL.sha256}" in str(
-        error.value
-    )
+    assert f"{copy}: SHA-256 {hashlib.sha256(WRONG).hexdigest()} instead of {MODEL.sha256}" in str(error.value)
     assert "devtools-fixture-part1==0.1.0" in str(error.value)
     assert find_cached(tmp_path, MODEL) is None
     assert (tmp_path / "models/tiny/tiny.gguf.partial").read_bytes() == b""
@@ -241,9 +239,7 @@ async def test_a_server_without_ranges_is_read_from_the_start(tmp_path: Path, hu
     assert (await fetch_from(tmp_path, f"{hub.url}/model.gguf")).read_bytes() == BYTES
 
 
-async def test_a_partial_file_of_other_bytes_is_thrown_away_and_fetched_anew(
-    tmp_path: Path, hub: Hub
-) -> None:
+async def test_a_partial_file_of_other_bytes_is_thrown_away_and_fetched_anew(tmp_path: Path, hub: Hub) -> None:
     leave_partial(tmp_path, WRONG[:500_000])
     assert (await fetch_from(tmp_path, f"{hub.url}/model.gguf")).read_bytes() == BYTES
     assert hub.ranges == ["bytes=500000-", "bytes=0-"]

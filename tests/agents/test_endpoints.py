@@ -155,9 +155,7 @@ async def test_an_empty_key_is_no_key(empty):
 @pytest.mark.parametrize(
     ("asked", "name"), [({"model": "embedded"}, "embedded"), ({"model_file": Path("/m/qwen.gguf")}, "qwen")]
 )
-async def test_an_explicit_wish_for_the_embedded_model_goes_before_a_key_and_a_running_ollama(
-    ollama, asked, name
-):
+async def test_an_explicit_wish_for_the_embedded_model_goes_before_a_key_and_a_running_ollama(ollama, asked, name):
     chosen = await choose_endpoint(
         settings(**asked, gradient_model_access_key="k", use_ollama=True, ollama_url=ollama.origin)
     )
@@ -213,9 +211,7 @@ async def test_an_ollama_elsewhere_is_never_used_unasked():
 
 async def test_the_tier_can_be_forced():
     assert (await choose_endpoint(settings(model_tier="standard"))).tier == "standard"
-    assert (
-        await choose_endpoint(settings(model_tier="small", gradient_model_access_key="k"))
-    ).tier == "small"
+    assert (await choose_endpoint(settings(model_tier="small", gradient_model_access_key="k"))).tier == "small"
 
 
 @pytest.mark.parametrize(

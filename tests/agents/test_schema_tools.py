@@ -46,9 +46,7 @@ class Script:
         )
 
     def model(self, **options: Any) -> SchemaToolModel:
-        return SchemaToolModel(
-            FunctionModel(self, profile=ModelProfile(supports_json_schema_output=True)), **options
-        )
+        return SchemaToolModel(FunctionModel(self, profile=ModelProfile(supports_json_schema_output=True)), **options)
 
     def schema(self, turn: int) -> dict[str, Any]:
         output = self.asked[turn][1].model_request_parameters.output_object
@@ -104,9 +102,7 @@ async def test_a_chosen_tool_runs_and_the_final_answer_is_the_output() -> None:
     assert result.output == "It is fine."
     assert script.offered(0) == ["read_file", "run_tests", "final_answer"]
     calls = [c for m in result.all_messages() if isinstance(m, ModelResponse) for c in m.tool_calls]
-    assert [(c.tool_name, c.args, c.tool_call_id) for c in calls] == [
-        ("read_file", {"path": "a.py"}, "call_1")
-    ]
+    assert [(c.tool_name, c.args, c.tool_call_id) for c in calls] == [("read_file", {"path": "a.py"}, "call_1")]
 
 
 async def test_the_wrapped_model_sees_a_plain_chat_and_no_tools() -> None:
@@ -189,9 +185,7 @@ async def test_a_tool_without_arguments_is_not_offered_twice() -> None:
 
 
 async def test_after_a_change_a_call_may_be_made_again() -> None:
-    script = Script(
-        step("run_tests"), step("edit", text="x"), step("run_tests"), step("final_answer", text="ok")
-    )
+    script = Script(step("run_tests"), step("edit", text="x"), step("run_tests"), step("final_answer", text="ok"))
     agent = make_agent(script.model(changes="edit".__eq__))
 
     @agent.tool_plain
@@ -210,16 +204,12 @@ async def test_a_new_run_over_an_old_history_may_make_the_same_call() -> None:
     first = await agent.run("Test")
     second = await agent.run("Test again", message_history=first.all_messages())
     assert second.output == "2"
-    ids = [
-        c.tool_call_id for m in second.all_messages() if isinstance(m, ModelResponse) for c in m.tool_calls
-    ]
+    ids = [c.tool_call_id for m in second.all_messages() if isinstance(m, ModelResponse) for c in m.tool_calls]
     assert ids == ["call_1", "call_2"]
 
 
 async def test_when_no_turns_are_left_only_the_end_is_offered() -> None:
-    script = Script(
-        step("read_file", path="a"), step("read_file", path="b"), step("final_answer", text="out")
-    )
+    script = Script(step("read_file", path="a"), step("read_file", path="b"), step("final_answer", text="out"))
     assert (await make_agent(script.model(max_turns=2)).run("Look")).output == "out"
     assert script.offered(2) == ["final_answer"]
 
@@ -255,9 +245,7 @@ class Tree(BaseModel):
 
 
 async def test_references_are_flattened_and_recursive_ones_find_their_definition() -> None:
-    script = Script(
-        step("grow", tree={"leaf": {"name": "x"}, "kind": "elm"}, size=1), step("final_answer", text="ok")
-    )
+    script = Script(step("grow", tree={"leaf": {"name": "x"}, "kind": "elm"}, size=1), step("final_answer", text="ok"))
     agent = Agent(script.model())
 
     @agent.tool_plain

@@ -150,9 +150,7 @@ async def test_a_stream_carries_the_same_replies(script):
 async def test_out_of_turns_is_refused_naming_agent_turn_and_rules():
     script = Script.parse([{"agent": "cicd", "when": "x", "turns": [{"calls": [{"tool": "missing"}]}]}])
 
-    with pytest.raises(
-        ModelRefused, match=r"no reply for 'cicd' at turn 1.*used up.*1\. cicd when 'x': 1 turn"
-    ):
+    with pytest.raises(ModelRefused, match=r"no reply for 'cicd' at turn 1.*used up.*1\. cicd when 'x': 1 turn"):
         await Agent(ScriptedModel(script, "cicd")).run("xyz")
 
 

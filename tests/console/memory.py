@@ -61,9 +61,7 @@ class MemoryTasks:
         async with self.changed:
             seq = len(self.events[id_]) + 1
             at = NOON + timedelta(seconds=seq)
-            self.events[id_].append(
-                Event(seq=seq, task_id=id_, kind=kind, at=at, agent=agent, data=dict(data or {}))
-            )
+            self.events[id_].append(Event(seq=seq, task_id=id_, kind=kind, at=at, agent=agent, data=dict(data or {})))
             self.changed.notify_all()
 
     async def end(self, id_: str, **fields: Any) -> None:
@@ -100,9 +98,7 @@ class MemoryTasks:
     async def _wait_for_news(self, id_: str, after: int) -> Sequence[Event]:
         """Events after `after` as soon as there are any; none when the task has ended."""
         async with self.changed:
-            await self.changed.wait_for(
-                lambda: len(self.events[id_]) > after or self.tasks[id_].status in FINAL
-            )
+            await self.changed.wait_for(lambda: len(self.events[id_]) > after or self.tasks[id_].status in FINAL)
             return await self.list_events(id_, after)
 
     def _check(self) -> None:
@@ -139,8 +135,7 @@ class MemoryStack:
             ServiceStatus("state", "http://127.0.0.1:8008", ok=False, facts={"problem": "no answer"}),
         ]
         self.agent_list: list[AgentStatus] = [
-            AgentStatus(name, f"Does {name} work.", "local", "qwen3:4b", ("read_file", "search"))
-            for name in AGENTS
+            AgentStatus(name, f"Does {name} work.", "local", "qwen3:4b", ("read_file", "search")) for name in AGENTS
         ]
 
     async def services(self) -> Sequence[ServiceStatus]:

@@ -17,9 +17,7 @@ def csrf_of(page: str) -> str:
 NEW = {"text": "Fix it", "repo": "/srv/shop", "agent": "", "key": "k1"}
 
 
-@pytest.mark.parametrize(
-    "path", ["/", "/tasks", "/tasks/t1", "/tasks/t1/events", "/tasks/t1/panels", "/nothing"]
-)
+@pytest.mark.parametrize("path", ["/", "/tasks", "/tasks/t1", "/tasks/t1/events", "/tasks/t1/panels", "/nothing"])
 async def test_without_a_session_every_page_says_how_to_get_one(stranger, tasks, path):
     tasks.add("t1", text="A secret plan")
     answer = await stranger.get(path)

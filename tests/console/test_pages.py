@@ -195,9 +195,7 @@ async def test_events_of_each_kind_read_as_a_sentence(browser, tasks):
     "data",
     [
         {},
-        dict.fromkeys(
-            ("steps", "arguments", "exit_code", "findings", "command", "cost_usd", "model"), HOSTILE
-        ),
+        dict.fromkeys(("steps", "arguments", "exit_code", "findings", "command", "cost_usd", "model"), HOSTILE),
     ],
     ids=["empty", "strange"],
 )
@@ -239,9 +237,7 @@ async def test_hostile_text_stays_text_everywhere(browser, tasks, stack):
         tokens={HOSTILE: 1},
         degraded=[{"what": HOSTILE, "why": HOSTILE}],
     )
-    tasks.diffs["t1"] = (
-        f"diff --git a/x b/x\n--- a/x\n+++ b/x\n@@ -1 +1 @@ {HOSTILE}\n-{HOSTILE}\n+{HOSTILE}\n"
-    )
+    tasks.diffs["t1"] = f"diff --git a/x b/x\n--- a/x\n+++ b/x\n@@ -1 +1 @@ {HOSTILE}\n-{HOSTILE}\n+{HOSTILE}\n"
     await tasks.happen("t1", "tool_call", {"tool": HOSTILE, "arguments": {HOSTILE: HOSTILE}}, agent=HOSTILE)
     await tasks.happen("t1", HOSTILE, {HOSTILE: HOSTILE})
     await tasks.end("t1", status="failed", reason="tests_failed")
@@ -257,9 +253,7 @@ async def test_the_diff_shows_findings_at_their_lines_and_the_rest_above(browser
         common = {"source": "ruff", "rule": "F401", "severity": "low", "path": "a.py", "is_blocking": False}
         return common | {"line": line, "message": message}
 
-    tasks.diffs["t1"] = (
-        "diff --git a/a.py b/a.py\n--- a/a.py\n+++ b/a.py\n@@ -1,2 +1,2 @@\n keep\n-old\n+new\n"
-    )
+    tasks.diffs["t1"] = "diff --git a/a.py b/a.py\n--- a/a.py\n+++ b/a.py\n@@ -1,2 +1,2 @@\n keep\n-old\n+new\n"
     findings = [finding(2, "At the line"), finding(90, "Somewhere else")]
     tasks.add(
         "t1",
@@ -306,9 +300,7 @@ async def test_the_same_form_sent_twice_is_one_task(browser, tasks):
         ({"agent": "nobody"}, "The agent: Input should be"),
     ],
 )
-async def test_a_form_that_cannot_be_carried_out_comes_back_with_what_was_typed(
-    browser, tasks, change, message
-):
+async def test_a_form_that_cannot_be_carried_out_comes_back_with_what_was_typed(browser, tasks, change, message):
     form = {
         "csrf": csrf_of((await browser.get("/")).text),
         "text": "Fix it",

@@ -24,9 +24,7 @@ Commit = Callable[[Path, Mapping[str, str | bytes | None]], str]
 
 
 def git(repo: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", *arguments], cwd=repo, env=ENVIRONMENT, check=True, capture_output=True, text=True
-    )
+    done = subprocess.run(["git", *arguments], cwd=repo, env=ENVIRONMENT, check=True, capture_output=True, text=True)
     return done.stdout.strip()
 
 

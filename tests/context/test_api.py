@@ -41,9 +41,7 @@ async def test_a_repository_is_indexed_searched_and_forgotten(client: AsyncClien
     status = (await client.get(f"/collections/{name}")).json()
     assert (status["files"], status["chunks"], status["error"], status["skipped"]) == (1, 1, None, [])
     found = await client.get(f"/collections/{name}/search", params={"q": "parse headers", "limit": 3})
-    assert [(h["path"], h["name"], h["commit"]) for h in found.json()] == [
-        ("a.py", "parse_header", status["commit"])
-    ]
+    assert [(h["path"], h["name"], h["commit"]) for h in found.json()] == [("a.py", "parse_header", status["commit"])]
     outline = await client.get(f"/collections/{name}/outline", params={"path": "a.py"})
     assert outline.json()[0]["end_line"] == 2
     assert (await client.delete(f"/collections/{name}")).status_code == 204
@@ -77,9 +75,7 @@ async def test_a_bad_search_is_422(client: AsyncClient, name: str):
         assert (response.status_code, response.json()["code"]) == (422, "bad_input"), query
 
 
-@pytest.mark.parametrize(
-    "body", [{}, {"repo": ""}, {"repo": "relative"}, {"repo": "/", "x": 1}, {"repo": "/nowhere"}]
-)
+@pytest.mark.parametrize("body", [{}, {"repo": ""}, {"repo": "relative"}, {"repo": "/", "x": 1}, {"repo": "/nowhere"}])
 async def test_what_is_no_repository_is_422(client: AsyncClient, body: dict[str, object]):
     response = await client.post("/collections", json=body)
     assert response.status_code == 422
@@ -90,9 +86,7 @@ async def test_a_name_that_is_a_path_is_refused(client: AsyncClient):
     assert (await client.get("/collections/..%5Cetc")).status_code == 422
 
 
-async def test_health_tells_of_the_engine_and_metrics_of_queries(
-    client: AsyncClient, engine: EdgeEngine, name: str
-):
+async def test_health_tells_of_the_engine_and_metrics_of_queries(client: AsyncClient, engine: EdgeEngine, name: str):
     await client.get(f"/collections/{name}/search", params={"q": "parse"})
     health = await client.get("/health", headers={"Authorization": ""})
     facts = health.json()

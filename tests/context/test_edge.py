@@ -60,9 +60,7 @@ async def test_other_collections_do_not_change_the_scores(engine: EdgeEngine):
 
 async def test_identifiers_are_found_by_their_words_and_word_forms(engine: EdgeEngine):
     await engine.put("c", {"b": [chunk("loadUserSettings"), chunk("close_socket")]})
-    assert [c.chunk.name for c in await engine.search("c", "loading user setting", limit=5)] == [
-        "loadUserSettings"
-    ]
+    assert [c.chunk.name for c in await engine.search("c", "loading user setting", limit=5)] == ["loadUserSettings"]
 
 
 async def test_a_search_can_be_held_to_some_blobs(engine: EdgeEngine):
@@ -118,9 +116,7 @@ async def test_a_closed_engine_stays_closed(engine: EdgeEngine):
 def test_the_engine_ends_when_its_parent_is_killed(tmp_path: Path):
     root = Path(sys.modules["devtools_platform"].__file__ or "").parent.parent
     command = [sys.executable, "-c", PARENT, str(tmp_path / "engine")]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env={"PYTHONPATH": str(root)}
-    ) as parent:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={"PYTHONPATH": str(root)}) as parent:
         assert parent.stdout
         engine = psutil.Process(int(parent.stdout.readline()))
         parent.kill()

@@ -5,23 +5,17 @@ from devtools_platform.context.types import Candidate, Chunk
 
 
 def candidate(path: str, name: str, *, text: float = 1.0, lines: int = 1) -> Candidate:
-    return Candidate(
-        "b", Chunk(path, 1, lines, "function", name, "\n".join(["1234567"] * lines), ""), text, 0.0
-    )
+    return Candidate("b", Chunk(path, 1, lines, "function", name, "\n".join(["1234567"] * lines), ""), text, 0.0)
 
 
 def test_the_definition_of_a_symbol_comes_before_its_uses():
-    found = rank(
-        "load_config", [candidate("a.py", "main", text=9.0), candidate("b.py", "App.load_config", text=4.0)]
-    )
+    found = rank("load_config", [candidate("a.py", "main", text=9.0), candidate("b.py", "App.load_config", text=4.0)])
     assert [r.chunk.name for r in found] == ["App.load_config", "main"]
     assert "defines load_config" in found[0].why
 
 
 def test_a_plain_word_in_a_question_is_not_taken_for_a_symbol():
-    found = rank(
-        "where to load the config", [candidate("a.py", "read", text=9.0), candidate("b.py", "load", text=4.0)]
-    )
+    found = rank("where to load the config", [candidate("a.py", "read", text=9.0), candidate("b.py", "load", text=4.0)])
     assert found[0].chunk.name == "read"
 
 

@@ -59,9 +59,7 @@ async def test_a_question_finds_the_right_function(service: ContextService, repo
 
 
 async def test_a_search_can_be_held_to_a_path(service: ContextService, repo: Path, commit: Commit):
-    commit(
-        repo, {f"{part}/api.py": f"def handle_{part}(request): ...\n" for part in ("a", "b", "c/d")} | SHOP
-    )
+    commit(repo, {f"{part}/api.py": f"def handle_{part}(request): ...\n" for part in ("a", "b", "c/d")} | SHOP)
     await service.index("shop", repo)
     assert await find(service, "handle request", path_glob="b/api.py") == ["b/api.py handle_b"]
     assert await find(service, "handle request", path_glob="c/") == ["c/d/api.py handle_c"]
@@ -91,9 +89,7 @@ async def test_deleted_files_disappear(service: ContextService, repo: Path, comm
     assert await find(service, "send receipt") == []
 
 
-async def test_a_renamed_file_answers_under_its_new_path_only(
-    service: ContextService, repo: Path, commit: Commit
-):
+async def test_a_renamed_file_answers_under_its_new_path_only(service: ContextService, repo: Path, commit: Commit):
     commit(repo, SHOP)
     await service.index("shop", repo)
     commit(repo, {"shop/mail.py": None, "post/office.py": SHOP["shop/mail.py"]})
@@ -128,9 +124,7 @@ async def test_copies_are_indexed_once(service: ContextService, repo: Path, comm
     assert await find(service, "send receipt", path_glob="shop/zcopy.py") == ["shop/zcopy.py send_receipt"]
 
 
-async def test_a_branch_switch_and_back_keeps_the_index_true(
-    service: ContextService, repo: Path, commit: Commit
-):
+async def test_a_branch_switch_and_back_keeps_the_index_true(service: ContextService, repo: Path, commit: Commit):
     commit(repo, SHOP)
     first = await service.index("shop", repo)
     commit(repo, {"shop/mail.py": "x = 1\n", "new.py": "def fresh(): ...\n"})
@@ -176,9 +170,7 @@ async def test_uncommitted_edits_and_links_are_not_indexed(
     assert await find(service, "outside secret") == []
 
 
-async def test_hostile_files_neither_stop_nor_slow_indexing(
-    service: ContextService, repo: Path, commit: Commit
-):
+async def test_hostile_files_neither_stop_nor_slow_indexing(service: ContextService, repo: Path, commit: Commit):
     hostile: dict[str, str | bytes] = {
         "huge_line.js": "x" * 990_000,
         "nested.py": "(" * 4000 + "\n" + ("[" * 4000 + "\n") * 200,
@@ -188,9 +180,7 @@ async def test_hostile_files_neither_stop_nor_slow_indexing(
         "secrets.txt": "x://a:b@c\n" * 90_000,
         "nul.bin": b"\0" * 900_000,
         "too_big.txt": "word\n" * 300_000,
-        "odd\tna\nme\udcff.py".encode(errors="surrogateescape").decode(
-            errors="surrogateescape"
-        ): "def odd(): ...\n",
+        "odd\tna\nme\udcff.py".encode(errors="surrogateescape").decode(errors="surrogateescape"): "def odd(): ...\n",
     }
     commit(repo, {**SHOP, **hostile})
     started = time.monotonic()
@@ -226,9 +216,7 @@ async def test_a_hostile_repository_cannot_run_programs(
     assert not proof.exists()
 
 
-async def test_the_outline_of_a_file_is_that_of_the_indexed_commit(
-    service: ContextService, repo: Path, commit: Commit
-):
+async def test_the_outline_of_a_file_is_that_of_the_indexed_commit(service: ContextService, repo: Path, commit: Commit):
     commit(repo, SHOP)
     await service.index("shop", repo)
     (repo / "shop/cart.py").write_text("")
@@ -319,9 +307,7 @@ class TestOnJinja2:
         commit(repo, {})
         return repo
 
-    async def test_questions_in_the_words_of_the_code_find_their_function(
-        self, service: ContextService, repo: Path
-    ):
+    async def test_questions_in_the_words_of_the_code_find_their_function(self, service: ContextService, repo: Path):
         await service.index("shop", repo)
         expected = {
             "get_template": "Environment.get_template",

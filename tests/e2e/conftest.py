@@ -2,12 +2,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fakes.openai_server import FakeOpenAI
-from stacks import StackProcess, clean_env, make_repo, running_stack
 
 from devtools_platform.agents.adapters.scripted import Script
 from devtools_platform.app.demo import FILES
 from e2e import scenarios
+from fakes.openai_server import FakeOpenAI
+from stacks import StackProcess, clean_env, make_repo, running_stack
 
 
 @pytest.fixture(scope="session")

@@ -7,11 +7,11 @@ from typing import Any
 
 import httpx2
 import pytest
-from fakes.openai_server import FakeOpenAI
-from stacks import StackProcess, clean_env, git, make_repo, run_cli, running_stack
 
 from devtools_platform.app.demo import FILES
 from devtools_platform.core.tasks import MAX_TASK_TEXT
+from fakes.openai_server import FakeOpenAI
+from stacks import StackProcess, clean_env, git, make_repo, run_cli, running_stack
 
 TASK = "Fix the failing test: an order of exactly 100 must get the discount."
 
@@ -133,7 +133,7 @@ def test_a_misspelt_setting_names_the_nearest_one(tmp_path: Path) -> None:
 
 
 HANG = "import time, unittest\n\n\nclass T(unittest.TestCase):\n    def test_it(self):\n        time.sleep(3600)\n"
-FLOOD = "import unittest\n\n\nclass T(unittest.TestCase):\n    def test_it(self):\n        while True:\n            print('x' * 9999)\n"
+FLOOD = HANG.replace("time.sleep(3600)", "[print('x' * 9999) for _ in iter(int, 1)]")
 
 
 @pytest.mark.parametrize(("body", "ended_by"), [(HANG, "timeout"), (FLOOD, "output")], ids=["hang", "flood"])

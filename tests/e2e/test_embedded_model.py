@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from stacks import clean_env, git, run_cli
 
 from devtools_platform.agents.adapters import embedded_model
 from devtools_platform.config import Settings
+from stacks import clean_env, git, run_cli
 
 CACHED = embedded_model.find_cached(Settings().cache_dir)
 

@@ -4,10 +4,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fakes.openai_server import Fault, FakeOpenAI
-from stacks import StackProcess, git, make_repo
-
 from devtools_platform.app.demo import FILES
+from fakes.openai_server import FakeOpenAI, Fault
+from stacks import StackProcess, git, make_repo
 
 TASK = "Fix the failing test: an order of exactly 100 must get the discount."
 

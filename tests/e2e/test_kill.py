@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stacks import StackProcess, clean_env, git, make_repo, running_stack
 
 from devtools_platform.app.demo import FILES
+from stacks import StackProcess, clean_env, git, make_repo, running_stack
 
 TASK = "Fix the failing test: an order of exactly 100 must get the discount."
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from devtools_platform.agents.adapters.scripted import Script
 from e2e.scenarios import APPROVE, call, done, edit
 from fakes.openai_server import FakeOpenAI
 from stacks import StackProcess, clean_env, git, running_stack
-
-from devtools_platform.agents.adapters.scripted import Script
 
 
 @dataclass(frozen=True)

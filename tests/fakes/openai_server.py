@@ -91,7 +91,7 @@ class Recorded:
     fault: FaultKind | None
 
 
-class _Cut(Exception):  # noqa: N818 - not an error but how a server drops a connection
+class _Cut(Exception):
     """Makes uvicorn close the connection without ending the response."""
 
 

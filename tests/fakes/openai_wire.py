@@ -25,9 +25,7 @@ _PIECE = 12
 class WireError(Exception):
     """An answer in the API's error shape."""
 
-    def __init__(
-        self, status: int, message: str, *, type_: str, code: str | None, param: str | None = None
-    ) -> None:
+    def __init__(self, status: int, message: str, *, type_: str, code: str | None, param: str | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.body = {"error": {"message": message, "type": type_, "param": param, "code": code}}
@@ -57,9 +55,7 @@ class WireReply:
 
     @property
     def tokens(self) -> int:
-        return count_tokens(
-            len(self.content or "") + sum(len(call.name + call.arguments) for call in self.calls)
-        )
+        return count_tokens(len(self.content or "") + sum(len(call.name + call.arguments) for call in self.calls))
 
 
 @dataclass(frozen=True)
@@ -174,8 +170,7 @@ def to_wire(reply: Reply, request: ChatRequest, *, id_: str) -> WireReply:
         return WireReply(reply.text)
     if reply.output is None:
         calls = (
-            WireCall(f"{id_}_{index}", call.tool, json.dumps(call.arguments))
-            for index, call in enumerate(reply.calls)
+            WireCall(f"{id_}_{index}", call.tool, json.dumps(call.arguments)) for index, call in enumerate(reply.calls)
         )
         return WireReply(calls=tuple(calls))
     if request.wants_json:
@@ -184,9 +179,7 @@ def to_wire(reply: Reply, request: ChatRequest, *, id_: str) -> WireReply:
     schemas = {name: schema for name, schema in request.tools.items() if name.startswith("final_result")}
     tool = choose_output_tool(schemas, reply.output)
     if tool is None:
-        raise bad_request(
-            f"The script has an `output`, but the request declares none; tools: {list(request.tools)}."
-        )
+        raise bad_request(f"The script has an `output`, but the request declares none; tools: {list(request.tools)}.")
     return WireReply(calls=(WireCall(f"{id_}_0", tool, json.dumps(reply.output)),))
 
 

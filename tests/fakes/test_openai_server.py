@@ -60,8 +60,7 @@ def ask(agent: str = "feature-dev", prompt: str = "add two numbers", **more: Any
 def answered(reply: dict[str, Any], **more: Any) -> dict[str, Any]:
     """The next request of a conversation: every call answered."""
     results = [
-        {"role": "tool", "tool_call_id": call["id"], "content": "done"}
-        for call in reply.get("tool_calls") or []
+        {"role": "tool", "tool_call_id": call["id"], "content": "done"} for call in reply.get("tool_calls") or []
     ]
     request = ask(**more)
     request["messages"] += [reply, *results]
@@ -82,16 +81,12 @@ def fake(server: FakeOpenAI) -> FakeOpenAI:
 
 @pytest.fixture
 async def client(fake: FakeOpenAI) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(
-        base_url=fake.base_url, api_key="test-key", max_retries=0, timeout=5
-    ) as client:
+    async with openai.AsyncOpenAI(base_url=fake.base_url, api_key="test-key", max_retries=0, timeout=5) as client:
         yield client
 
 
 def post(fake: FakeOpenAI, body: object, *, key: str = "test-key") -> httpx2.Response:
-    return httpx2.post(
-        f"{fake.base_url}/chat/completions", json=body, headers={"Authorization": f"Bearer {key}"}
-    )
+    return httpx2.post(f"{fake.base_url}/chat/completions", json=body, headers={"Authorization": f"Bearer {key}"})
 
 
 def error_of(response: httpx2.Response) -> ErrorObject:
@@ -101,9 +96,7 @@ def error_of(response: httpx2.Response) -> ErrorObject:
 async def test_a_conversation_with_the_real_client_follows_the_script(client):
     first = await client.chat.completions.create(**ask(tools=[READ_FILE]))
     call, other = first.choices[0].message.tool_calls
-    second = await client.chat.completions.create(
-        **answered(first.choices[0].message.model_dump(exclude_none=True))
-    )
+    second = await client.chat.completions.create(**answered(first.choices[0].message.model_dump(exclude_none=True)))
 
     assert first.choices[0].finish_reason == "tool_calls"
     assert (call.function.name, json.loads(call.function.arguments)) == (
@@ -124,9 +117,7 @@ def test_a_completion_is_what_the_clients_types_require(fake):
     assert completion.model == "fake-model"
     assert completion.usage is not None
     assert completion.usage.prompt_tokens > 0
-    assert (
-        completion.usage.total_tokens == completion.usage.prompt_tokens + completion.usage.completion_tokens
-    )
+    assert completion.usage.total_tokens == completion.usage.prompt_tokens + completion.usage.completion_tokens
     assert completion.model_extra == {}
 
 
@@ -248,9 +239,7 @@ def test_a_fault_of_one_agent_leaves_the_others_alone(fake):
     fake.inject(Fault(kind="status", agent="orchestrator", times=None))
 
     final = {"tools": [FINAL]}
-    statuses = [
-        post(fake, ask(name, **final)).status_code for name in ("orchestrator", "feature-dev", "orchestrator")
-    ]
+    statuses = [post(fake, ask(name, **final)).status_code for name in ("orchestrator", "feature-dev", "orchestrator")]
     assert statuses == [500, 200, 500]
 
 
@@ -355,9 +344,7 @@ def test_it_runs_as_a_program_for_stacks_in_other_processes(tmp_path):
             url = process.stdout.readline().strip()
             headers = {"Authorization": "Bearer test-key"}
             body = {**ask(), "model": "m1"}
-            statuses = [
-                httpx2.post(f"{url}/chat/completions", json=body, headers=headers).status_code for _ in "12"
-            ]
+            statuses = [httpx2.post(f"{url}/chat/completions", json=body, headers=headers).status_code for _ in "12"]
             origin = url.removesuffix("/v1")
             added = httpx2.post(f"{origin}/fake/faults", json={"kind": "status", "status": 500})
             statuses.append(httpx2.post(f"{url}/chat/completions", json=body, headers=headers).status_code)

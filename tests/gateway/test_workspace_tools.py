@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stacks import git as run_git
-from stacks import make_repo
 
 from devtools_platform.core.tools import Caller, ToolResult
 from devtools_platform.gateway.toolsets.workspace import WorkspaceTools
 from devtools_platform.kit import git
+from stacks import git as run_git
+from stacks import make_repo
 
 FILES = {
     "app/__init__.py": "",

@@ -114,9 +114,7 @@ async def test_what_programs_print_can_be_stored(clean: Engine):
 async def test_no_result_is_null_in_the_table(clean: Engine):
     row = TASK | {"result": None}
     await in_thread(clean, lambda c: c.execute(insert(tasks).values(row)) and None)
-    assert (
-        await in_thread(clean, lambda c: c.scalar(select(tasks.c.id).where(tasks.c.result.is_(None)))) == "t1"
-    )
+    assert await in_thread(clean, lambda c: c.scalar(select(tasks.c.id).where(tasks.c.result.is_(None)))) == "t1"
 
 
 async def test_a_database_that_is_away_is_unavailable_and_its_password_stays_unsaid():
@@ -140,9 +138,7 @@ def test_an_error_does_not_list_what_was_given_to_the_statement(database: Engine
     assert "secret plan" not in str(raised.value)
 
 
-@pytest.mark.parametrize(
-    "url", ["mysql://me:hunter2@host/db", "hunter2", "postgresql://me:hunter2@host:x/db"]
-)
+@pytest.mark.parametrize("url", ["mysql://me:hunter2@host/db", "hunter2", "postgresql://me:hunter2@host:x/db"])
 def test_only_postgresql_is_taken(url: str):
     with pytest.raises(BadInput) as raised:
         connect(url)

@@ -123,9 +123,7 @@ async def test_a_program_that_cannot_be_started_is_named(log: Path):
 
 
 async def test_a_log_is_cut_under_a_program_that_goes_on_writing(log: Path):
-    child = await _sh(
-        "yes long line | head -c 20000; read x <fifo; echo after", log, cwd=_with_fifo(log.parent)
-    )
+    child = await _sh("yes long line | head -c 20000; read x <fifo; echo after", log, cwd=_with_fifo(log.parent))
     await _until(lambda: log.stat().st_size == 20000, "the long output")
     bound_log(log, max_bytes=10_000)
     (log.parent / "fifo").write_text("go\n")

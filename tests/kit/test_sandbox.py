@@ -86,7 +86,7 @@ async def test_there_is_no_network_not_even_to_this_machine(tmp_path: Path) -> N
 
 
 async def test_processes_of_the_host_can_be_neither_seen_nor_killed(tmp_path: Path) -> None:
-    victim = subprocess.Popen(["sleep", "60"])
+    victim = subprocess.Popen(["sleep", "60"])  # noqa: ASYNC220 - it is only watched
     try:
         result = await sh(f"kill -9 {victim.pid}; ls /proc | grep -c '^[0-9]'", tmp_path)
         assert victim.poll() is None

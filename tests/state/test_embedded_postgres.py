@@ -93,9 +93,7 @@ async def _until(check, what: str, timeout_s: float = 10) -> None:
 def _starter(data_dir: Path, service_root: Path) -> Iterator[subprocess.Popen]:
     """Another process of ours that starts the server and stays."""
     argv = [sys.executable, "-c", STARTER, str(data_dir), str(service_root)]
-    with subprocess.Popen(
-        argv, env={"PYTHONPATH": os.pathsep.join(sys.path)}, stdout=subprocess.PIPE
-    ) as process:
+    with subprocess.Popen(argv, env={"PYTHONPATH": os.pathsep.join(sys.path)}, stdout=subprocess.PIPE) as process:
         yield process
         process.kill()
 
@@ -105,9 +103,7 @@ async def test_the_server_is_private_and_durable(data_dir: Path, service_root: P
         settings = "listen_addresses unix_socket_directories fsync data_checksums jit password_encryption"
         found = [_ask(url, f"SHOW {name}") for name in settings.split()]
         assert found == ["127.0.0.1", "", "on", "on", "off", "scram-sha-256"]
-        assert _ask(url, "SELECT current_database() || ' ' || version()").startswith(
-            "devtools PostgreSQL 16."
-        )
+        assert _ask(url, "SELECT current_database() || ' ' || version()").startswith("devtools PostgreSQL 16.")
         for refused in ("", "wrong"):
             with pytest.raises(psycopg.OperationalError, match="password"):
                 _ask(url, "SELECT 1", password=refused)
@@ -153,9 +149,7 @@ async def test_a_server_that_is_still_there_is_taken_over(data_dir: Path, servic
         assert not first._server.is_alive
 
 
-async def test_a_server_that_is_still_there_but_does_not_answer_is_replaced(
-    data_dir: Path, service_root: Path
-):
+async def test_a_server_that_is_still_there_but_does_not_answer_is_replaced(data_dir: Path, service_root: Path):
     async with _started(data_dir, service_root) as (first, url):
         born = _ask(url, "SELECT pg_postmaster_start_time()")
         os.kill(first._server.pid, signal.SIGSTOP)
@@ -198,9 +192,7 @@ async def test_a_note_whose_number_is_now_somebody_elses_is_no_obstacle(
         ["sleep", "1000"], env={"PATH": "/usr/bin:/bin"}, log_file=tmp_path / "log", user=service_user()
     )
     note = cluster / "postmaster.pid"
-    note.write_text(
-        f"{stranger.pid}\n{cluster}\n1700000000\n5432\n\n127.0.0.1\n       0         0\nready   \n"
-    )
+    note.write_text(f"{stranger.pid}\n{cluster}\n1700000000\n5432\n\n127.0.0.1\n       0         0\nready   \n")
     shutil.chown(note, cluster.stat().st_uid)
     async with _started(data_dir, service_root) as (_, url):
         assert _ask(url, "SELECT 1") == "1"
@@ -248,9 +240,7 @@ async def test_kill_9_while_the_cluster_is_made_is_recovered(tmp_path: Path, ser
     assert not list(folder.glob("cluster.new-*"))
 
 
-async def test_a_cluster_without_its_password_is_kept_aside_and_a_new_one_made(
-    tmp_path: Path, service_root: Path
-):
+async def test_a_cluster_without_its_password_is_kept_aside_and_a_new_one_made(tmp_path: Path, service_root: Path):
     folder = _home(tmp_path, service_root).folder
     (folder / "cluster").mkdir(parents=True)
     (folder / "cluster" / "precious").touch()

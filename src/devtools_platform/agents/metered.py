@@ -29,9 +29,9 @@ TIME = Histogram(
 MAX_ATTEMPTS = 4
 MAX_WAIT_S = 60.0
 
-IsRetryable = Callable[[BaseException], float | None]
+IsRetryable = Callable[[Exception], float | None]
 """Seconds to wait before trying again, or None when trying again cannot help."""
-Explain = Callable[[BaseException], DevToolsError]
+Explain = Callable[[Exception], DevToolsError]
 """What a person should read about an error; also picklable, which provider errors are not."""
 Price = Callable[[int, int], Decimal | None]
 

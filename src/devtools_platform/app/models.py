@@ -16,7 +16,7 @@ from devtools_platform.agents.interfaces import ModelLedger
 from devtools_platform.agents.metered import MeteredModel
 from devtools_platform.config import Settings
 from devtools_platform.core.agents import AgentName
-from devtools_platform.core.errors import NoModel
+from devtools_platform.core.errors import NoModel, Unavailable
 from devtools_platform.core.tasks import ModelInfo, Usage
 from devtools_platform.observability.interfaces import Ledger, ModelCall
 
@@ -43,7 +43,10 @@ class ServedModel:
         """The preflight of every task: does the endpoint answer, take the key, know the model?"""
         if self.endpoint is None:
             raise NoModel(self.missing or "No model is configured.", hint=NO_MODEL_HINT)
-        if self.endpoint.base_url is not None:
+        if self.server is not None:
+            if not self.server.is_running:
+                raise Unavailable("The embedded model's process has ended.", hint="Start the stack again.")
+        elif self.endpoint.base_url is not None:
             await endpoints.check_endpoint(self.endpoint)
 
     @property
@@ -72,7 +75,7 @@ async def _embedded(settings: Settings, logs: Path, progress: Callable[[str], No
             return ServedModel(None, None, missing="No model is configured and the embedded one is not fetched.")
     server = LlamaServer(file, log_file=logs / "model.log")
     try:
-        await server.start(lambda waited: progress(f"loading {name}, {waited:.0f} s"))
+        await server.start(lambda waited: progress(f"loading {name}, {waited:.0f} s") if waited % 5 < 1 else None)
     except NoModel as error:
         return ServedModel(None, None, missing=f"{error} {error.hint}")
     endpoint = endpoints.Endpoint("embedded", server.base_url, SecretStr(server.api_key), name, "small")

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 
 import uvicorn
@@ -35,7 +35,7 @@ class QuietServer(uvicorn.Server):
     """Signals belong to the stack, which stops its parts in order; uvicorn would stop each on its own."""
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
+    def capture_signals(self) -> Generator[None]:
         yield
 
 

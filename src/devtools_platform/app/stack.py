@@ -10,7 +10,7 @@ import logging.handlers
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +94,7 @@ class Stack:
     progress: Progress
 
     @asynccontextmanager
-    async def run(self) -> AsyncIterator[Running]:
+    async def run(self) -> AsyncGenerator[Running]:
         """Start everything, yield when it answers, stop it on the way out whatever happened."""
         began = time.perf_counter()
         home = Home(self.settings.data_dir)
@@ -151,7 +151,9 @@ class Stack:
         )
         self.progress("state", urls.state)
         data = ConsoleData(state, Admission(self.settings), gateway, served, urls.as_dict())
-        await serving.serve(build_console(data, data, data, token=token, secret=secret, host=self.settings.host), sockets["console"])
+        await serving.serve(
+            build_console(data, data, data, token=token, secret=secret, host=self.settings.host), sockets["console"]
+        )
         self.progress("console", urls.console)
         link = await _login_link(urls.console, token)
         return Running(home.path, urls, token, link, served, time.perf_counter() - began)

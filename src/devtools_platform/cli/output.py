@@ -9,8 +9,8 @@ from rich.text import Text
 
 from devtools_platform.core.errors import DevToolsError
 
-err = Console(stderr=True, highlight=False)
-out = Console(highlight=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
@@ -20,6 +20,10 @@ def print_json(value: Any) -> None:
 def progress(part: str, text: str) -> None:
     """One line of a long work: which part, and what it does."""
     err.print(Text.assemble((f"  {part:<10}", "cyan"), text))
+
+
+def no_progress(part: str, text: str) -> None:
+    """For `--json`: only the result is printed."""
 
 
 def fail(error: DevToolsError, *, as_json: bool) -> NoReturn:

@@ -1,7 +1,7 @@
 """`dev-tools task`: hand over a task, watch it, look at it, cancel it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +11,7 @@ import typer
 from devtools_platform.app.client import StackClient
 from devtools_platform.app.home import Home
 from devtools_platform.app.stack import Stack
-from devtools_platform.cli.output import err, out, print_json, progress
+from devtools_platform.cli.output import err, no_progress, out, print_json, progress
 from devtools_platform.cli.stack import DataDir, stack_settings
 from devtools_platform.cli.summary import describe_event, summarise
 from devtools_platform.config import Settings
@@ -78,7 +78,7 @@ async def _run(settings: Settings, request: TaskRequest, *, watch: bool, quiet: 
 
 
 @asynccontextmanager
-async def _client(settings: Settings, *, quiet: bool) -> AsyncIterator[StackClient]:
+async def _client(settings: Settings, *, quiet: bool) -> AsyncGenerator[StackClient]:
     """The running stack, or one started for this command on free ports."""
     home = Home(settings.data_dir)
     try:
@@ -89,7 +89,7 @@ async def _client(settings: Settings, *, quiet: bool) -> AsyncIterator[StackClie
     if not quiet:
         err.print("  no stack is running: starting one for this task")
     own = stack_settings(settings.data_dir, free_ports=True)
-    async with Stack(own, progress if not quiet else lambda *_: None).run() as running:
+    async with Stack(own, no_progress if quiet else progress).run() as running:
         yield StackClient(running.urls.state, running.token)
 
 

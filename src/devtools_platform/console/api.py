@@ -90,9 +90,7 @@ class Doors:
     async def log_in(self, request: Request, token: str = "") -> Response:
         if not self.links.redeem(token):
             return self.renderer.page("login.html", status=401, path=request.url.path)
-        response = RedirectResponse(
-            _return_path(request), status_code=303, headers={"Cache-Control": "no-store"}
-        )
+        response = RedirectResponse(_return_path(request), status_code=303, headers={"Cache-Control": "no-store"})
         response.delete_cookie(RETURN_COOKIE)
         response.set_cookie(
             self.sessions.cookie_name,

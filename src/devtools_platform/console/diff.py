@@ -66,11 +66,7 @@ def view_changes(diff: str | None, findings: Sequence[Finding]) -> Changes:
     lines = (diff or "").removesuffix("\n").split("\n")
     files = tuple(_read_file(chunk) for chunk in _split(lines[:MAX_LINES], "diff --git ") if any(chunk))
     shown = {
-        (file.path, line.new)
-        for file in files
-        for hunk in file.hunks
-        for line in hunk.lines
-        if line.new is not None
+        (file.path, line.new) for file in files for hunk in file.hunks for line in hunk.lines if line.new is not None
     }
     at_line: dict[tuple[str, int], tuple[Finding, ...]] = {}
     elsewhere: list[Finding] = []

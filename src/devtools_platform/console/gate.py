@@ -61,9 +61,7 @@ class Gate:
                 "Open it under the address `dev-tools up` prints; `dev-tools config show` names the host.",
             )
         if request.method not in _SAFE_METHODS and not _is_same_origin(request, host):
-            return self.renderer.error(
-                403, "Another site sent this form.", "Open the console itself and do it there."
-            )
+            return self.renderer.error(403, "Another site sent this form.", "Open the console itself and do it there.")
         if request.url.path in _OPEN or request.url.path.startswith("/static/"):
             return None
         session = self.sessions.read(request.cookies.get(self.sessions.cookie_name))

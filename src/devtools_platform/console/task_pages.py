@@ -38,9 +38,7 @@ Form = Mapping[str, str]
 class TaskPages:
     """The handlers. Each gets a request the gate has let through, so a session is there."""
 
-    def __init__(
-        self, reader: TaskReader, writer: TaskWriter, stack: StackReader, renderer: Renderer
-    ) -> None:
+    def __init__(self, reader: TaskReader, writer: TaskWriter, stack: StackReader, renderer: Renderer) -> None:
         self.reader = reader
         self.writer = writer
         self.stack = stack
@@ -159,9 +157,7 @@ async def _read_form(request: Request) -> Form:
     async for chunk in request.stream():
         body += chunk
         if len(body) > MAX_BODY_BYTES:
-            raise BadInput(
-                f"A form is at most {MAX_BODY_BYTES} bytes.", hint="Put long text into the repository."
-            )
+            raise BadInput(f"A form is at most {MAX_BODY_BYTES} bytes.", hint="Put long text into the repository.")
     form = dict(parse_qsl(body.decode(errors="replace"), keep_blank_values=True))
     if not has_csrf(_session(request), form.get("csrf", "")):
         raise Forbidden(

@@ -43,9 +43,7 @@ def _add_routes(app: FastAPI, service: ContextService) -> None:
     async def create_collection(new: NewCollection) -> IndexStatus:
         repo = Path(new.repo)
         if not repo.is_absolute():
-            raise BadInput(
-                f"{new.repo!r} is not an absolute path.", hint="Give the path from the root folder."
-            )
+            raise BadInput(f"{new.repo!r} is not an absolute path.", hint="Give the path from the root folder.")
         return await service.start_index(name_collection(repo), repo)
 
     async def read_collection(name: str) -> IndexStatus:

@@ -64,9 +64,7 @@ async def read_blobs(repo: Path, blobs: Iterable[str]) -> AsyncGenerator[tuple[s
             process.stdin.write(blob.encode() + b"\n")
             header = (await process.stdout.readline()).decode().split()
             if len(header) != 3:  # noqa: PLR2004 - "id type size"; else "id missing", or nothing at all
-                raise ProgramFailed(
-                    f"git has no object {blob!r} in {str(repo)!r}: {' '.join(header) or 'it ended'}"
-                )
+                raise ProgramFailed(f"git has no object {blob!r} in {str(repo)!r}: {' '.join(header) or 'it ended'}")
             content = await process.stdout.readexactly(int(header[2]) + 1)
             yield blob, content[:-1]
 
@@ -99,9 +97,7 @@ def _find_git(repo: Path) -> str:
     if git is None:
         raise ProgramFailed("git is not installed.", hint="Install git and see that it is on PATH.")
     if not repo.is_dir():
-        raise NotARepository(
-            f"{str(repo)!r} is not a folder.", hint="Give the top folder of a git repository."
-        )
+        raise NotARepository(f"{str(repo)!r} is not a folder.", hint="Give the top folder of a git repository.")
     return git
 
 

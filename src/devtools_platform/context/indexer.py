@@ -117,9 +117,7 @@ async def index_head(
     commit = await git.find_head(repo)
     entries = await git.list_tree(repo, commit)
     before = manifests.load(collection)
-    if (
-        before is None or await engine.count(collection) < before.chunks
-    ):  # the engine has lost what we hold true
+    if before is None or await engine.count(collection) < before.chunks:  # the engine has lost what we hold true
         await engine.delete(collection)
         before = Manifest(collection=collection, repo=repo)
     before = replace(before, repo=repo)

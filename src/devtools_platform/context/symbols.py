@@ -127,11 +127,7 @@ def _list_definitions(language: str, source: bytes) -> list[Symbol]:
     root = _parse(language, source)
     if root is None:
         return []
-    found = [
-        (kind, node)
-        for kind, nodes in QueryCursor(_get_query(language)).captures(root).items()
-        for node in nodes
-    ]
+    found = [(kind, node) for kind, nodes in QueryCursor(_get_query(language)).captures(root).items() for node in nodes]
     found.sort(key=lambda item: (item[1].start_byte, -item[1].end_byte))
     symbols: list[Symbol] = []
     around: list[tuple[Node, Symbol]] = []
@@ -192,11 +188,7 @@ def _read_symbol(kind: str, node: Node, parent: Symbol | None) -> Symbol | None:
 
 def _read_name(kind: str, node: Node) -> str | None:
     if kind == "block":
-        labels = [
-            _get_text(child).strip('"')
-            for child in node.children
-            if child.type in {"identifier", "string_lit"}
-        ]
+        labels = [_get_text(child).strip('"') for child in node.children if child.type in {"identifier", "string_lit"}]
         return " ".join(labels)
     field = "type" if node.type == "impl_item" else "name"
     named = node.child_by_field_name(field) or node.child_by_field_name("property")

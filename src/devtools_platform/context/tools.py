@@ -85,9 +85,7 @@ class ContextTools:
         if name == OUTLINE.name:
             path = _validate(OutlineArguments, arguments).path
             symbols = await self.service.outline(collection, path)
-            return ToolResult(
-                _show_symbols(path, symbols), {"symbols": [asdict(symbol) for symbol in symbols]}
-            )
+            return ToolResult(_show_symbols(path, symbols), {"symbols": [asdict(symbol) for symbol in symbols]})
         raise BadInput(f"There is no tool {name!r}.", hint="The tools are search and outline.")
 
 

@@ -1,6 +1,7 @@
 """Secrets leave no trace: one redactor for logs, events, tool results, spans and errors."""
 
 import re
+from bisect import bisect_left
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,9 +25,7 @@ _SHAPES = re.compile(
     """,
     re.VERBOSE,
 )
-_URL_PASSWORD = re.compile(
-    r"(?P<head>\b[a-z][a-z0-9+.-]{0,30}://[^\s:/@]{0,200}:)[^\s@/]{1,500}(?=@)", re.IGNORECASE
-)
+_URL_PASSWORD = re.compile(r"(?P<head>\b[a-z][a-z0-9+.-]{0,30}://[^\s:/@]{0,200}:)[^\s@/]{1,500}(?=@)", re.IGNORECASE)
 _BEARER = re.compile(r"(?P<head>\bbearer\s+)[A-Za-z0-9._~+/=-]{12,}", re.IGNORECASE)
 
 
@@ -50,6 +49,7 @@ def redact(value: Any) -> Any:
 
 def find_secrets(text: str) -> list[tuple[int, str]]:
     """(line number from 1, what it looks like) for every secret shape in `text`."""
-    found = [(text.count("\n", 0, match.start()) + 1, match.group()[:6] + "…") for match in _SHAPES.finditer(text)]
-    found += [(text.count("\n", 0, m.start()) + 1, "password in a URL") for m in _URL_PASSWORD.finditer(text)]
-    return sorted(found)
+    found = [(match.start(), match.group()[:6] + "…") for match in _SHAPES.finditer(text)]
+    found += [(match.start(), "password in a URL") for match in _URL_PASSWORD.finditer(text)]
+    ends = [match.start() for match in re.finditer("\n", text)]
+    return [(bisect_left(ends, start) + 1, shape) for start, shape in sorted(found)]

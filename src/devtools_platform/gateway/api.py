@@ -4,7 +4,7 @@
 """
 
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Any
@@ -44,7 +44,7 @@ def build_api(gateway: Gateway, *, token: str, secret: str) -> FastAPI:
         return {"servers": len(gateway.servers), "tools": len(gateway.list_tools())}
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
         async with server.session_manager.run():
             yield
 

@@ -113,7 +113,5 @@ def _translated(error: exc.OperationalError | exc.TimeoutError) -> DevToolsError
     reason = str(error.orig if isinstance(error, exc.OperationalError) else error)
     first_line = redact_text(reason.strip().partition("\n")[0])
     if getattr(getattr(error, "orig", None), "sqlstate", None) == _SQLSTATE_DISK_FULL:
-        return DiskFull(
-            f"The database has no room left: {first_line}", hint="Free some disk space, then try again."
-        )
+        return DiskFull(f"The database has no room left: {first_line}", hint="Free some disk space, then try again.")
     return Unavailable(f"The database does not answer: {first_line}")

@@ -88,7 +88,7 @@ async def _run(arguments: tuple[str, ...], cwd: Path, env: dict[str, str] | None
 
 async def resolve_repository(path: Path) -> Repository:
     """The repository `path` lies in. Raises `NotARepository` saying what it is instead."""
-    if not path.is_dir():
+    if not path.is_dir():  # noqa: ASYNC240 - one stat
         raise NotARepository(f"{str(path)!r} is not a folder.", hint="Give --repo the folder of a git repository.")
     code, out, err = await _run(("rev-parse", "--show-toplevel"), path, None)
     if "dubious ownership" in err:

@@ -1,7 +1,7 @@
 """Spans by the OpenTelemetry API only. Which exporters listen is the business of `observability`."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ def trace_id_for(task_id: str) -> str:
 
 
 @contextmanager
-def task_span(task_id: str, agent: str, name: str) -> Iterator[Span]:
+def task_span(task_id: str, agent: str, name: str) -> Generator[Span]:
     """A span in the task's trace; everything inside belongs to `agent`."""
     root = SpanContext(
         trace_id=int(trace_id_for(task_id), 16),

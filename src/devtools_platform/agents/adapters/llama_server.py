@@ -38,9 +38,7 @@ def free_threads() -> int:
 class LlamaServer:
     """One model, one slot. `base_url` and `api_key` are valid between `start` and `stop`."""
 
-    def __init__(
-        self, model_file: Path, *, log_file: Path, context: int = 8192, threads: int | None = None
-    ) -> None:
+    def __init__(self, model_file: Path, *, log_file: Path, context: int = 8192, threads: int | None = None) -> None:
         self.model_file = model_file
         self.log_file = log_file
         self.context = context

@@ -120,9 +120,7 @@ class Script:
         except OSError as error:
             raise BadInput(f"Cannot read the model script {str(path)!r}: {error.strerror}.") from error
         except ValueError as error:
-            raise BadInput(
-                f"The model script {str(path)!r} cannot be read as YAML or JSON: {error}."
-            ) from error
+            raise BadInput(f"The model script {str(path)!r} cannot be read as YAML or JSON: {error}.") from error
         return cls.parse(data, name=str(path))
 
     @classmethod
@@ -141,9 +139,7 @@ class Script:
         """The reply for turn `turn` (from 0) of a run. Raises `ModelRefused` when the script has none."""
         rule = next((rule for rule in self.rules if rule.is_for(agent, first_prompt)), None)
         if rule is None:
-            raise self._no_reply(
-                agent, turn, f"no rule fits a first prompt that starts {first_prompt[:80]!r}"
-            )
+            raise self._no_reply(agent, turn, f"no rule fits a first prompt that starts {first_prompt[:80]!r}")
         if turn >= len(rule.turns):
             raise self._no_reply(agent, turn, f"its rule ({rule}) is used up")
         return rule.turns[turn]
@@ -176,9 +172,7 @@ class ScriptedModel(Model[Any]):
     """A pydantic-ai model that speaks one agent's part of a script. Keeps no state between requests."""
 
     def __init__(self, script: Script, agent: AgentName) -> None:
-        super().__init__(
-            profile=ModelProfile(supports_json_schema_output=True, supports_json_object_output=True)
-        )
+        super().__init__(profile=ModelProfile(supports_json_schema_output=True, supports_json_object_output=True))
         self.script = script
         self.agent: AgentName = agent
 
@@ -205,7 +199,7 @@ class ScriptedModel(Model[Any]):
         messages: list[ModelMessage],
         model_settings: ModelSettings | None,
         model_request_parameters: ModelRequestParameters,
-        run_context: RunContext[Any] | None = None,  # noqa: ARG002 - part of the interface
+        run_context: RunContext[Any] | None = None,
     ) -> AsyncGenerator[StreamedResponse]:
         _, parameters = self.prepare_request(model_settings, model_request_parameters)
         response = self._respond(messages, parameters)
@@ -218,9 +212,7 @@ class ScriptedModel(Model[Any]):
         read = sum(map(len, _texts(messages, parameters)))
         return ModelResponse(
             parts=parts,
-            usage=RequestUsage(
-                input_tokens=count_tokens(read), output_tokens=count_tokens(sum(map(_length, parts)))
-            ),
+            usage=RequestUsage(input_tokens=count_tokens(read), output_tokens=count_tokens(sum(map(_length, parts)))),
             model_name=self.model_name,
             provider_name=self.system,
             finish_reason="tool_call" if any(isinstance(part, ToolCallPart) for part in parts) else "stop",

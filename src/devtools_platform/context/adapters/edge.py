@@ -89,9 +89,7 @@ class EdgeEngine:
             return await asyncio.wait_for(child.ask(op, arguments), self.timeout_s)
         except TimeoutError:
             await child.close(patiently=False)
-            raise Unavailable(
-                f"The search engine did not answer {op!r} in {self.timeout_s} s.", hint=_HINT
-            ) from None
+            raise Unavailable(f"The search engine did not answer {op!r} in {self.timeout_s} s.", hint=_HINT) from None
 
     async def _get_child(self) -> "_Child":
         async with self._starting:
@@ -105,7 +103,7 @@ class EdgeEngine:
             return self._child
 
 
-class _ChildDied(Exception):  # noqa: N818 - named for what happened
+class _ChildDied(Exception):
     """The process ended before it answered."""
 
 

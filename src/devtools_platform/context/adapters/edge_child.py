@@ -63,18 +63,14 @@ class Engine:
     def delete(self, collection: str, blobs: Sequence[str] | None) -> None:
         self._update(qdrant.UpdateOperation.delete_points_by_filter(_select(collection, blobs)))
 
-    def search(
-        self, collection: str, query: str, limit: int, blobs: Sequence[str] | None
-    ) -> list[dict[str, Any]]:
+    def search(self, collection: str, query: str, limit: int, blobs: Sequence[str] | None) -> list[dict[str, Any]]:
         words = _LEXICAL.embed_query(query)
         if not words.indices:
             return []
         found: dict[str, dict[str, Any]] = {}
         for field in ("text", "name"):
             for point in self._ask(field, words, collection, limit, blobs):
-                candidate = found.setdefault(
-                    str(point.id), {"chunk": point.payload, "text": 0.0, "name": 0.0}
-                )
+                candidate = found.setdefault(str(point.id), {"chunk": point.payload, "text": 0.0, "name": 0.0})
                 candidate[field] = point.score
         return list(found.values())
 

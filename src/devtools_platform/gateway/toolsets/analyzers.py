@@ -66,7 +66,7 @@ def _ruff_finding(row: Mapping[str, Any], added: Mapping[str, Mapping[int, str]]
 def from_bandit(output: str, added: Mapping[str, Mapping[int, str]]) -> list[Finding]:
     """Raises ValueError when `output` is not bandit's."""
     start = output.find("{")
-    report = json.loads(output[start:]) if start >= 0 else {}
+    report: dict[str, Any] = json.loads(output[start:]) if start >= 0 else {}
     if "results" not in report:
         raise ValueError("no results in it")
     return [_bandit_finding(row, added) for row in report["results"]]
@@ -113,9 +113,9 @@ def _in_blocks(added: Mapping[str, Mapping[int, str]]) -> list[tuple[str, int, s
 def _rows(output: str) -> Sequence[Mapping[str, Any]]:
     start = output.find("[")
     rows = json.loads(output[start:]) if start >= 0 else None
-    if not isinstance(rows, list):
+    if rows is None:
         raise ValueError("no list in it")
-    return rows  # pyright: ignore[reportUnknownVariableType] - ruff's own shape, read key by key
+    return rows
 
 
 def _relative(path: str) -> str:

@@ -7,7 +7,7 @@ nothing, because there is only one look.
 import contextlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,7 +22,9 @@ def split(path: str) -> list[str]:
     """The components of a relative path. Raises `ToolFailed` for one that could mean anything else."""
     parts = [part for part in path.split("/") if part not in {"", "."}]
     if not parts or path.startswith("/") or "\0" in path or ".." in parts:
-        raise ToolFailed(f"{path!r} is not a path inside the repository; give one relative to its top, like 'src/a.py'.")
+        raise ToolFailed(
+            f"{path!r} is not a path inside the repository; give one relative to its top, like 'src/a.py'."
+        )
     if ".git" in (part.lower() for part in parts):
         raise ToolFailed(f"{path!r} lies in git's own folder, which is not yours to read or change.")
     return parts
@@ -88,7 +90,7 @@ def _mode_to_keep(folder: int, name: str, path: str) -> int:
 
 
 @contextmanager
-def _parent(root: Path, path: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
+def _parent(root: Path, path: str, *, make: bool = False) -> Generator[tuple[int, str]]:
     """An open descriptor of the folder that holds `path`, and the last component."""
     *folders, name = split(path)
     with contextlib.ExitStack() as opened:

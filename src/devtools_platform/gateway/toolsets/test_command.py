@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, cast
 
 Read = Callable[[str], str]
 """The text of a file by its path; "" where it cannot be read."""
@@ -42,9 +42,11 @@ def detect(files: Sequence[str], read: Read) -> TestCommand | None:
 def _configured(files: frozenset[str], read: Read) -> TestCommand | None:
     if "dev-tools.toml" not in files:
         return None
-    command = _toml(read("dev-tools.toml")).get("test", {}).get("command")
-    is_list = isinstance(command, list) and command and all(isinstance(part, str) for part in command)
-    return TestCommand(tuple(command), "dev-tools.toml", _python_env(files)) if is_list else None
+    command: Any = _toml(read("dev-tools.toml")).get("test", {}).get("command")
+    if not isinstance(command, list) or not command:
+        return None
+    words = tuple(str(part) for part in cast("list[Any]", command))
+    return TestCommand(words, "dev-tools.toml", _python_env(files))
 
 
 def _python(files: frozenset[str], read: Read) -> TestCommand | None:

@@ -43,9 +43,7 @@ def sandbox_argv(
     ]
 
 
-def launcher_argv(
-    info: SandboxInfo | None, command: Sequence[str], limits: Limits, *, is_writable: bool
-) -> list[str]:
+def launcher_argv(info: SandboxInfo | None, command: Sequence[str], limits: Limits, *, is_writable: bool) -> list[str]:
     """The program that takes away what is left, then becomes `command`. Without `info` it only sets limits."""
     launcher = LAUNCHER if info else Path(__file__).with_name("launch.py")
     writable = [str(WORKSPACE)] if is_writable else []

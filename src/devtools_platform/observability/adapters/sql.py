@@ -8,8 +8,9 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from devtools_platform.core.tasks import Usage
+from devtools_platform.kit import schema
 from devtools_platform.kit.database import in_thread
-from devtools_platform.kit.schema import model_calls, spans, tool_calls
+from devtools_platform.kit.schema import model_calls, tool_calls
 from devtools_platform.kit.telemetry import trace_id_for
 from devtools_platform.observability.interfaces import ModelCall, SpanRow
 
@@ -18,14 +19,15 @@ from devtools_platform.observability.interfaces import ModelCall, SpanRow
 class SqlSpanStore:
     database: sa.Engine
 
-    def write(self, spans_: Sequence[SpanRow]) -> None:
-        statement = insert(spans).on_conflict_do_nothing(index_elements=["trace_id", "span_id"])
+    def write(self, spans: Sequence[SpanRow]) -> None:
+        statement = insert(schema.spans).on_conflict_do_nothing(index_elements=["trace_id", "span_id"])
         with self.database.begin() as connection:
-            connection.execute(statement, [asdict(span) for span in spans_])
+            connection.execute(statement, [asdict(span) for span in spans])
 
     async def read_trace(self, task_id: str) -> list[dict[str, Any]]:
         """The task's spans as rows, oldest first."""
-        query = sa.select(spans).where(spans.c.trace_id == trace_id_for(task_id)).order_by(spans.c.started_at)
+        of_task = schema.spans.c.trace_id == trace_id_for(task_id)
+        query = sa.select(schema.spans).where(of_task).order_by(schema.spans.c.started_at)
         rows = await in_thread(self.database, lambda c: c.execute(query).mappings().all())
         return [dict(row) for row in rows]
 

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
-from dbos import DBOS, DBOSConfig, SetWorkflowID
+from dbos import DBOS, DBOSConfig, SetWorkflowID, StepOptions
 from pydantic import TypeAdapter
 
 T = TypeVar("T")
@@ -70,10 +70,8 @@ class DbosEngine:
         async def run() -> Any:
             return adapter.dump_python(await call(), mode="json")
 
-        options: dict[str, Any] = {"name": name}
-        if attempts > 1:
-            options |= {"retries_allowed": True, "max_attempts": attempts}
-        return adapter.validate_python(await DBOS.run_step_async(options, run))  # pyright: ignore[reportArgumentType]
+        options: StepOptions = {"name": name, "retries_allowed": attempts > 1, "max_attempts": max(attempts, 2)}
+        return adapter.validate_python(await DBOS.run_step_async(options, run))
 
     async def child(self, workflow: str, id_: str, argument: Mapping[str, Any]) -> dict[str, Any]:
         with SetWorkflowID(id_):

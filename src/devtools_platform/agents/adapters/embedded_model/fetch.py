@@ -37,9 +37,7 @@ MARGIN = 256 << 20
 LOCK_POLL_S = 0.2
 
 
-async def fetch(
-    cache_dir: Path, *, source: str | None, progress: Progress, model: EmbeddedModel = CODER
-) -> Path:
+async def fetch(cache_dir: Path, *, source: str | None, progress: Progress, model: EmbeddedModel = CODER) -> Path:
     """The model's file, fetched if the cache does not hold it.
 
     Takes up a download that was broken off. Raises `NoModel` with every source's failure, `DiskFull`, or
@@ -65,9 +63,7 @@ async def fetch(
             partial.close()
 
 
-async def _try_all(
-    sources: Sequence[Source], partial: Partial, progress: Progress, model: EmbeddedModel
-) -> None:
+async def _try_all(sources: Sequence[Source], partial: Partial, progress: Progress, model: EmbeddedModel) -> None:
     failures: list[str] = []
     for source in sources:
 

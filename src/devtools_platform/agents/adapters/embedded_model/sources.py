@@ -29,9 +29,7 @@ TIMEOUT = httpx2.Timeout(30, read=60)
 CONNECTION_TRIES = 3
 PART_TIMEOUT_S = 900
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-MANIFEST_TYPES = (
-    "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json"
-)
+MANIFEST_TYPES = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json"
 
 
 class SourceFailedError(Exception):
@@ -144,9 +142,7 @@ class Artefact:
             raise SourceFailedError(f"its layers are {', '.join(digests) or 'none'}; expected {wanted}")
         await Download(f"{base}/blobs/{wanted}", self.model, headers).fill(partial, report)
 
-    async def _read_manifest(
-        self, client: httpx2.AsyncClient, url: str
-    ) -> tuple[dict[str, Any], dict[str, str]]:
+    async def _read_manifest(self, client: httpx2.AsyncClient, url: str) -> tuple[dict[str, Any], dict[str, str]]:
         """The manifest, and the header that opened it, asking for an anonymous token where one is needed."""
         headers: dict[str, str] = {}
         response = await client.get(url, headers={"Accept": MANIFEST_TYPES})

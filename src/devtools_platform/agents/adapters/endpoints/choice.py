@@ -81,11 +81,7 @@ async def _only_model(base_url: str, key: SecretStr | None) -> str:
     names = await list_models(base_url, key, key_setting="DEV_TOOLS_MODEL_API_KEY")
     if names is not None and len(names) == 1:
         return names[0]
-    listed = (
-        "keeps no list of its models"
-        if names is None
-        else f"lists {', '.join(map(repr, names[:20])) or 'none'}"
-    )
+    listed = "keeps no list of its models" if names is None else f"lists {', '.join(map(repr, names[:20])) or 'none'}"
     raise BadInput(
         f"DEV_TOOLS_MODEL is not set, and {base_url} {listed}.",
         hint="Set DEV_TOOLS_MODEL to the model to use.",

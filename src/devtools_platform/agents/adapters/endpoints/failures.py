@@ -122,9 +122,7 @@ def explain(error: Exception, endpoint: Endpoint | None = None) -> DevToolsError
     failure = read_failure(error)
     if failure is None:
         raise error
-    who = (
-        f"The model endpoint {endpoint.base_url}" if endpoint and endpoint.base_url else "The model endpoint"
-    )
+    who = f"The model endpoint {endpoint.base_url}" if endpoint and endpoint.base_url else "The model endpoint"
     what, hint = _words(failure.kind, endpoint)
     message = f"{who} {what}: {failure.detail}"
     cls = Unavailable if failure.kind in WAITS_S or failure.kind == "unusable" else ModelRefused
@@ -203,9 +201,7 @@ def _kind_of_status(error: ai.ModelHTTPError) -> Kind:
 
 def _as_http_error(response: httpx2.Response, body: object, code: str | None) -> ai.ModelHTTPError:
     """pydantic-ai's error knows how to read Retry-After in all its forms."""
-    return ai.ModelHTTPError(
-        response.status_code, "", body, headers=response.headers, provider_error_code=code
-    )
+    return ai.ModelHTTPError(response.status_code, "", body, headers=response.headers, provider_error_code=code)
 
 
 def _body_message(error: ai.ModelHTTPError) -> str:

@@ -53,8 +53,6 @@ def _published_usd(endpoint: Endpoint, input_tokens: int, output_tokens: int) ->
 
     usage = genai_prices.Usage(input_tokens=input_tokens, output_tokens=output_tokens)
     try:
-        return genai_prices.calc_price(
-            usage, endpoint.model, provider_api_url=endpoint.base_url or ""
-        ).total_price
+        return genai_prices.calc_price(usage, endpoint.model, provider_api_url=endpoint.base_url or "").total_price
     except LookupError:
         return None

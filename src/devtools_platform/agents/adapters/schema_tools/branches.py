@@ -53,9 +53,7 @@ def list_branches(parameters: ModelRequestParameters, enums: Enums) -> list[Bran
 
 
 def _branch_of(tool: ToolDefinition, kind: Literal["tool", "output_tool"]) -> Branch:
-    return Branch(
-        tool.name, tool.description or "", {"type": "object", **tool.parameters_json_schema}, kind, {}
-    )
+    return Branch(tool.name, tool.description or "", {"type": "object", **tool.parameters_json_schema}, kind, {})
 
 
 def narrow(branch: Branch, enums: Enums) -> Branch | None:
@@ -153,15 +151,10 @@ def _describe_one(branch: Branch) -> str:
     properties: dict[str, Schema] = branch.schema.get("properties", {})
     required = branch.schema.get("required", ())
     signature = ", ".join(
-        f"{name}{'' if name in required else '?'}: {_type_name(schema)}"
-        for name, schema in properties.items()
+        f"{name}{'' if name in required else '?'}: {_type_name(schema)}" for name, schema in properties.items()
     )
-    lines = [
-        f"- {branch.name}({signature}){' [ends the work]' if branch.is_final else ''} {branch.description}"
-    ]
-    lines += [
-        f"    {name}: {text}" for name, schema in properties.items() if (text := schema.get("description"))
-    ]
+    lines = [f"- {branch.name}({signature}){' [ends the work]' if branch.is_final else ''} {branch.description}"]
+    lines += [f"    {name}: {text}" for name, schema in properties.items() if (text := schema.get("description"))]
     return "\n".join(lines)
 
 

@@ -95,13 +95,11 @@ class SchemaToolModel(WrapperModel):
         messages: list[ModelMessage],
         model_settings: ModelSettings | None,
         model_request_parameters: ModelRequestParameters,
-        run_context: RunContext[Any] | None = None,  # noqa: ARG002 - the overridden method's own
+        run_context: RunContext[Any] | None = None,
     ) -> AsyncGenerator[StreamedResponse]:
         """The whole answer at once: half a JSON object is of use to nobody."""
         response = await self.request(messages, model_settings, model_request_parameters)
-        yield CompletedStreamedResponse(
-            response, model_request_parameters=model_request_parameters, replay_events=True
-        )
+        yield CompletedStreamedResponse(response, model_request_parameters=model_request_parameters, replay_events=True)
 
     async def _answer(self, turn: "_Turn", calls: Sequence[ToolCallPart]) -> Answer:
         """Ask up to three times, each time offering less."""
@@ -165,9 +163,7 @@ class _Turn:
         response = await self._wrapped.request(as_chat(self._messages, words), self._settings, parameters)
         self.usage += response.usage
         value = _read_object(response)
-        return (
-            self._choose(value, offered, response) if self._is_choice else Answer(offered[0], value, response)
-        )
+        return self._choose(value, offered, response) if self._is_choice else Answer(offered[0], value, response)
 
     def _output(self, offered: Sequence[Branch]) -> OutputObjectDefinition:
         if self._is_choice:

@@ -65,9 +65,7 @@ def _create_events() -> None:
         _now("at"),
         sa.PrimaryKeyConstraint("task_id", "seq", name="pk_events"),
         sa.UniqueConstraint("task_id", "key", name="uq_events_task_id_key"),
-        sa.ForeignKeyConstraint(
-            ["task_id"], [f"{SCHEMA}.tasks.id"], name="fk_events_task_id", ondelete="CASCADE"
-        ),
+        sa.ForeignKeyConstraint(["task_id"], [f"{SCHEMA}.tasks.id"], name="fk_events_task_id", ondelete="CASCADE"),
         schema=SCHEMA,
     )
 
@@ -92,9 +90,7 @@ def _create_tool_calls() -> None:
         sa.PrimaryKeyConstraint("key", name="pk_tool_calls"),
         schema=SCHEMA,
     )
-    op.create_index(
-        "ix_tool_calls_task_id_started_at", "tool_calls", ["task_id", "started_at"], schema=SCHEMA
-    )
+    op.create_index("ix_tool_calls_task_id_started_at", "tool_calls", ["task_id", "started_at"], schema=SCHEMA)
 
 
 def _create_model_calls() -> None:

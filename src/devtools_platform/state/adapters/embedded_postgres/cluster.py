@@ -60,9 +60,7 @@ def failure(what: str, child: Child) -> DevToolsError:
     """Why a program of PostgreSQL's ended, in its own last words."""
     words = child.last_words()
     if "No space left on device" in words:
-        return DiskFull(
-            f"{what} found no room on the disk:\n{words}", hint="Free some disk space, then try again."
-        )
+        return DiskFull(f"{what} found no room on the disk:\n{words}", hint="Free some disk space, then try again.")
     hint = ""
     if "could not look up effective user ID" in words:  # a container started with an arbitrary user id
         hint = "PostgreSQL needs a user with an entry in /etc/passwd: add one, or give DATABASE_URL."

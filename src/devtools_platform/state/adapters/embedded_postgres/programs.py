@@ -67,9 +67,7 @@ def reachable_programs(programs: Programs, folder: Path, user: ServiceUser | Non
 
 def can_reach(user: ServiceUser, path: Path) -> bool:
     """Whether `user` may enter a folder or run a program. Asks the kernel, who also knows ACLs and mounts."""
-    probe = subprocess.run(
-        ["test", "-x", path], env=ENV, check=False, user=user.uid, group=user.gid, extra_groups=[]
-    )
+    probe = subprocess.run(["test", "-x", path], env=ENV, check=False, user=user.uid, group=user.gid, extra_groups=[])
     return probe.returncode == 0
 
 

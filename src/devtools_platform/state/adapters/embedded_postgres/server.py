@@ -155,9 +155,7 @@ class EmbeddedPostgres:
         if home.cluster.exists() and not home.password_file.exists():
             await stop_processes(home.cluster)
             kept = set_aside(home.cluster)
-            progress(
-                f"The database of an earlier life of {str(self._data_dir)!r} is set aside in {str(kept)!r}."
-            )
+            progress(f"The database of an earlier life of {str(self._data_dir)!r} is set aside in {str(kept)!r}.")
 
     async def _attach(self, home: Home, password: str) -> Server | None:
         """The server that is still there, if it is sound. What is not sound is ended."""
