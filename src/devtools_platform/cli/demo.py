@@ -4,19 +4,21 @@ import asyncio
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
 from devtools_platform.app.client import StackClient
 from devtools_platform.app.demo import TASK, make_repository
-from devtools_platform.app.stack import Running, Stack
 from devtools_platform.cli.output import err, out, print_json, progress
 from devtools_platform.cli.stack import stack_settings
 from devtools_platform.cli.summary import describe_event, summarise
 from devtools_platform.config import load_settings
 from devtools_platform.core.tasks import TaskRequest, TaskResult
+
+if TYPE_CHECKING:
+    from devtools_platform.app.stack import Running
 
 
 def demo(
@@ -34,6 +36,8 @@ def demo(
 
 
 async def _demo(data_dir: Path, *, stays: bool, as_json: bool) -> TaskResult:
+    from devtools_platform.app.stack import Stack  # takes seconds to import: only where it is run
+
     stop = asyncio.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
@@ -52,7 +56,7 @@ async def _demo(data_dir: Path, *, stays: bool, as_json: bool) -> TaskResult:
     return result
 
 
-async def _carry_out(running: Running, request: TaskRequest) -> TaskResult:
+async def _carry_out(running: "Running", request: TaskRequest) -> TaskResult:
     client = StackClient(running.urls.state, running.token)
     task = await client.create_task(request)
     async for event in client.follow_events(task.id):
@@ -61,7 +65,7 @@ async def _carry_out(running: Running, request: TaskRequest) -> TaskResult:
     return await client.get_task(task.id)
 
 
-def _what_next(running: Running, result: TaskResult, *, stays: bool) -> None:
+def _what_next(running: "Running", result: TaskResult, *, stays: bool) -> None:
     link = f"{running.urls.console}/tasks/{result.id}"
     typer.echo(f"\n  see it     {running.console_link}\n             then {link}")
     typer.echo('  your own   dev-tools task run "TEXT" --repo DIR')

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from devtools_platform.app.models import embedded_model
+from devtools_platform.app.embedded import CODER, fetch, find_cached
 from devtools_platform.cli.output import err, print_json
 from devtools_platform.config import load_settings
 
@@ -27,12 +27,12 @@ def pull(
         def report(done: int, total: int, what: str) -> None:
             bar.update(shown, completed=done, total=total, description=what)
 
-        work = embedded_model.fetch(settings.cache_dir, source=source or settings.model_source, progress=report)
+        work = fetch(settings.cache_dir, source=source or settings.model_source, progress=report)
         path = asyncio.run(work)
     facts = {
         "path": str(path),
-        "sha256": embedded_model.CODER.sha256,
-        "licence": embedded_model.CODER.licence,
+        "sha256": CODER.sha256,
+        "licence": CODER.licence,
     }
     if as_json:
         print_json(facts)
@@ -44,8 +44,8 @@ def pull(
 def show(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
     """Whether the embedded model is fetched, and where."""
     settings = load_settings()
-    path = embedded_model.find_cached(settings.cache_dir)
-    facts = {"name": embedded_model.CODER.name, "path": str(path) if path else None}
+    path = find_cached(settings.cache_dir)
+    facts = {"name": CODER.name, "path": str(path) if path else None}
     if as_json:
         print_json(facts)
     else:

@@ -5,16 +5,17 @@ import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
 
-from devtools_platform.app.doctor import examine
 from devtools_platform.app.releases import Release, current_release
-from devtools_platform.app.stack import Running, Stack
 from devtools_platform.cli.output import err, out, print_json, progress
 from devtools_platform.config import Settings, load_settings
+
+if TYPE_CHECKING:
+    from devtools_platform.app.stack import Running
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where the stack keeps its data.")]
 
@@ -39,6 +40,8 @@ def stack_settings(data_dir: Path | None, *, host: str | None = None, free_ports
 
 
 async def _up(settings: Settings, *, as_json: bool) -> None:
+    from devtools_platform.app.stack import Stack  # takes seconds to import: only where it is run
+
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGINT, signal.SIGTERM):
@@ -54,7 +57,7 @@ async def _up(settings: Settings, *, as_json: bool) -> None:
     err.print("  stopped")
 
 
-def _facts(running: Running) -> Mapping[str, Any]:
+def _facts(running: "Running") -> Mapping[str, Any]:
     info = running.model.info
     return {
         "urls": running.urls.as_dict(),
@@ -64,7 +67,7 @@ def _facts(running: Running) -> Mapping[str, Any]:
     }
 
 
-def _greet(running: Running) -> None:
+def _greet(running: "Running") -> None:
     err.print(Text(f"  up in {running.started_in_s:.1f} s. Ctrl-C ends it.", style="bold green"))
     typer.echo(f"\n  console  {running.console_link}")
     typer.echo('  try      dev-tools task run "Fix the failing test" --repo DIR\n')
@@ -72,6 +75,8 @@ def _greet(running: Running) -> None:
 
 def doctor(data_dir: DataDir = None, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
     """Check what a stack needs here; say what is missing and how to mend it."""
+    from devtools_platform.app.doctor import examine
+
     checks = asyncio.run(examine(stack_settings(data_dir)))
     if as_json:
         print_json([vars(check) for check in checks])

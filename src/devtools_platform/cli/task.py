@@ -10,7 +10,6 @@ import typer
 
 from devtools_platform.app.client import StackClient
 from devtools_platform.app.home import Home
-from devtools_platform.app.stack import Stack
 from devtools_platform.cli.output import err, no_progress, out, print_json, progress
 from devtools_platform.cli.stack import DataDir, stack_settings
 from devtools_platform.cli.summary import describe_event, summarise
@@ -88,6 +87,8 @@ async def _client(settings: Settings, *, quiet: bool) -> AsyncGenerator[StackCli
         pass
     if not quiet:
         err.print("  no stack is running: starting one for this task")
+    from devtools_platform.app.stack import Stack  # takes seconds to import: only where it is run
+
     own = stack_settings(settings.data_dir, free_ports=True)
     async with Stack(own, no_progress if quiet else progress).run() as running:
         yield StackClient(running.urls.state, running.token)
