@@ -1,1 +1,0 @@
-"""Tool servers of our own that the gateway offers."""
