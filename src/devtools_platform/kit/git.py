@@ -169,7 +169,7 @@ async def commit_all(workspace: Path, message: str, author: str) -> str | None:
 
 
 async def diff_stat(workspace: Path, base: str) -> DiffStat:
-    """Size of the difference between `base` and the files as they are. A binary file counts, and has no lines."""
+    """Size of the difference between `base` and the files as they are. Binary files have no lines."""
     rows = _paths(await _diff(workspace, base, "--numstat", "-z"))
     counts = [row.split("\t", 2)[:2] for row in rows]
     added, deleted = (sum(int(count[side]) for count in counts if count[side] != "-") for side in (0, 1))
@@ -206,7 +206,7 @@ async def added_lines(workspace: Path, base: str, max_bytes: int) -> dict[str, d
 
 
 async def publish_branch(workspace: Path, repo: Repository, branch: str) -> str:
-    """Bring the task's branch into `repo` as a new branch; returns its commit. Nothing else of `repo` changes.
+    """Bring the task's branch into `repo` as a new branch; nothing else changes there. Returns its commit.
 
     Publishing the same commit again is no error; another commit under that name is a `Conflict`.
     """
@@ -241,8 +241,8 @@ async def branch_commit(repo: Repository, branch: str) -> str | None:
 
 
 def _write_attributes(clone: Path) -> None:
-    """What stands here wins over any `.gitattributes`: a task can neither ask for filters nor call its text binary
-    to keep it out of the diff that is reviewed."""
+    """What stands here wins over any `.gitattributes`: a task can neither ask for filters, nor call its text
+    binary to keep it out of the diff that is reviewed."""
     folder = clone / ".git" / "info"
     folder.mkdir(exist_ok=True)
     (folder / "attributes").write_text("* !filter !diff\n")
