@@ -14,8 +14,14 @@ import pytest
 
 from devtools_platform.core.errors import NoSandbox
 from devtools_platform.kit import sandbox
-from devtools_platform.kit.sandbox import CommandResult, Limits, SandboxInfo, find_sandbox, run_sandboxed
-from devtools_platform.kit.sandbox import landlock_exec
+from devtools_platform.kit.sandbox import (
+    CommandResult,
+    Limits,
+    SandboxInfo,
+    find_sandbox,
+    landlock_exec,
+    run_sandboxed,
+)
 from devtools_platform.kit.sandbox import probe as probing
 from devtools_platform.kit.sandbox.argv import interpreter_paths, sandbox_argv
 from devtools_platform.kit.sandbox.landlock_exec import landlock_abi
@@ -278,7 +284,7 @@ async def test_a_hang_ends_by_timeout_with_its_whole_tree(workspace: Path, *, is
 
 @pytest.mark.parametrize("isolate", [True, False])
 async def test_a_left_over_process_holding_the_pipe_does_not_delay_the_end(
-    workspace: Path, isolate: bool
+    workspace: Path, *, isolate: bool
 ) -> None:
     program = "import subprocess; subprocess.Popen(['sleep', '8'], start_new_session=True); print('done')"
     started = time.monotonic()

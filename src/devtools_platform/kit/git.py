@@ -250,16 +250,26 @@ def _write_attributes(clone: Path) -> None:
 
 async def _stage(workspace: Path, env: Mapping[str, str]) -> None:
     """Make the index (of `env`) equal to the files: changed and deleted tracked ones, and new ones."""
-    changed = ["diff-files", "-z", "--name-only", "--ignore-submodules=all"]
-    new = ["ls-files", "-z", "--others", "--exclude-standard"]
-    paths = (await _run([*_at(workspace), *changed], cwd=workspace, env=env)).stdout
-    # A name that ends in a slash is an embedded repository.
-    found = (await _run([*_at(workspace), *new], cwd=workspace, env=env)).stdout.split(b"\0")
-    paths += b"".join(name + b"\0" for name in found if name and not name.endswith(b"/"))
-    if paths:
-        update = ["update-index", "-z", "--add", "--remove", "--replace", "--stdin"]
-        env = {**env, **await _without_filters(workspace)}
-        await _run([*_at(workspace), *update], cwd=workspace, env=env, stdin=paths, timeout_s=300)
+    # Asking what differs reads contents too, where the time stamps leave a doubt.
+    env = {**env, **await _without_filters(workspace)}
+    changed, new = await _unstaged(workspace, env)
+    gone = [path for status, path in changed if status == b"D"]
+    kept = [path for status, path in changed if status != b"D"]
+    # Deleted ones first: a file may have become a folder.
+    for option, paths in (("--force-remove", gone), ("--add", kept + new)):
+        update = [*_at(workspace), "update-index", option, "-z", "--stdin"]
+        listing = b"".join(path + b"\0" for path in paths)
+        await _run(update, cwd=workspace, env=env, stdin=listing, timeout_s=300)
+
+
+async def _unstaged(workspace: Path, env: Mapping[str, str]) -> tuple[list[tuple[bytes, bytes]], list[bytes]]:
+    """(status letter, path) of tracked files that differ from the index, and the untracked files."""
+    differing = ["diff-files", "-z", "--name-status", "--ignore-submodules=all"]
+    others = ["ls-files", "-z", "--others", "--exclude-standard"]
+    fields = (await _run([*_at(workspace), *differing], cwd=workspace, env=env)).stdout.split(b"\0")[:-1]
+    found = (await _run([*_at(workspace), *others], cwd=workspace, env=env)).stdout.split(b"\0")[:-1]
+    changed = list(zip(fields[::2], fields[1::2], strict=True))
+    return changed, [path for path in found if not path.endswith(b"/")]  # a slash: an embedded repository
 
 
 @asynccontextmanager
