@@ -128,7 +128,7 @@ async def clone_for_task(repo: Repository, destination: Path) -> str:
 
 async def origin_of(workspace: Path) -> Path | None:
     """The repository a task's clone was made from."""
-    done = await _run([*_at(workspace), "config", "--get", "dev-tools.origin"], cwd=workspace, check=False)
+    done = await _in_clone(workspace, "config", "--get", "dev-tools.origin", check=False)
     return Path(os.fsdecode(done.stdout.removesuffix(b"\n"))) if done.code == 0 else None
 
 
@@ -141,14 +141,14 @@ async def base_commit(workspace: Path) -> str:
 
 async def file_at(workspace: Path, commit: str, path: str) -> str | None:
     """A file's text as `commit` has it; None when it has no such file."""
-    done = await _run([*_at(workspace), "cat-file", "blob", f"{commit}:{path}"], cwd=workspace, check=False)
+    done = await _in_clone(workspace, "cat-file", "blob", f"{commit}:{path}", check=False)
     return done.stdout.decode("utf-8", errors="replace") if done.code == 0 else None
 
 
 async def list_files(workspace: Path, pattern: str = "**") -> tuple[str, ...]:
     """Tracked files, and untracked ones that are not ignored. `pattern` is a glob from the top."""
     listing = ["ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", f":(glob){pattern}"]
-    names = set(_paths((await _run([*_at(workspace), *listing], cwd=workspace)).stdout))
+    names = set(_paths((await _in_clone(workspace, *listing)).stdout))
     return tuple(_printable(name) for name in sorted(names) if _is_file(workspace, name))
 
 
@@ -158,13 +158,13 @@ async def commit_all(workspace: Path, message: str, author: str) -> str | None:
     Embedded repositories are left out: their files belong to someone else's history.
     """
     await _stage(workspace, env={})
-    tree = _text(await _run([*_at(workspace), "write-tree"], cwd=workspace))
-    head = _text(await _run([*_at(workspace), "rev-parse", "--verify", "HEAD^{commit}"], cwd=workspace))
-    if tree == _text(await _run([*_at(workspace), "rev-parse", f"{head}^{{tree}}"], cwd=workspace)):
+    tree = _text(await _in_clone(workspace, "write-tree"))
+    head = _text(await _in_clone(workspace, "rev-parse", "--verify", "HEAD^{commit}"))
+    if tree == _text(await _in_clone(workspace, "rev-parse", f"{head}^{{tree}}")):
         return None
-    create = [*_at(workspace), "commit-tree", tree, "-p", head, "-F", "-"]
-    made = await _run(create, cwd=workspace, stdin=message.encode(errors="replace"), env=_identity(author))
-    await _run([*_at(workspace), "update-ref", "HEAD", _text(made), head], cwd=workspace)
+    create = ["commit-tree", tree, "-p", head, "-F", "-"]
+    made = await _in_clone(workspace, *create, stdin=message.encode(errors="replace"), env=_identity(author))
+    await _in_clone(workspace, "update-ref", "HEAD", _text(made), head)
     return _text(made)
 
 
@@ -213,7 +213,7 @@ async def publish_branch(workspace: Path, repo: Repository, branch: str) -> str:
     ref = f"refs/heads/{branch}"
     if (await _run(["check-ref-format", ref], cwd=repo.path, check=False)).code != 0:
         raise BadInput(f"{branch!r} is not a branch name.", hint="See `git help check-ref-format`.")
-    commit = _text(await _run([*_at(workspace), "rev-parse", "--verify", f"{ref}^{{commit}}"], cwd=workspace))
+    commit = _text(await _in_clone(workspace, "rev-parse", "--verify", f"{ref}^{{commit}}"))
     options = (
         "--quiet",
         "--no-tags",
@@ -250,24 +250,22 @@ def _write_attributes(clone: Path) -> None:
 
 async def _stage(workspace: Path, env: Mapping[str, str]) -> None:
     """Make the index (of `env`) equal to the files: changed and deleted tracked ones, and new ones."""
-    # Asking what differs reads contents too, where the time stamps leave a doubt.
-    env = {**env, **await _without_filters(workspace)}
     changed, new = await _unstaged(workspace, env)
     gone = [path for status, path in changed if status == b"D"]
     kept = [path for status, path in changed if status != b"D"]
     # Deleted ones first: a file may have become a folder.
     for option, paths in (("--force-remove", gone), ("--add", kept + new)):
-        update = [*_at(workspace), "update-index", option, "-z", "--stdin"]
         listing = b"".join(path + b"\0" for path in paths)
-        await _run(update, cwd=workspace, env=env, stdin=listing, timeout_s=300)
+        update = ["update-index", option, "-z", "--stdin"]
+        await _in_clone(workspace, *update, env=env, stdin=listing, timeout_s=300)
 
 
 async def _unstaged(workspace: Path, env: Mapping[str, str]) -> tuple[list[tuple[bytes, bytes]], list[bytes]]:
     """(status letter, path) of tracked files that differ from the index, and the untracked files."""
     differing = ["diff-files", "-z", "--name-status", "--ignore-submodules=all"]
     others = ["ls-files", "-z", "--others", "--exclude-standard"]
-    fields = (await _run([*_at(workspace), *differing], cwd=workspace, env=env)).stdout.split(b"\0")[:-1]
-    found = (await _run([*_at(workspace), *others], cwd=workspace, env=env)).stdout.split(b"\0")[:-1]
+    fields = (await _in_clone(workspace, *differing, env=env)).stdout.split(b"\0")[:-1]
+    found = (await _in_clone(workspace, *others, env=env)).stdout.split(b"\0")[:-1]
     changed = list(zip(fields[::2], fields[1::2], strict=True))
     return changed, [path for path in found if not path.endswith(b"/")]  # a slash: an embedded repository
 
@@ -292,8 +290,8 @@ async def _diff_index(
     workspace: Path, env: Mapping[str, str], base: str, *options: str, max_bytes: int | None = None
 ) -> bytes:
     """Compare two trees git stores: no file is opened, so no filter can be asked for."""
-    compare = [*_at(workspace), "diff-index", "--cached", *_DIFF, *options, "--end-of-options", base]
-    return (await _run(compare, cwd=workspace, env=env, max_bytes=max_bytes)).stdout
+    compare = ["diff-index", "--cached", *_DIFF, *options, "--end-of-options", base]
+    return (await _in_clone(workspace, *compare, env=env, max_bytes=max_bytes)).stdout
 
 
 def _added(section: bytes) -> dict[int, str]:
@@ -308,9 +306,29 @@ def _added(section: bytes) -> dict[int, str]:
     return lines
 
 
-def _at(workspace: Path) -> tuple[str, str, str, str]:
-    """Say where the repository is: neither a planted `core.worktree` nor a parent folder is followed."""
-    return ("--git-dir", str(workspace / ".git"), "--work-tree", str(workspace))
+async def _in_clone(
+    workspace: Path,
+    *args: str,
+    env: Mapping[str, str] | None = None,
+    stdin: bytes = b"",
+    check: bool = True,
+    timeout_s: float = 60,
+    max_bytes: int | None = None,
+) -> _Done:
+    """Run git in a task's clone, where anything may have been planted.
+
+    It is told where the repository is, so that neither `core.worktree` nor a parent folder is followed. Filters
+    are off for every command: even `write-tree` reads files, when their time stamps leave a doubt.
+    """
+    return await _run(
+        ["--git-dir", str(workspace / ".git"), "--work-tree", str(workspace), *args],
+        cwd=workspace,
+        env={**(env or {}), **await _without_filters(workspace)},
+        stdin=stdin,
+        check=check,
+        timeout_s=timeout_s,
+        max_bytes=max_bytes,
+    )
 
 
 async def _without_filters(repository: Path) -> dict[str, str]:

