@@ -134,9 +134,7 @@ async def origin_of(workspace: Path) -> Path | None:
 
 async def base_commit(workspace: Path) -> str:
     """The commit the task started from."""
-    return _text(
-        await _run([*_at(workspace), "rev-parse", "--verify", f"{BASE_REF}^{{commit}}"], cwd=workspace)
-    )
+    return _text(await _in_clone(workspace, "rev-parse", "--verify", f"{BASE_REF}^{{commit}}"))
 
 
 async def file_at(workspace: Path, commit: str, path: str) -> str | None:
@@ -317,8 +315,8 @@ async def _in_clone(
 ) -> _Done:
     """Run git in a task's clone, where anything may have been planted.
 
-    It is told where the repository is, so that neither `core.worktree` nor a parent folder is followed. Filters
-    are off for every command: even `write-tree` reads files, when their time stamps leave a doubt.
+    It is told where the repository is, so that neither `core.worktree` nor a parent folder is followed.
+    Filters are off for every command: even `write-tree` reads files, when their time stamps leave a doubt.
     """
     return await _run(
         ["--git-dir", str(workspace / ".git"), "--work-tree", str(workspace), *args],
