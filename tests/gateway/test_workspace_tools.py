@@ -87,9 +87,7 @@ def empty(tmp_path: Path) -> Bench:
 
 @pytest.fixture
 async def bench(empty: Bench) -> Bench:
-    await empty.start(
-        {"calc.py": CALC, "test_calc.py": TESTS, ".gitignore": "*.log\n", "docs/a.md": "Adds.\n"}
-    )
+    await empty.start({"calc.py": CALC, "test_calc.py": TESTS, ".gitignore": "*.log\n", "docs/a.md": "Adds.\n"})
     return empty
 
 
@@ -143,9 +141,7 @@ async def test_files_are_listed_found_and_read(bench: Bench) -> None:
     assert (await bench.data("list_files", glob="docs/**"))["files"] == ["docs/a.md"]
     limited = await bench.call("list_files", limit=2)
     assert limited.text == ".gitignore\ncalc.py\n[... 3 more ...]"
-    assert (await bench.data("search_text", pattern="^def (add|sub)\\("))["matches"] == [
-        "calc.py:1:def add(a, b):"
-    ]
+    assert (await bench.data("search_text", pattern="^def (add|sub)\\("))["matches"] == ["calc.py:1:def add(a, b):"]
     assert (await bench.data("search_text", pattern="x = 1"))["matches"] == ["new.py:1:x = 1"]
     assert (await bench.data("search_text", pattern="add", glob="*.md"))["matches"] == []
     assert (await bench.data("search_text", pattern="a", limit=1))["is_complete"] is False
@@ -154,9 +150,7 @@ async def test_files_are_listed_found_and_read(bench: Bench) -> None:
 
 
 async def test_a_part_of_a_file_is_read_exactly(bench: Bench) -> None:
-    write(
-        bench.clone, {"long.txt": "".join(f"line {n}\n" for n in range(1, 30_001)), "ff.txt": "a\x0cb\r\nc"}
-    )
+    write(bench.clone, {"long.txt": "".join(f"line {n}\n" for n in range(1, 30_001)), "ff.txt": "a\x0cb\r\nc"})
     result = await bench.call("read_file", path="long.txt", start_line=3, end_line=4)
     assert (result.text, result.data["total_lines"]) == ("line 3\nline 4\n", 30_000)
     whole = await bench.call("read_file", path="long.txt")
@@ -279,23 +273,17 @@ async def test_an_edit_replaces_the_one_place_that_matches(bench: Bench) -> None
         ("qqqqqq", "x", "No line of it looks similar."),
     ],
 )
-def test_an_edit_that_does_not_match_once_says_why_and_what_is_near(
-    old: str, new: str, expected: str
-) -> None:
+def test_an_edit_that_does_not_match_once_says_why_and_what_is_near(old: str, new: str, expected: str) -> None:
     with pytest.raises(ToolFailed) as raised:
         replace_once("f", "a one\na two a\nxxx\n", old, new)
     assert expected in str(raised.value)
 
 
 def test_a_passage_with_wrong_indentation_is_shown_as_it_really_is() -> None:
-    text = (
-        "import os\n\n\nclass A:\n    def f(self):\n        return 1\n\n    def g(self):\n        return 2\n"
-    )
+    text = "import os\n\n\nclass A:\n    def f(self):\n        return 1\n\n    def g(self):\n        return 2\n"
     with pytest.raises(ToolFailed, match="nearest") as raised:
         replace_once("f", text, "def g(self):\n    return 2", "x")
-    assert str(raised.value).endswith(
-        "6:         return 1\n7: \n8:     def g(self):\n9:         return 2\n10: "
-    )
+    assert str(raised.value).endswith("6:         return 1\n7: \n8:     def g(self):\n9:         return 2\n10: ")
 
 
 def test_windows_line_ends_survive_an_edit_that_does_not_know_them() -> None:
@@ -515,8 +503,7 @@ async def test_planted_injection_secret_and_errors_block(bench: Bench) -> None:
     write(
         bench.clone,
         {
-            "calc.py": CALC
-            + "\n\ndef run(name):\n    subprocess.run('ls ' + name, shell=True)  # noqa # nosec\n",
+            "calc.py": CALC + "\n\ndef run(name):\n    subprocess.run('ls ' + name, shell=True)  # noqa # nosec\n",
             "db.py": "def find(cursor, name):\n    cursor.execute('select * from t where n = ' + name)\n",
             "load.py": "import yaml\n\n\ndef load(text):\n    return yaml.load(text), eval(text)\n",
             "broken.py": "x = 1\ndef f(:\n",

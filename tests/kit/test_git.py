@@ -78,15 +78,9 @@ def plant(git_dir: Path, marker: Path) -> None:
         (git_dir / "hooks" / name).chmod(0o755)
     tool = git_dir / "hooks" / "fsmonitor"
     with (git_dir / "config").open("a") as config:
-        config.write(
-            f"[core]\n\tfsmonitor = {tool}\n\tpager = {tool}\n\teditor = {tool}\n\tgitProxy = {tool}\n"
-        )
-        config.write(
-            f"[core]\n\thooksPath = {git_dir / 'hooks'}\n\tsshCommand = {tool}\n[gpg]\n\tprogram = {tool}\n"
-        )
-        config.write(
-            f'[filter "evil"]\n\tclean = {tool}\n\tsmudge = {tool}\n\tprocess = {tool}\n\trequired = true\n'
-        )
+        config.write(f"[core]\n\tfsmonitor = {tool}\n\tpager = {tool}\n\teditor = {tool}\n\tgitProxy = {tool}\n")
+        config.write(f"[core]\n\thooksPath = {git_dir / 'hooks'}\n\tsshCommand = {tool}\n[gpg]\n\tprogram = {tool}\n")
+        config.write(f'[filter "evil"]\n\tclean = {tool}\n\tsmudge = {tool}\n\tprocess = {tool}\n\trequired = true\n')
         config.write(f'[diff]\n\texternal = {tool}\n[diff "evil"]\n\ttextconv = {tool}\n\tcommand = {tool}\n')
         config.write("[commit]\n\tgpgSign = true\n")
 
@@ -104,9 +98,7 @@ async def test_a_repository_is_described_from_any_folder_below_it(project: Path)
     assert (repo.branch, repo.is_dirty) == (None, True)
 
 
-async def test_what_is_not_a_usable_repository_is_refused_by_its_reason(
-    tmp_path: Path, project: Path
-) -> None:
+async def test_what_is_not_a_usable_repository_is_refused_by_its_reason(tmp_path: Path, project: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     run("init", "-q", cwd=empty)
@@ -149,9 +141,7 @@ async def test_nothing_planted_in_the_persons_repository_is_run(project: Path, t
     assert not marker.exists()
 
 
-async def test_nothing_a_program_plants_in_the_clone_is_run(
-    clone: Path, repo: Repository, tmp_path: Path
-) -> None:
+async def test_nothing_a_program_plants_in_the_clone_is_run(clone: Path, repo: Repository, tmp_path: Path) -> None:
     marker = tmp_path / "ran"
     plant(clone / ".git", marker)
     (clone / ".git" / "info" / "attributes").write_text(ATTRIBUTES)  # as if without the sandbox
@@ -235,9 +225,7 @@ async def test_the_clone_stands_alone_on_its_task_branch(clone: Path, repo: Repo
     assert not (clone / ".git" / "hooks").exists()
 
 
-async def test_cloning_again_after_a_crash_finds_or_finishes_the_clone(
-    repo: Repository, tmp_path: Path
-) -> None:
+async def test_cloning_again_after_a_crash_finds_or_finishes_the_clone(repo: Repository, tmp_path: Path) -> None:
     half_done = tmp_path / ".t2.partial"
     half_done.mkdir()
     (half_done / "left-over").touch()
@@ -248,9 +236,7 @@ async def test_cloning_again_after_a_crash_finds_or_finishes_the_clone(
     assert not half_done.exists()
 
 
-async def test_the_clone_starts_from_the_commit_not_from_uncommitted_work(
-    project: Path, tmp_path: Path
-) -> None:
+async def test_the_clone_starts_from_the_commit_not_from_uncommitted_work(project: Path, tmp_path: Path) -> None:
     (project / "app.py").write_text("unfinished\n")
     await clone_for_task(await resolve_repository(project), tmp_path / "t3")
     assert (tmp_path / "t3" / "app.py").read_text() == "one\ntwo\nthree\n"
@@ -348,9 +334,7 @@ async def test_publishing_makes_one_branch_and_touches_nothing_else(clone: Path,
     assert run("status", "--porcelain", cwd=repo.path) == " M app.py\n?? notes.txt\n"
     assert (repo.path / "app.py").read_text() == "unfinished\n"
     assert not (repo.path / ".git" / "FETCH_HEAD").exists()
-    assert (
-        index == (repo.path / ".git" / "index").read_bytes() or run("diff", "--cached", cwd=repo.path) == ""
-    )
+    assert index == (repo.path / ".git" / "index").read_bytes() or run("diff", "--cached", cwd=repo.path) == ""
 
 
 async def test_publishing_over_another_commit_is_a_conflict(clone: Path, repo: Repository) -> None:
@@ -383,6 +367,4 @@ async def test_a_git_that_hangs_is_ended(project: Path) -> None:
 
 
 def test_every_git_is_told_to_run_nothing() -> None:
-    assert {"core.hooksPath=/dev/null", "core.fsmonitor=false", "protocol.ext.allow=never"} <= set(
-        git_module._SETTINGS
-    )
+    assert {"core.hooksPath=/dev/null", "core.fsmonitor=false", "protocol.ext.allow=never"} <= set(git_module._SETTINGS)

@@ -92,9 +92,7 @@ def test_the_command_line_shows_the_system_the_workspace_and_nothing_else(
     expected += [arg for path in system for arg in ("--ro-bind-try", path, path)]
     expected += ["--proc", "/proc", "--dev", "/dev", "--size", "2097152", "--tmpfs", "/dev/shm"]
     expected += ["--size", "2097152", "--tmpfs", "/tmp", "--dir", "/tmp/home"]
-    expected += [
-        a for path in ("/home", "/root", "/run", "/var") for a in ("--size", "1048576", "--tmpfs", path)
-    ]
+    expected += [a for path in ("/home", "/root", "/run", "/var") for a in ("--size", "1048576", "--tmpfs", path)]
     for name in ("passwd", "group", "hosts", "nsswitch.conf"):
         expected += ["--ro-bind", str(package / "etc" / name), f"/etc/{name}"]
     expected += [arg for path in host_etc for arg in ("--ro-bind-try", f"/etc/{path}", f"/etc/{path}")]
@@ -261,9 +259,7 @@ except PermissionError:
     plan = {"memory_mb": 512, "file_mb": 1, "processes": None, "landlock": landlock_abi(), "ready_fd": write}
     plan |= {"write": [str(tmp_path / "mine")], "tcp": False}
     command = [sys.executable, "-I", landlock_exec.__file__, json.dumps(plan), sys.executable, "-c", program]
-    done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, check=False, pass_fds=[write]
-    )
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, pass_fds=[write])
     assert os.read(read, 9) == b"ready"
     assert done.stdout == "refused other/x\nrefused rename\nrefused server\n"
     os.close(read)
@@ -283,9 +279,7 @@ async def test_a_hang_ends_by_timeout_with_its_whole_tree(workspace: Path, *, is
 
 
 @pytest.mark.parametrize("isolate", [True, False])
-async def test_a_left_over_process_holding_the_pipe_does_not_delay_the_end(
-    workspace: Path, *, isolate: bool
-) -> None:
+async def test_a_left_over_process_holding_the_pipe_does_not_delay_the_end(workspace: Path, *, isolate: bool) -> None:
     program = "import subprocess; subprocess.Popen(['sleep', '8'], start_new_session=True); print('done')"
     started = time.monotonic()
     done = await run_python(program, workspace, isolate=isolate)
@@ -335,9 +329,7 @@ async def test_a_fork_bomb_is_stopped(workspace: Path) -> None:
 
 async def test_a_file_cannot_grow_without_bound(workspace: Path) -> None:
     limits = Limits(timeout_s=15, memory_mb=512, file_mb=2)
-    done = await run_sandboxed(
-        ["dd", "if=/dev/zero", "of=big", "bs=1M", "count=4"], workspace=workspace, limits=limits
-    )
+    done = await run_sandboxed(["dd", "if=/dev/zero", "of=big", "bs=1M", "count=4"], workspace=workspace, limits=limits)
     assert done.exit_code != 0
     assert (workspace / "big").stat().st_size == 2 << 20
 

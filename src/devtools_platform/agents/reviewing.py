@@ -29,7 +29,8 @@ class Reviewer:
             raise TaskEnded("internal", f"The change could not be analysed: {analysis.text}")
         found: Sequence[Mapping[str, Any]] = analysis.data["findings"]
         degraded = [
-            Degradation(what=f"review without {name}", why=str(why)) for name, why in analysis.data["not_run"].items()
+            Degradation(what=f"review without {missing['what']}", why=str(missing["why"]))
+            for missing in analysis.data["not_run"]
         ]
         changes = await self.runner.tools.call(run.caller, "workspace_changes", {}, f"{run}:changes")
         judgement = await self._judge(run, request, changes.text, tests, found)

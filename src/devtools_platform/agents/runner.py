@@ -70,7 +70,7 @@ class AgentRunner:
                 models(name),
                 name=f"{name}-plain",
                 deps_type=AgentDeps,
-                instructions=f"Agent: {name}",
+                instructions=f"You are an expert Python programmer.\nAgent: {name}",
                 capabilities=[durable()],
                 retries=2,
             )

@@ -1,5 +1,6 @@
 """What is checked before a task is stored: a request that cannot be carried out is refused, and nothing is kept."""
 
+import asyncio
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,5 +32,5 @@ class Admission:
                 hint="Free some room there, or set DEV_TOOLS_MIN_FREE_DISK_MB lower.",
             )
         if not request.without_sandbox:
-            await find_sandbox(self.settings.sandbox_program)
+            await asyncio.to_thread(find_sandbox, self.settings.sandbox_program)
         return request.model_copy(update={"repo": str(repository.path)})

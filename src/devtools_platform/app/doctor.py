@@ -1,5 +1,6 @@
 """What a stack needs on this machine, what is missing, and the command that mends it."""
 
+import asyncio
 import shutil
 import socket
 import sys
@@ -64,7 +65,7 @@ async def _disk(settings: Settings) -> Check:
 
 async def _sandbox(settings: Settings) -> Check:
     try:
-        info = await find_sandbox(settings.sandbox_program)
+        info = await asyncio.to_thread(find_sandbox, settings.sandbox_program)
     except DevToolsError as error:
         return Check("sandbox", is_ok=False, found=str(error), fix=error.hint)
     landlock = f"Landlock ABI {info.landlock}" if info.landlock else "no Landlock in this kernel"

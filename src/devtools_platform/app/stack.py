@@ -48,6 +48,7 @@ from devtools_platform.gateway.api import load_policy
 from devtools_platform.gateway.service import Gateway
 from devtools_platform.gateway.toolsets.workspace import WorkspaceTools
 from devtools_platform.kit import database
+from devtools_platform.kit.sandbox import Limits
 from devtools_platform.observability.adapters.sql import SqlLedger, SqlSpanStore
 from devtools_platform.observability.service import Tracing
 from devtools_platform.state.adapters.dbos_engine import DbosEngine
@@ -200,8 +201,7 @@ class Stack:
 
         workspace = WorkspaceTools(
             home.workspaces,
-            timeout_s=self.settings.command_timeout_s,
-            memory_mb=self.settings.command_memory_mb,
+            limits=Limits(self.settings.command_timeout_s, self.settings.command_memory_mb),
             sandbox_program=self.settings.sandbox_program,
         )
         servers = [workspace, ContextTools(context, collection_of)]

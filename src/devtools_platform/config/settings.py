@@ -83,7 +83,7 @@ class Settings(BaseSettings):
     """A task is refused when less than this is free in the data directory."""
     max_agent_turns: int = Field(default=40, ge=1, le=500)
     max_review_rounds: int = Field(default=2, ge=0, le=10)
-    max_candidates: int = Field(default=6, ge=1, le=50)
+    max_candidates: int = Field(default=8, ge=1, le=50)
     """Candidate edits the guided loop may try with a small model."""
     concurrent_tasks: int = Field(default=2, ge=1, le=64)
 

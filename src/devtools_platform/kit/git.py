@@ -119,9 +119,7 @@ async def clone_for_task(repo: Repository, destination: Path) -> str:
     await git("config", "dev-tools.origin", str(repo.path), cwd=half_done)
     await git("update-ref", BASE_REF, repo.head, cwd=half_done)
     await asyncio.to_thread(_write_attributes, half_done)
-    await git(
-        "checkout", "--quiet", "--force", "--no-track", "-B", branch, repo.head, cwd=half_done, timeout_s=600
-    )
+    await git("checkout", "--quiet", "--force", "--no-track", "-B", branch, repo.head, cwd=half_done, timeout_s=600)
     half_done.rename(destination)
     return branch
 
@@ -135,6 +133,11 @@ async def origin_of(workspace: Path) -> Path | None:
 async def base_commit(workspace: Path) -> str:
     """The commit the task started from."""
     return _text(await _in_clone(workspace, "rev-parse", "--verify", f"{BASE_REF}^{{commit}}"))
+
+
+async def head_of(workspace: Path) -> str:
+    """The commit a task's branch is at."""
+    return _text(await _in_clone(workspace, "rev-parse", "--verify", "HEAD^{commit}"))
 
 
 async def file_at(workspace: Path, commit: str, path: str) -> str | None:
@@ -178,11 +181,7 @@ async def diff_text(workspace: Path, base: str, max_chars: int) -> str:
     """The difference as a patch, untracked files included, cut after `max_chars` with a line that says so."""
     patch = await _diff(workspace, base, "--patch", max_bytes=4 * max_chars + 4)
     text = patch.decode("utf-8", errors="replace")
-    return (
-        text
-        if len(text) <= max_chars
-        else f"{text[:max_chars]}\n[... diff cut after {max_chars} characters ...]\n"
-    )
+    return text if len(text) <= max_chars else f"{text[:max_chars]}\n[... diff cut after {max_chars} characters ...]\n"
 
 
 async def changed_paths(workspace: Path, base: str) -> tuple[str, ...]:
@@ -346,9 +345,7 @@ def _identity(author: str) -> dict[str, str]:
         raise BadInput(f"Author {author!r} does not read `Name <address>`.")
     name, address = match.groups()
     roles = ("AUTHOR", "COMMITTER")
-    return {
-        f"GIT_{role}_{key}": value for role in roles for key, value in (("NAME", name), ("EMAIL", address))
-    }
+    return {f"GIT_{role}_{key}": value for role in roles for key, value in (("NAME", name), ("EMAIL", address))}
 
 
 def _not_a_repository(path: Path, answer: _Done, *, is_bare: bool) -> NotARepository:
@@ -367,9 +364,7 @@ def _not_a_repository(path: Path, answer: _Done, *, is_bare: bool) -> NotAReposi
             f"{str(path)!r} is not in a git repository.",
             hint=f"Run `git -C {path} init` and commit what is there.",
         )
-    return NotARepository(
-        f"git cannot read {str(path)!r}: {answer.stderr}", hint=f"Try `git -C {path} status`."
-    )
+    return NotARepository(f"git cannot read {str(path)!r}: {answer.stderr}", hint=f"Try `git -C {path} status`.")
 
 
 def _paths(listing: bytes) -> list[str]:

@@ -18,17 +18,16 @@ class GitWorkspaces:
     min_free_mb: int
 
     async def create(self, task_id: str, repo: str) -> Workspace:
-        """A fresh clone. A half-made one, left by a crash, is thrown away."""
+        """A clone of HEAD; one that a crash left complete is found again."""
         self._check_room()
         repository = await git.resolve_repository(Path(repo))
         path = self.root / task_id
-        shutil.rmtree(path, ignore_errors=True)
-        await git.clone_for_task(repository, path, task_id)
+        branch = await git.clone_for_task(repository, path)
         return Workspace(
             task_id=task_id,
             repo=str(repository.path),
-            base_commit=repository.head,
-            branch=f"task/{task_id}",
+            base_commit=await git.base_commit(path),
+            branch=branch,
             was_dirty=repository.is_dirty,
         )
 
@@ -38,11 +37,12 @@ class GitWorkspaces:
         if made is not None:
             return made
         # A crash after the commit and before its step was stored: the commit is there already.
-        head = await git.branch_commit(path, workspace.branch)
+        head = await git.head_of(path)
         return None if head == workspace.base_commit else head
 
     async def publish(self, workspace: Workspace) -> None:
-        await git.publish_branch(self.root / workspace.task_id, Path(workspace.repo), workspace.branch)
+        repository = await git.resolve_repository(Path(workspace.repo))
+        await git.publish_branch(self.root / workspace.task_id, repository, workspace.branch)
 
     async def diff(self, workspace: Workspace) -> Diff:
         path = self.root / workspace.task_id

@@ -65,14 +65,14 @@ class Analysis:
     """Findings over `MAX_FINDINGS`; blocking ones are never among them."""
 
 
-async def analyze(workspace: Path, base: str, *, limits: Limits, isolate: bool) -> Analysis:
+async def analyze(
+    workspace: Path, base: str, *, limits: Limits, isolate: bool, program: Path | None = None
+) -> Analysis:
     """Analyze what the workspace adds to `base`."""
     added = await git.added_lines(workspace, base, MAX_DIFF_BYTES)
     if added is None:
         why = f"The difference is larger than {MAX_DIFF_BYTES} bytes."
-        return Analysis(
-            (), (), tuple(Degradation(what=name, why=why) for name in ("secrets", "ruff", "bandit"))
-        )
+        return Analysis((), (), tuple(Degradation(what=name, why=why) for name in ("secrets", "ruff", "bandit")))
     analyses = [Analysis(find_added_secrets(added), ("secrets",), ())]
     sources = [path for path in await git.list_files(workspace) if path in added and path.endswith(".py")]
     if sources:
@@ -85,6 +85,7 @@ async def analyze(workspace: Path, base: str, *, limits: Limits, isolate: bool) 
                 command,
                 workspace=workspace,
                 limits=limits,
+                program=program,
                 writable=False,
                 isolate=isolate,
                 is_redacted=False,
@@ -155,9 +156,7 @@ def parse_bandit(report: Any, added: AddedLines, root: str) -> Analysis:
                 severity=severity,
                 path=path,
                 line=entry["line_number"],
-                message=redact_text(
-                    f"{entry['issue_text']} (confidence: {entry['issue_confidence'].lower()})"
-                ),
+                message=redact_text(f"{entry['issue_text']} (confidence: {entry['issue_confidence'].lower()})"),
                 is_blocking=is_added and is_dangerous,
             )
             findings.append(finding)
@@ -182,11 +181,7 @@ def _analysis(name: str, done: CommandResult, parse: Callable[[Any], Analysis]) 
         except (JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             why = f"Its report cannot be read ({error!r})."
     else:
-        ending = (
-            f"was ended by its {done.ended_by} limit"
-            if done.ended_by
-            else f"failed with exit {done.exit_code}"
-        )
+        ending = f"was ended by its {done.ended_by} limit" if done.ended_by else f"failed with exit {done.exit_code}"
         why = f"It {ending}."
     return Analysis((), (), (Degradation(what=name, why=redact_text(f"{why} {done.output[-500:].strip()}")),))
 

@@ -45,16 +45,12 @@ class DeleteFile(Arguments):
 
 
 class RunCommand(Arguments):
-    command: list[str] = Field(
-        min_length=1, description='Program and arguments, such as ["python", "-V"]. No shell.'
-    )
+    command: list[str] = Field(min_length=1, description='Program and arguments, such as ["python", "-V"]. No shell.')
     timeout_s: float | None = Field(None, gt=0, description="Ends the command after this many seconds.")
 
 
 class RunTests(Arguments):
-    paths: list[str] = Field(
-        default_factory=list[str], description="Only these test files or folders; all if empty."
-    )
+    paths: list[str] = Field(default_factory=list[str], description="Only these test files or folders; all if empty.")
 
 
 class NoArguments(Arguments):
@@ -74,6 +70,4 @@ def parse_arguments(arguments: type[Arguments], given: Mapping[str, Any]) -> Arg
         return arguments.model_validate(dict(given))
     except ValidationError as error:
         wrong = [f"{'.'.join(map(str, e['loc'])) or 'arguments'}: {e['msg']}" for e in error.errors()]
-        raise ToolFailed(
-            f"The arguments do not fit: {'; '.join(wrong)}.", hint="See the tool's schema."
-        ) from None
+        raise ToolFailed(f"The arguments do not fit: {'; '.join(wrong)}.", hint="See the tool's schema.") from None

@@ -19,6 +19,8 @@ def replace_once(path: str, text: str, old: str, new: str) -> str:
         # The file has Windows line ends, which models do not see.
         old, new = old.replace("\n", "\r\n"), new.replace("\n", "\r\n")
     places = _find_all(text, old)
+    if not places and new and len(_find_all(text, new)) == 1:
+        return text  # done before: a call is sent again after an interruption
     if not places:
         raise ToolFailed(f"`old` does not occur in {path!r}.{_nearest(text, old)}")
     if len(places) > 1:
@@ -51,9 +53,7 @@ def _nearest(text: str, old: str) -> str:
         numbers = sorted({lines.index(line) for line in close})
         return _shown(lines, numbers)
     start = _best_start(lines, old.splitlines())
-    return _shown(
-        lines, list(range(max(0, start - CONTEXT_LINES), start + len(old.splitlines()) + CONTEXT_LINES))
-    )
+    return _shown(lines, list(range(max(0, start - CONTEXT_LINES), start + len(old.splitlines()) + CONTEXT_LINES)))
 
 
 def _best_start(lines: list[str], wanted: list[str]) -> int:

@@ -59,9 +59,7 @@ def read_bytes(workspace: Path, path: str) -> bytes:
     finally:
         os.close(fd)
     if len(content) > MAX_FILE_BYTES:
-        raise ToolFailed(
-            f"{path!r} is larger than {MAX_FILE_BYTES} bytes; use search_text or run_command on it."
-        )
+        raise ToolFailed(f"{path!r} is larger than {MAX_FILE_BYTES} bytes; use search_text or run_command on it.")
     return content
 
 
@@ -72,9 +70,7 @@ def write_text(workspace: Path, path: str, text: str) -> bool:
     except UnicodeEncodeError:
         raise ToolFailed(f"The content for {path!r} is not valid text: it holds half a character.") from None
     if len(content) > MAX_FILE_BYTES:
-        raise ToolFailed(
-            f"The content for {path!r} is larger than {MAX_FILE_BYTES} bytes; write smaller files."
-        )
+        raise ToolFailed(f"The content for {path!r} is larger than {MAX_FILE_BYTES} bytes; write smaller files.")
     with _parent(workspace, path, make=True) as (folder, name):
         mode = _mode_of(path, name, folder)
         _replace(name, content, mode if mode is not None else 0o644, folder)
@@ -167,9 +163,7 @@ def _decode(path: str, content: bytes) -> str:
     try:
         return content.decode()
     except UnicodeDecodeError:
-        raise ToolFailed(
-            f"{path!r} is not UTF-8 text; run_command can look at it with other tools."
-        ) from None
+        raise ToolFailed(f"{path!r} is not UTF-8 text; run_command can look at it with other tools.") from None
 
 
 def _explained(path: str, error: OSError) -> ToolFailed:

@@ -120,11 +120,7 @@ def _other_language(files: Collection[str], read: Read) -> TestCommand | None:
         return TestCommand(("go", "test", "./..."), "go")
     if "Cargo.toml" in files:
         return TestCommand(("cargo", "test"), "cargo")
-    if any(
-        _MAKE_TEST.search(read(name) or "")
-        for name in ("GNUmakefile", "makefile", "Makefile")
-        if name in files
-    ):
+    if any(_MAKE_TEST.search(read(name) or "") for name in ("GNUmakefile", "makefile", "Makefile") if name in files):
         return TestCommand(("make", "test"), "make")
     return None
 

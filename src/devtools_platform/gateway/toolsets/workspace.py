@@ -78,10 +78,16 @@ class WorkspaceTools:
     name = "workspace"
 
     def __init__(
-        self, workspaces: Path, *, limits: Limits, detect: TestCommandDetector = detect_test_command
+        self,
+        workspaces: Path,
+        *,
+        limits: Limits,
+        detect: TestCommandDetector = detect_test_command,
+        sandbox_program: Path | None = None,
     ) -> None:
         self._workspaces = workspaces
         self._limits = limits
+        self._program = sandbox_program
         self._detect = detect
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._tools = _by_name(self)
@@ -106,18 +112,14 @@ class WorkspaceTools:
         names = await git.list_files(call.workspace, _anywhere(given.glob))
         shown = names[: given.limit]
         rest = f"\n[... {len(names) - len(shown)} more ...]" if len(names) > len(shown) else ""
-        return ToolResult(
-            "\n".join(shown) + rest or "No file matches.", {"files": list(shown), "total": len(names)}
-        )
+        return ToolResult("\n".join(shown) + rest or "No file matches.", {"files": list(shown), "total": len(names)})
 
     async def read_file(self, call: _Call, given: ReadFile) -> ToolResult:
         """The text as it is, secrets included: what is read here is written back by edits."""
         text = await asyncio.to_thread(files.read_text, call.workspace, given.path)
         lines = [line for line in re.split(r"(?<=\n)", text) if line]
         if given.start_line > max(1, len(lines)):
-            raise ToolFailed(
-                f"{given.path!r} has {len(lines)} lines; line {given.start_line} is past its end."
-            )
+            raise ToolFailed(f"{given.path!r} has {len(lines)} lines; line {given.start_line} is past its end.")
         part = "".join(lines[given.start_line - 1 : given.end_line])
         is_cut = len(part) > MAX_READ_CHARS
         if is_cut:
@@ -131,7 +133,12 @@ class WorkspaceTools:
         # In the sandbox, although nothing of the repository runs: git grep follows linked folders.
         limits = replace(self._limits, timeout_s=SEARCH_TIMEOUT_S, output_bytes=SEARCH_OUTPUT_BYTES)
         done = await run_sandboxed(
-            command, workspace=call.workspace, limits=limits, writable=False, isolate=call.isolate
+            command,
+            workspace=call.workspace,
+            limits=limits,
+            writable=False,
+            isolate=call.isolate,
+            program=self._program,
         )
         return _search_result(done, given)
 
@@ -145,9 +152,7 @@ class WorkspaceTools:
 
     async def write_file(self, call: _Call, given: WriteFile) -> ToolResult:
         is_new = await asyncio.to_thread(files.write_text, call.workspace, given.path, given.content)
-        return ToolResult(
-            f"{'Made' if is_new else 'Replaced'} {given.path}.", {"path": given.path, "is_new": is_new}
-        )
+        return ToolResult(f"{'Made' if is_new else 'Replaced'} {given.path}.", {"path": given.path, "is_new": is_new})
 
     async def delete_file(self, call: _Call, given: DeleteFile) -> ToolResult:
         await asyncio.to_thread(files.delete, call.workspace, given.path)
@@ -165,6 +170,7 @@ class WorkspaceTools:
             isolate=call.isolate,
             python=python,
             loopback=True,
+            program=self._program,
         )
         return _command_result(done)
 
@@ -184,6 +190,7 @@ class WorkspaceTools:
             isolate=call.isolate,
             python=python or _any_python(),
             loopback=True,
+            program=self._program,
         )
         return _command_result(done)
 
@@ -195,7 +202,7 @@ class WorkspaceTools:
 
     async def analyze(self, call: _Call, _: NoArguments) -> ToolResult:
         base = await git.base_commit(call.workspace)
-        analysis = await analyze(call.workspace, base, limits=self._limits, isolate=call.isolate)
+        analysis = await analyze(call.workspace, base, limits=self._limits, isolate=call.isolate, program=self._program)
         return _analysis_result(analysis)
 
     def _workspace_of(self, caller: Caller) -> Path:
@@ -203,9 +210,7 @@ class WorkspaceTools:
             raise NotFound(f"{caller.task_id!r} is not a task id.")
         folder = self._workspaces / caller.task_id
         if folder.is_symlink() or not (folder / ".git").is_dir():
-            raise NotFound(
-                f"Task {caller.task_id!r} has no workspace.", hint="It is made when the task starts."
-            )
+            raise NotFound(f"Task {caller.task_id!r} has no workspace.", hint="It is made when the task starts.")
         return folder
 
     async def _test_command(self, call: _Call, config: TestConfig, python: Path) -> TestCommand | None:
@@ -217,9 +222,7 @@ class WorkspaceTools:
             except ToolFailed:
                 return None
 
-        return await asyncio.to_thread(
-            self._detect, names, read, config=config, python=str(python), root=call.root
-        )
+        return await asyncio.to_thread(self._detect, names, read, config=config, python=str(python), root=call.root)
 
     async def _project_python(self, call: _Call, config: TestConfig) -> Path | None:
         """The interpreter of the person's repository: the configured one, or that of `.venv` or `venv`."""
@@ -229,9 +232,7 @@ class WorkspaceTools:
         wanted = [config.python] if config.python else [".venv/bin/python", "venv/bin/python"]
         usable = [origin / path for path in wanted if _is_visible(origin / path)]
         if config.python and not usable:
-            raise ToolFailed(
-                f"{CONFIG_FILE}: `[test] python` is {config.python!r}, which is no Python environment."
-            )
+            raise ToolFailed(f"{CONFIG_FILE}: `[test] python` is {config.python!r}, which is no Python environment.")
         return usable[0] if usable else None
 
 
@@ -335,7 +336,10 @@ def _by_name(tools: WorkspaceTools) -> dict[str, _Entry]:
     ]
     return {
         run.__name__: _Entry(
-            Tool(run.__name__, description, schema_of(arguments), is_read_only), arguments, run
+            # All may be run once more after an interruption: what they do stays in the clone.
+            Tool(run.__name__, description, schema_of(arguments), is_read_only, is_repeatable=True),
+            arguments,
+            run,
         )
         for run, arguments, is_read_only, description in rows
     }

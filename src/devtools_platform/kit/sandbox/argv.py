@@ -60,9 +60,7 @@ def sandbox_argv(
         *_workspace(workspace, writable=writable),
         *_closing(env or {}),
         "--",
-        *guarded(
-            info.landlock, command, limits=limits, ready_fd=ready_fd, writable=writable, loopback=loopback
-        ),
+        *guarded(info.landlock, command, limits=limits, ready_fd=ready_fd, writable=writable, loopback=loopback),
     )
 
 

@@ -65,9 +65,7 @@ def restrict(abi: int, write: Sequence[str], *, tcp: bool) -> None:
     all_rights = (1 << _BITS_BY_ABI.get(abi, 16)) - 1
     ruleset = _Ruleset(all_rights, 0 if tcp else _TCP_BIND_AND_CONNECT, _SCOPE_SOCKETS_AND_SIGNALS)
     size = 8 if abi < _ABI_NETWORK else 16 if abi < _ABI_SCOPE else 24
-    fd = _checked(
-        _libc().syscall(_CREATE_RULESET, ctypes.byref(ruleset), ctypes.c_size_t(size), ctypes.c_uint32(0))
-    )
+    fd = _checked(_libc().syscall(_CREATE_RULESET, ctypes.byref(ruleset), ctypes.c_size_t(size), ctypes.c_uint32(0)))
     _allow(fd, "/", _READ)
     _allow(fd, "/dev", (_READ | _WRITE_FILE | _TRUNCATE | _IOCTL_DEV) & all_rights)
     for path in write:

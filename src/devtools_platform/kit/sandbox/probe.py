@@ -30,14 +30,15 @@ _REFUSED = (
 )
 
 
-@lru_cache(maxsize=1)
-def find_sandbox() -> SandboxInfo:
+@lru_cache(maxsize=4)
+def find_sandbox(program: Path | None = None) -> SandboxInfo:
     """The sandbox that works here. Tried once; a success is remembered, a failure is tried again.
 
-    Raises `NoSandbox` with what the kernel or bubblewrap said.
+    `program` is the one bubblewrap to use, where a person chose it. Raises `NoSandbox` with
+    what the kernel or bubblewrap said.
     """
     refusals: list[str] = []
-    for bwrap in _candidates():
+    for bwrap in [program] if program else _candidates():
         info = SandboxInfo(bwrap, landlock_abi())
         refusal = _try(info)
         if refusal is None:
@@ -84,8 +85,4 @@ def _try(info: SandboxInfo) -> str | None:
     finally:
         os.close(read)
         os.close(write)
-    return (
-        None
-        if done.returncode == 0
-        else done.stderr.decode(errors="replace").strip() or f"exit {done.returncode}"
-    )
+    return None if done.returncode == 0 else done.stderr.decode(errors="replace").strip() or f"exit {done.returncode}"

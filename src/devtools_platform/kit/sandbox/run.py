@@ -50,19 +50,21 @@ async def run_sandboxed(
     python: Path | None = None,
     loopback: bool = False,
     is_redacted: bool = True,
+    program: Path | None = None,
 ) -> CommandResult:
     """Run `command` with `workspace` as its working directory and nothing else of the machine in reach.
 
     `python` comes first on the command's path (ours by default). `loopback` lets it use TCP inside its own
     empty network, as tests that start a server do. `isolate=False` is the task's waiver: the same limits, no
-    isolation. `is_redacted=False` is for output a program reads and nobody keeps.
+    isolation. `program` is a bubblewrap of the person's choice. `is_redacted=False` is for
+    output a program reads and nobody keeps.
 
     Raises `NoSandbox` when isolation is asked for and cannot be had.
     """
     python = python or Path(sys.executable)
     started = time.monotonic()
     if isolate:
-        info = find_sandbox()
+        info = await asyncio.to_thread(find_sandbox, program)
 
         def build(ready_fd: int) -> Sequence[str]:
             return command_line.sandbox_argv(
