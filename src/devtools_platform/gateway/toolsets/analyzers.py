@@ -89,7 +89,7 @@ async def analyze(workspace: Path, base: str, *, limits: Limits, isolate: bool) 
                 isolate=isolate,
                 is_redacted=False,
             )
-            analyses.append(_analysis(name, done, partial(parse, added=added, root=f"{root}/")))
+            analyses.append(judge_report(name, done, partial(parse, added=added, root=f"{root}/")))
     return _together(analyses)
 
 
@@ -174,7 +174,7 @@ def _is_dangerous(rule: str, severity: Severity, confidence: str) -> bool:
     return severity == "high" or (severity == "medium" and confidence == "HIGH" and rule not in _AUDIT_ONLY)
 
 
-def _analysis(name: str, done: CommandResult, parse: Callable[[Any], Analysis]) -> Analysis:
+def judge_report(name: str, done: CommandResult, parse: Callable[[Any], Analysis]) -> Analysis:
     """The parsed report, or the analyzer named as not run."""
     if done.exit_code == 0:
         try:
