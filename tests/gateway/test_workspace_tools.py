@@ -17,8 +17,8 @@ import pytest
 from devtools_platform.core.errors import ToolFailed
 from devtools_platform.core.tasks import Finding
 from devtools_platform.core.tools import Caller, ToolResult
-from devtools_platform.gateway.toolsets import analyzers, files
-from devtools_platform.gateway.toolsets.analyzers import parse_ruff
+from devtools_platform.gateway.toolsets import files
+from devtools_platform.gateway.toolsets.analyzers import judge_report, parse_ruff
 from devtools_platform.gateway.toolsets.editing import replace_once
 from devtools_platform.gateway.toolsets.test_command import (
     TestCommand,
@@ -69,7 +69,7 @@ class Bench:
         return await self.tools.call(name, arguments, caller)
 
     async def data(self, name: str, **arguments: object) -> Mapping[str, Any]:
-        result = await self.call(name, **arguments)
+        result = await self.tools.call(name, arguments, CALLER)
         assert not result.is_error, result.text
         json.dumps(dict(result.data))
         return result.data
@@ -229,7 +229,7 @@ def test_no_race_with_a_swapped_folder_leads_outside(tmp_path: Path) -> None:
 
     swapper = threading.Thread(target=swap)
     swapper.start()
-    seen = set()
+    seen: set[str] = set()
     try:
         for _ in range(3000):
             try:
@@ -583,5 +583,5 @@ async def test_an_analyzer_that_fails_is_named_never_passed_over(bench: Bench) -
 @pytest.mark.parametrize("output", ["", "panicked", "[{]", '[{"code": "F821"}]', "{}"])
 def test_a_report_that_cannot_be_read_counts_as_not_run(output: str) -> None:
     done = CommandResult(("ruff",), 0, 0.1, output, None)
-    analysis = analyzers._analysis("ruff", done, lambda report: parse_ruff(report, {}, ""))
+    analysis = judge_report("ruff", done, lambda report: parse_ruff(report, {}, ""))
     assert output == "{}" or [missing.what for missing in analysis.not_run] == ["ruff"]

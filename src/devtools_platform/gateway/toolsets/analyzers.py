@@ -90,7 +90,7 @@ async def analyze(
                 isolate=isolate,
                 is_redacted=False,
             )
-            analyses.append(_analysis(name, done, partial(parse, added=added, root=f"{root}/")))
+            analyses.append(judge_report(name, done, partial(parse, added=added, root=f"{root}/")))
     return _together(analyses)
 
 
@@ -173,7 +173,7 @@ def _is_dangerous(rule: str, severity: Severity, confidence: str) -> bool:
     return severity == "high" or (severity == "medium" and confidence == "HIGH" and rule not in _AUDIT_ONLY)
 
 
-def _analysis(name: str, done: CommandResult, parse: Callable[[Any], Analysis]) -> Analysis:
+def judge_report(name: str, done: CommandResult, parse: Callable[[Any], Analysis]) -> Analysis:
     """The parsed report, or the analyzer named as not run."""
     if done.exit_code == 0:
         try:

@@ -188,5 +188,5 @@ def _workspace(workspace: Path, *, writable: bool) -> tuple[str, ...]:
 
 
 def _closing(env: Mapping[str, str]) -> tuple[str, ...]:
-    sealed = tuple(arg for path in (*_EMPTY, "/") for arg in ("--remount-ro", path))
+    sealed = tuple(arg for path in (*_EMPTY, "/dev", "/") for arg in ("--remount-ro", path))
     return (*sealed, *(arg for name in env for arg in ("--setenv", name, env[name])))
