@@ -363,10 +363,3 @@ async def test_a_git_that_hangs_is_ended(project: Path) -> None:
     os.mkfifo(project / "pipe")
     with pytest.raises(ProgramFailed, match=r"`git hash-object` did not end within 0\.2 s"):
         await git("hash-object", "--", "pipe", cwd=project, timeout_s=0.2)
-<<<<<<< HEAD
-
-
-def test_every_git_is_told_to_run_nothing() -> None:
-    assert {"core.hooksPath=/dev/null", "core.fsmonitor=false", "protocol.ext.allow=never"} <= set(git_module._SETTINGS)
-=======
->>>>>>> sandbox

@@ -100,9 +100,7 @@ def test_the_command_line_shows_the_system_the_workspace_and_nothing_else(
     expected += ["--ro-bind", "/venv", "/venv"]
     expected += ["--bind", "/data/task-1", "/workspace"]
     expected += ["--ro-bind-try", "/data/task-1/.git", "/workspace/.git", "--chdir", "/workspace"]
-    expected += [
-        arg for path in ("/home", "/root", "/run", "/var", "/dev", "/") for arg in ("--remount-ro", path)
-    ]
+    expected += [arg for path in ("/home", "/root", "/run", "/var", "/dev", "/") for arg in ("--remount-ro", path)]
     expected += ["--setenv", "HOME", "/tmp/home", "--", "/venv/bin/python", "-I", "-S", "-B"]
     expected += ["/run/dev-tools/landlock_exec.py", json.dumps(plan), "make", "test"]
     assert list(argv) == expected
