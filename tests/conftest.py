@@ -1,6 +1,7 @@
 """A real PostgreSQL for the whole run, and a fresh, migrated database for each module that asks."""
 
 import asyncio
+import os
 import secrets
 import shutil
 import tempfile
@@ -65,3 +66,23 @@ def _create_database(server_url: str, template: str) -> str:
         connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
     engine.dispose()
     return make_url(server_url).set(database=name).render_as_string(hide_password=False)
+
+
+#: Skips that are no failure in CI, by a piece of their reason. Everything else CI must be able to run.
+ALLOWED_SKIPS = ("the embedded model is not cached", "only root", "not as root", "needs root")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Skips are loud: a suite that skips proves less than one that passes."""
+    if skipped := terminalreporter.stats.get("skipped", []):
+        terminalreporter.write_line(f"\n!!! {len(skipped)} TESTS WERE SKIPPED, see their reasons above !!!", red=True)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """In CI a skip that is not named as allowed fails the run."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if not os.environ.get("CI") or reporter is None or exitstatus != pytest.ExitCode.OK:
+        return
+    reasons = [str(report.longrepr) for report in reporter.stats.get("skipped", [])]
+    if any(not any(allowed in reason for allowed in ALLOWED_SKIPS) for reason in reasons):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -5,7 +5,7 @@ from decimal import Decimal
 from typing import Any, Protocol
 
 from devtools_platform.agents.types import Diff, Workspace
-from devtools_platform.core.tasks import Reason, Status, TaskRequest, Usage
+from devtools_platform.core.tasks import Degradation, Reason, Status, TaskRequest, Usage
 from devtools_platform.core.tools import Caller, Tool, ToolResult
 
 
@@ -84,4 +84,8 @@ class Preflight(Protocol):
 
     async def check_model(self) -> None:
         """Raises `ModelRefused`, `NoModel` or `Unavailable`."""
+        ...
+
+    async def list_degradations(self) -> list[Degradation]:
+        """What this machine lacks that a task should have; recorded in its result."""
         ...

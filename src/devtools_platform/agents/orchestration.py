@@ -133,6 +133,8 @@ class TaskRun:
             )
         if request.without_sandbox:
             await self._degrade("no sandbox", "The request waived it: commands of the repository ran unisolated.")
+        for lack in await self._step("machine", self.crew.preflight.list_degradations, list[Degradation]):
+            await self._degrade(lack.what, lack.why)
         refusal = await self._step("preflight", self._check_model, Refusal)
         if refusal.reason is not None:
             raise TaskEnded(refusal.reason, refusal.message)

@@ -38,6 +38,8 @@ class Reviewer:
             why = "The model is small: its judgement is shown, analyzers and tests decide."
             degraded.append(Degradation(what="model's review is advisory", why=why))
         findings = [Finding.model_validate(finding) for finding in found]
+        if not analysis.data["ran"]:
+            findings.append(_not_analysed(analysis.text))
         return self._decide(findings, analysis.data["ran"], judgement), degraded
 
     async def _judge(
@@ -74,3 +76,10 @@ class Reviewer:
 
     def _blocks(self, judgement: Judgement, severity: str) -> bool:
         return not self.is_small and judgement.verdict == "request_changes" and severity in BLOCKING
+
+
+def _not_analysed(why: str) -> Finding:
+    """A change that no analyzer has looked at is never approved."""
+    return Finding(
+        source="review", rule="not-analysed", severity="high", path="", line=None, message=why, is_blocking=True
+    )

@@ -34,6 +34,7 @@ from devtools_platform.app.code_index import HttpCodeIndex
 from devtools_platform.app.console_data import ConsoleData
 from devtools_platform.app.home import Home
 from devtools_platform.app.models import LedgerBridge, ServedModel, build_models, choose_model
+from devtools_platform.app.preflight import StackPreflight
 from devtools_platform.app.serving import Serving, bind
 from devtools_platform.config import Settings
 from devtools_platform.console.api import build_api as build_console
@@ -233,7 +234,7 @@ class Stack:
             workspaces=GitWorkspaces(home.workspaces, self.settings.min_free_disk_mb),
             tools=tools,
             index=HttpCodeIndex(urls.context, token),
-            preflight=served,
+            preflight=StackPreflight(self.settings, served),
             model=served.info,
             max_review_rounds=self.settings.max_review_rounds,
         )

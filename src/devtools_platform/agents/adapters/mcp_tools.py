@@ -36,12 +36,9 @@ class GatewayClient:
     async def call(self, caller: Caller, name: str, arguments: Mapping[str, Any], key: str) -> ToolResult:
         try:
             async with self._connect(caller) as http, self._open(http) as client:
-                result = await client.call_tool(name, dict(arguments), meta={IDEMPOTENCY_KEY: key})
-        except MCPError as error:
-            return ToolResult(str(error), is_error=True)
+                return await _call(client, name, arguments, key)
         except (httpx2.HTTPError, ExceptionGroup) as error:
             raise Unavailable(f"The gateway at {self._url} does not answer: {error}.") from None
-        return _from_result(result)
 
     def _connect(self, caller: Caller) -> httpx2.AsyncClient:
         headers = {"Authorization": f"Bearer {issue_run_token(self._secret, caller)}"}
@@ -49,6 +46,13 @@ class GatewayClient:
 
     def _open(self, http: httpx2.AsyncClient) -> Client:
         return Client(streamable_http_client(self._url, http_client=http), mode=PROTOCOL)
+
+
+async def _call(client: Client, name: str, arguments: Mapping[str, Any], key: str) -> ToolResult:
+    try:
+        return _from_result(await client.call_tool(name, dict(arguments), meta={IDEMPOTENCY_KEY: key}))
+    except MCPError as error:  # caught in here: on its way out the client would wrap it in a group
+        return ToolResult(str(error), is_error=True)
 
 
 def _from_mcp(tool: mcp.Tool) -> Tool:

@@ -1,0 +1,31 @@
+"""What a task needs of the model and the machine, asked before any work is done."""
+
+import asyncio
+from dataclasses import dataclass
+
+from devtools_platform.app.models import ServedModel
+from devtools_platform.config import Settings
+from devtools_platform.core.errors import NoSandbox
+from devtools_platform.core.tasks import Degradation
+from devtools_platform.kit.sandbox import find_sandbox
+
+
+@dataclass(frozen=True)
+class StackPreflight:
+    settings: Settings
+    served: ServedModel
+
+    async def check_model(self) -> None:
+        await self.served.check_model()
+
+    async def list_degradations(self) -> list[Degradation]:
+        """A sandbox without its second layer. None at all is for admission to refuse, or was waived."""
+        try:
+            info = await asyncio.to_thread(find_sandbox, self.settings.sandbox_program)
+        except NoSandbox:
+            return []
+        if info.landlock is None:
+            return [
+                Degradation(what="one sandbox layer", why="This kernel has no Landlock; bubblewrap alone isolates.")
+            ]
+        return []

@@ -1,0 +1,147 @@
+"""The gateway through its front door: the official MCP client on a real server, records in real PostgreSQL."""
+
+import socket
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+import httpx2
+import pytest
+import sqlalchemy as sa
+
+from devtools_platform.agents.adapters.mcp_tools import GatewayClient
+from devtools_platform.app.serving import Serving
+from devtools_platform.core.tools import Caller, Tool, ToolResult
+from devtools_platform.gateway.adapters.call_records import SqlCallRecords
+from devtools_platform.gateway.api import build_api
+from devtools_platform.gateway.service import Gateway
+from devtools_platform.gateway.types import Policy
+from devtools_platform.kit.schema import tool_calls
+from devtools_platform.kit.tokens import issue_run_token
+
+SECRET = "0123456789abcdef0123456789abcdef"
+DEV, REVIEW = Caller("task1", "feature-dev"), Caller("task1", "code-review")
+POLICY = Policy(
+    toolsets={"write": ["shop_count", "shop_look", "shop_break"], "read": ["shop_look"]},
+    agents={"feature-dev": ["write"], "code-review": ["read"]},
+)
+SCHEMA = {"type": "object", "properties": {"by": {"type": "integer"}}}
+
+
+class Shop:
+    """A tool server with an effect that can be counted."""
+
+    name = "shop"
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def list_tools(self) -> Sequence[Tool]:
+        return [
+            Tool("count", "Count.", SCHEMA, is_read_only=False),
+            Tool("look", "Look.", SCHEMA, is_read_only=True),
+            Tool("break", "Break.", SCHEMA, is_read_only=False),
+        ]
+
+    async def call(self, name: str, arguments: Mapping[str, Any], caller: Caller) -> ToolResult:
+        if name == "break":
+            raise RuntimeError("a bug with a secret ghp_" + "a1B2" * 9)
+        if name == "count":
+            self.count += arguments.get("by", 1)
+        return ToolResult(f"{self.count} for {caller.agent}", {"count": self.count})
+
+
+@pytest.fixture
+def shop() -> Shop:
+    return Shop()
+
+
+@pytest.fixture
+async def url(shop: Shop, database: sa.Engine) -> AsyncIterator[str]:
+    gateway = Gateway([shop], POLICY, SqlCallRecords(database))
+    serving = Serving()
+    sock = socket.create_server(("127.0.0.1", 0))
+    sock.setblocking(False)
+    await serving.serve(build_api(gateway, token="rest", secret=SECRET), sock)
+    yield f"http://127.0.0.1:{sock.getsockname()[1]}"
+    await serving.stop()
+    sock.close()
+
+
+@pytest.fixture
+def client(url: str) -> GatewayClient:
+    return GatewayClient(f"{url}/mcp", SECRET, timeout_s=10)
+
+
+def recorded(database: sa.Engine, key: str) -> sa.Row[Any]:
+    with database.connect() as connection:
+        return connection.execute(sa.select(tool_calls).where(tool_calls.c.key == key)).one()
+
+
+async def test_a_caller_is_shown_what_its_policy_permits(client: GatewayClient) -> None:
+    assert [tool.name for tool in await client.list_tools(DEV)] == ["shop_count", "shop_look", "shop_break"]
+    (look,) = await client.list_tools(REVIEW)
+    assert (look.name, look.is_read_only, dict(look.input_schema)) == ("shop_look", True, SCHEMA)
+
+
+async def test_a_call_is_made_as_the_token_says_and_recorded(client: GatewayClient, database: sa.Engine) -> None:
+    result = await client.call(DEV, "shop_count", {"by": 2}, "key-made")
+
+    assert (result.text, result.data, result.is_error) == ("2 for feature-dev", {"count": 2}, False)
+    row = recorded(database, "key-made")
+    assert (row.task_id, row.agent, row.server, row.tool) == ("task1", "feature-dev", "shop", "count")
+    assert (row.state, row.decision, row.arguments, row.is_error) == ("finished", "allow", {"by": 2}, False)
+
+
+async def test_the_same_key_has_one_effect(client: GatewayClient, shop: Shop) -> None:
+    results = [await client.call(DEV, "shop_count", {}, "key-once") for _ in range(3)]
+
+    assert shop.count == 1
+    assert {result.text for result in results} == {"1 for feature-dev"}
+
+
+async def test_an_interrupted_call_is_repeated_only_where_that_is_safe(
+    client: GatewayClient, shop: Shop, database: sa.Engine
+) -> None:
+    records = SqlCallRecords(database)
+    for key, tool in (("key-doubt", "shop_count"), ("key-read", "shop_look")):
+        assert await records.begin(key, DEV, tool, {}, "allow") is None  # and then the process was killed
+
+    doubtful = await client.call(DEV, "shop_count", {}, "key-doubt")
+    read = await client.call(DEV, "shop_look", {}, "key-read")
+
+    assert doubtful.is_error
+    assert "may have had its effect" in doubtful.text
+    assert (shop.count, read.is_error) == (0, False)
+
+
+async def test_a_forbidden_or_unknown_tool_is_refused_by_name_and_recorded(
+    client: GatewayClient, shop: Shop, database: sa.Engine
+) -> None:
+    forbidden = await client.call(REVIEW, "shop_count", {}, "key-forbidden")
+    unknown = await client.call(REVIEW, "shop_sell", {}, "key-unknown")
+
+    assert forbidden.is_error
+    assert "code-review may not call 'shop_count'" in forbidden.text
+    assert "shop_look" in unknown.text, "what it may call is named"
+    assert shop.count == 0
+    assert recorded(database, "key-forbidden").decision == "deny"
+
+
+async def test_a_bug_in_a_tool_is_an_answer_without_its_insides(client: GatewayClient) -> None:
+    result = await client.call(DEV, "shop_break", {}, "key-bug")
+
+    assert result.is_error
+    assert "ghp_" not in result.text
+    assert "RuntimeError" not in result.text
+
+
+async def test_without_a_valid_token_nothing_is_said(url: str) -> None:
+    forged = issue_run_token("another secret, just as long as it must be", DEV)
+    call = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
+    async with httpx2.AsyncClient(trust_env=False) as http:
+        for headers in ({}, {"Authorization": "Bearer rest"}, {"Authorization": f"Bearer {forged}"}):
+            response = await http.post(f"{url}/mcp", json=call, headers=headers)
+            assert (response.status_code, response.json()["code"]) == (401, "unauthorized")
+        assert (await http.get(f"{url}/tools")).status_code == 401
+        listed = await http.get(f"{url}/tools", headers={"Authorization": "Bearer rest"})
+        assert [tool["name"] for tool in listed.json()] == ["shop_count", "shop_look", "shop_break"]
