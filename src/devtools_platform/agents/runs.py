@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from devtools_platform.agents.guided import GuidedEdit
+from devtools_platform.agents.live import known_paths
 from devtools_platform.agents.reviewing import Reviewer
 from devtools_platform.agents.runner import AgentRunner, RunId
 from devtools_platform.agents.types import RunOutcome, TaskEnded
@@ -39,6 +40,9 @@ class AgentRunWorkflow:
         return self._loop
 
     async def _loop(self, run: RunId, argument: dict[str, Any]) -> RunOutcome:
+        if self.is_small:
+            listed = await self.runner.tools.call(run.caller, "workspace_list_files", {}, f"{run}:paths")
+            known_paths.set(tuple(listed.data.get("files", ())))
         output = await self.runner.run(run, argument["prompt"])
         return RunOutcome(output=output.model_dump(mode="json"))
 

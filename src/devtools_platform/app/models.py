@@ -13,6 +13,7 @@ from devtools_platform.agents.adapters.llama_server import LlamaServer
 from devtools_platform.agents.adapters.schema_tools import SchemaToolModel
 from devtools_platform.agents.adapters.scripted import Script, ScriptedModel
 from devtools_platform.agents.interfaces import ModelLedger
+from devtools_platform.agents.live import list_choices
 from devtools_platform.agents.metered import MeteredModel
 from devtools_platform.config import Settings
 from devtools_platform.core.agents import AgentName
@@ -94,7 +95,9 @@ def build_models(served: ServedModel, ledger: ModelLedger, timeout_s: float) -> 
             explain=lambda error: endpoints.explain(error, served.endpoint),
             price=lambda tokens_in, tokens_out: _price(served, tokens_in, tokens_out),
         )
-        return SchemaToolModel(metered, changes=lambda tool: tool in CHANGING) if served.is_small else metered
+        if not served.is_small:
+            return metered
+        return SchemaToolModel(metered, enums=list_choices, changes=lambda tool: tool in CHANGING)
 
     return build
 
