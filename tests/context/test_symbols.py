@@ -102,6 +102,7 @@ def test_a_syntax_error_hides_only_what_it_breaks():
 
 
 def test_a_file_made_to_be_slow_is_given_up_in_time():
-    started = time.monotonic()
+    started = time.process_time()
     assert outline("a.ts", "a<b<" * 240_000) == []
-    assert time.monotonic() - started < 3 * symbols.PARSE_SECONDS
+    # The parser looks up only now and then; CPU time, because the machine may be busy.
+    assert time.process_time() - started < 8 * symbols.PARSE_SECONDS

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from devtools_platform.app.client import StackClient
 from devtools_platform.app.demo import TASK, make_repository
-from devtools_platform.cli.output import err, out, print_json, progress
+from devtools_platform.cli.output import err, out, print_json, program, progress
 from devtools_platform.cli.stack import stack_settings
 from devtools_platform.cli.summary import describe_event, summarise
 from devtools_platform.config import load_settings
@@ -68,8 +68,8 @@ async def _carry_out(running: "Running", request: TaskRequest) -> TaskResult:
 def _what_next(running: "Running", result: TaskResult, *, stays: bool) -> None:
     link = f"{running.urls.console}/tasks/{result.id}"
     typer.echo(f"\n  see it     {running.console_link}\n             then {link}")
-    typer.echo('  your own   dev-tools task run "TEXT" --repo DIR')
+    typer.echo(f'  your own   {program()} task run "TEXT" --repo DIR')
     if stays:
         err.print("  The stack stays up; Ctrl-C ends it.")
     else:
-        err.print(f"  The stack ends here. See it again: dev-tools up --data-dir {running.data_dir}")
+        err.print(f"  The stack ends here. See it again: {program()} up --data-dir {running.data_dir}")

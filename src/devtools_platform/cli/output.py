@@ -1,7 +1,9 @@
 """What commands print: progress lines to standard error, results to standard output."""
 
 import json
+import shutil
 import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
 from rich.console import Console
@@ -15,6 +17,12 @@ out = Console(highlight=False, soft_wrap=True)
 
 def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def program() -> str:
+    """How this command was called, so that what we tell people to type works where they stand."""
+    called = Path(sys.argv[0])
+    return "dev-tools" if shutil.which("dev-tools") or called.name != "dev-tools" else str(called)
 
 
 def progress(part: str, text: str) -> None:

@@ -11,7 +11,7 @@ import typer
 from rich.text import Text
 
 from devtools_platform.app.releases import Release, current_release
-from devtools_platform.cli.output import err, out, print_json, progress
+from devtools_platform.cli.output import err, out, print_json, program, progress
 from devtools_platform.config import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _facts(running: "Running") -> Mapping[str, Any]:
 def _greet(running: "Running") -> None:
     err.print(Text(f"  up in {running.started_in_s:.1f} s. Ctrl-C ends it.", style="bold green"))
     typer.echo(f"\n  console  {running.console_link}")
-    typer.echo('  try      dev-tools task run "Fix the failing test" --repo DIR\n')
+    typer.echo(f'  try      {program()} task run "Fix the failing test" --repo DIR\n')
 
 
 def doctor(data_dir: DataDir = None, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
