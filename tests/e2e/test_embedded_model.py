@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from devtools_platform.agents.adapters import embedded_model
+from devtools_platform.app.demo import FILES
 from devtools_platform.config import Settings
-from stacks import clean_env, git, run_cli
+from stacks import clean_env, git, make_repo, run_cli
 
 CACHED = embedded_model.find_cached(Settings().cache_dir)
 
@@ -29,3 +30,20 @@ def test_the_demo_is_solved_by_the_embedded_model(tmp_path: Path) -> None:
     assert "guided loop" in [item["what"] for item in task["degraded"]]
     shop = tmp_path / "dev-tools" / "demo" / "shop"
     assert git(shop, "diff", "--name-only", "main", task["branch"]) == "shop/prices.py"
+
+
+@pytest.mark.model
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(CACHED is None, reason="the embedded model is not cached; run `dev-tools model pull`")
+def test_what_no_test_can_judge_is_not_left_to_the_embedded_model(tmp_path: Path) -> None:
+    repo = make_repo(tmp_path / "shop", {**FILES, "tests/test_prices.py": "import unittest\n"})
+    env = clean_env(DEV_TOOLS_CACHE_DIR=str(Settings().cache_dir))
+    text = "Describe the functions of shop/prices.py in the README."
+
+    done = run_cli("task", "run", text, "--repo", str(repo), "--json", "--data-dir", str(tmp_path / "data"), env=env)
+
+    assert done.returncode == 20, done.stderr[-3000:]
+    task = json.loads(done.stdout)
+    assert task["plan"]["source"] == "model"
+    assert (task["reason"], task["branch"]) == ("needs_model", None)
+    assert "DEV_TOOLS_MODEL_BASE_URL" in task["message"]

@@ -8,19 +8,27 @@ from devtools_platform.agents.guided import GuidedEdit
 from devtools_platform.agents.live import known_paths
 from devtools_platform.agents.reviewing import Reviewer
 from devtools_platform.agents.runner import AgentRunner, RunId
-from devtools_platform.agents.types import RunOutcome, TaskEnded
+from devtools_platform.agents.types import PlanDraft, RunOutcome, TaskEnded
 from devtools_platform.core.tasks import Degradation, TestRun
 from devtools_platform.core.tools import Caller
 
+UNJUDGED = (
+    "The embedded model is used only where a failing test can judge what it writes, and here none does. "
+    "Set DEV_TOOLS_MODEL_BASE_URL and DEV_TOOLS_MODEL, or GRADIENT_MODEL_ACCESS_KEY, to a stronger model."
+)
 GUIDED = Degradation(what="guided loop", why="The model is small: it wrote single functions, the program did the rest.")
 
 
 @dataclass
 class AgentRunWorkflow:
-    """As registered with the engine. `is_small` chooses the loop; see `core.tasks.ModelInfo.tier`."""
+    """As registered with the engine. `is_small` chooses the loop; see `core.tasks.ModelInfo.tier`.
+
+    `needs_judge`: the model is known to be too weak to write anything that no test judges.
+    """
 
     runner: AgentRunner
     is_small: bool
+    needs_judge: bool
     max_candidates: int
 
     async def __call__(self, argument: dict[str, Any]) -> dict[str, Any]:
@@ -35,11 +43,21 @@ class AgentRunWorkflow:
     def _choose(self, agent: str) -> Callable[[RunId, dict[str, Any]], Awaitable[RunOutcome]]:
         if agent == "code-review":
             return self._review
+        if agent == "orchestrator" and self.is_small:
+            return self._plan
         if agent == "feature-dev" and self.is_small:
             return self._guide
         return self._loop
 
+    async def _plan(self, run: RunId, argument: dict[str, Any]) -> RunOutcome:
+        """In one answer, without tools: a small model gets lost in them and needs none to route a request."""
+        instructions = self.runner.definitions["orchestrator"].instructions
+        plan = await self.runner.ask(run, f"{instructions}\n\n{argument['prompt']}", PlanDraft, max_tokens=400)
+        return RunOutcome(output=plan.model_dump(mode="json"))
+
     async def _loop(self, run: RunId, argument: dict[str, Any]) -> RunOutcome:
+        if self.needs_judge:
+            raise TaskEnded("needs_model", UNJUDGED)
         if self.is_small:
             listed = await self.runner.tools.call(run.caller, "workspace_list_files", {}, f"{run}:paths")
             known_paths.set(tuple(listed.data.get("files", ())))

@@ -54,6 +54,11 @@ class ServedModel:
     def is_small(self) -> bool:
         return self.info is not None and self.info.tier == "small"
 
+    @property
+    def needs_judge(self) -> bool:
+        """Whether this is the model we measured: good for small fixes under a failing test, for nothing else."""
+        return self.info is not None and self.info.sha256 == embedded_model.CODER.sha256
+
 
 async def choose_model(settings: Settings, logs: Path, progress: Callable[[str], None]) -> ServedModel:
     """Pick the model by the settings, start its server if it is ours. Having none is an outcome, not an error."""

@@ -239,7 +239,10 @@ class Stack:
             max_review_rounds=self.settings.max_review_rounds,
         )
         engine.register(TASK_WORKFLOW, TaskWorkflow(crew))
-        engine.register(AGENT_RUN, AgentRunWorkflow(runner, served.is_small, self.settings.max_candidates))
+        engine.register(
+            AGENT_RUN,
+            AgentRunWorkflow(runner, served.is_small, served.needs_judge, self.settings.max_candidates),
+        )
 
 
 async def _login_link(console: str, token: str) -> str:
