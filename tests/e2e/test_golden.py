@@ -53,6 +53,7 @@ def test_the_trace_holds_every_model_and_tool_call(stack: StackProcess, shop: Pa
     assert len(chats) == task["tokens"]["model_calls"]
     assert len(gateway_calls) == task["tokens"]["tool_calls"]
     assert len(gateway_calls) == sum(event["kind"] == "tool_call" for event in events_of(stack, task))
+    assert sum(event["kind"] == "model_call" for event in events_of(stack, task)) == len(chats)
     assert {s["task_id"] for s in chats + gateway_calls} == {task["id"]}
     assert {s["agent"] for s in chats} == {"feature-dev", "code-review"}
     by_id = {span["span_id"]: span for span in spans}

@@ -1,5 +1,6 @@
 """The gateway's tools as a pydantic-ai toolset. Each call is one durable step with one idempotency key."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -44,8 +45,10 @@ class DurableTools:
         )
 
     async def _call(self, caller: Caller, name: str, arguments: Mapping[str, Any], key: str) -> ToolResult:
+        started = time.perf_counter()
         result = await self.client.call(caller, name, arguments, key)
-        data = {"tool": name, "arguments": _brief(arguments), "is_error": result.is_error}
+        duration = round(time.perf_counter() - started, 3)
+        data = {"tool": name, "arguments": _brief(arguments), "is_error": result.is_error, "duration_s": duration}
         if result.is_error:
             data["message"] = result.text[:500]
         await self.log.append_event(caller.task_id, f"tool:{key}", "tool_call", caller.agent, data)

@@ -1,7 +1,8 @@
 """Which model serves this stack, and everything that hangs on it: server, adapter, meter, prices."""
 
+import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from decimal import Decimal
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from devtools_platform.agents.adapters import embedded_model, endpoints
 from devtools_platform.agents.adapters.llama_server import LlamaServer
 from devtools_platform.agents.adapters.schema_tools import SchemaToolModel
 from devtools_platform.agents.adapters.scripted import Script, ScriptedModel
-from devtools_platform.agents.interfaces import ModelLedger
+from devtools_platform.agents.interfaces import ModelLedger, TaskLog
 from devtools_platform.agents.live import list_choices
 from devtools_platform.agents.metered import MeteredModel
 from devtools_platform.config import Settings
@@ -123,9 +124,10 @@ def _price(served: ServedModel, tokens_in: int, tokens_out: int) -> Decimal | No
 
 @dataclass(frozen=True)
 class LedgerBridge:
-    """The agents' ledger, kept by observability."""
+    """The agents' ledger, kept by observability; each call also stands in the task's timeline."""
 
     ledger: Ledger
+    log: TaskLog
     served: ServedModel
 
     async def record_call(
@@ -140,19 +142,21 @@ class LedgerBridge:
         error: str | None,
     ) -> None:
         info = self.served.info
-        await self.ledger.record(
-            ModelCall(
-                task_id=task_id,
-                agent=agent,
-                provider=info.provider if info else "",
-                model=info.name if info else "",
-                input_tokens=input_tokens,
-                output_tokens=output_tokens,
-                cost_usd=cost_usd,
-                duration_s=duration_s,
-                error=error,
-            )
+        call = ModelCall(
+            task_id=task_id,
+            agent=agent,
+            provider=info.provider if info else "",
+            model=info.name if info else "",
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            cost_usd=cost_usd,
+            duration_s=round(duration_s, 3),
+            error=error,
         )
+        await self.ledger.record(call)
+        # A call that a crash made us repeat was made, and paid, twice: every one has a key of its own.
+        data = {**asdict(call), "cost_usd": None if cost_usd is None else float(cost_usd)}
+        await self.log.append_event(task_id, f"model:{uuid.uuid4()}", "model_call", agent, data)
 
     async def usage(self, task_id: str) -> Usage:
         return await self.ledger.usage(task_id)

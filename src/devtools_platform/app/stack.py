@@ -144,7 +144,7 @@ class Stack:
         await serving.serve(build_gateway(gateway, token=token, secret=secret), sockets["gateway"])
         self.progress("gateway", urls.gateway)
 
-        bridge = LedgerBridge(ledger, served)
+        bridge = LedgerBridge(ledger, state, served)
         self._register_workflows(engine, home, state, bridge, served, urls)
         await engine.launch()
         cleanup.push_async_callback(engine.close)

@@ -38,6 +38,9 @@ def describe_event(event: Event, *, in_full: bool) -> Text | None:
             shown = ", ".join(f"{key}={_brief(value)}" for key, value in data["arguments"].items())
             mark = " -> error" if data["is_error"] else ""
             return _line(event.agent or "", f"{data['tool']}({shown}){mark}", "dim")
+        case "model_call" if in_full:
+            tokens = f"{data['input_tokens']} + {data['output_tokens']} tokens" if not data["error"] else data["error"]
+            return _line(event.agent or "", f"{data['model']}: {tokens} in {data['duration_s']:.1f} s", "dim")
         case _:
             return None
 
@@ -101,7 +104,7 @@ def _row(name: str, text: str) -> Text:
 
 
 def _line(name: str, text: str, style: str = "") -> Text:
-    return Text.assemble((f"  {name:<13}", "cyan"), (text, style))
+    return Text.assemble((f"  {name:<14} ", "cyan"), (text, style))
 
 
 def _first_line(text: str) -> str:

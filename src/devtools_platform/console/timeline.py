@@ -101,6 +101,17 @@ def _tests(data: Data) -> Line:
     return Line(title, code=_command(data), facts=facts, tone="good" if exit_code == 0 else "bad")
 
 
+def _reported(data: Data) -> Line:
+    is_done = _text(data, "outcome") == "done"
+    title = f"{_text(data, 'agent') or 'The agent'}: {_text(data, 'summary')}".rstrip(": ")
+    return Line(_clip(title, MAX_CODE), facts=_facts(data, "step"), tone="good" if is_done else "warn")
+
+
+def _diff(data: Data) -> Line:
+    size = f"+{count(_number(data, 'insertions'))} -{count(_number(data, 'deletions'))}"
+    return Line("The change so far", facts=(*_facts(data, "files"), size))
+
+
 def _review(data: Data) -> Line:
     verdict = _text(data, "verdict")
     findings = _length(data.get("findings"))
@@ -142,6 +153,8 @@ _KINDS: Mapping[str, Callable[[Data], Line]] = {
     "model_call": _model_call,
     "tool_call": _tool_call,
     "tests": _tests,
+    "reported": _reported,
+    "diff": _diff,
     "review": _review,
     "commit": _commit,
     "degraded": _degraded,
