@@ -53,3 +53,18 @@ def kill_at(stack: StackProcess, task_id: str, kind: str, agent: str | None) -> 
             stack.kill_everything()
             return event
     raise AssertionError(f"the task ended without an event {kind!r}")
+
+
+def test_a_task_interrupted_by_ctrl_c_goes_on_with_the_next_up(mortal: StackProcess, tmp_path: Path) -> None:
+    repo = make_repo(tmp_path / "shop", FILES)
+    created = mortal.create_task(TASK, repo)
+    for event in mortal.follow(created["id"]):
+        if event["kind"] == "delegated":
+            break
+
+    assert mortal.stop() == 0
+    mortal.start()
+    task = mortal.wait_for_end(created["id"])
+
+    assert task["status"] == "completed", task
+    assert git(repo, "rev-list", "--count", f"main..{task['branch']}") == "1"

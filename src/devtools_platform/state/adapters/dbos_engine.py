@@ -31,8 +31,11 @@ class DbosEngine:
             "application_version": WORKFLOW_VERSION,
             "log_level": "WARNING",
         }
-        logging.getLogger("dbos").setLevel(logging.WARNING)
         self._dbos = DBOS(config=config)
+        # It writes to the terminal by itself; ours is for progress, so its words go where all logs go.
+        logger = logging.getLogger("dbos")
+        logger.handlers.clear()
+        logger.propagate = True
         self._workflows: dict[str, Callable[..., Any]] = {}
         self._concurrency = concurrency
 
