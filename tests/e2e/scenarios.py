@@ -53,6 +53,14 @@ RULES: list[dict[str, Any]] = [
             done("Added a report command.", "Add a report command"),
         ],
     },
+    {
+        "agent": "feature-dev",
+        "when": "bend the test",
+        "turns": [
+            edit("tests/test_prices.py", "order_total([(5_000, 2)]), 9_000)", "order_total([(5_000, 2)]), 10_000)"),
+            done("The test asked for the wrong thing.", "Mend the test"),
+        ],
+    },
     {"agent": "feature-dev", "when": "nothing to do", "turns": [done("Nothing to change.", "")]},
     {
         "agent": "feature-dev",

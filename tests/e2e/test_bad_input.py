@@ -52,6 +52,13 @@ def test_an_unknown_agent_is_named_with_the_known_ones(stack: StackProcess, shop
     assert "feature-dev" in printed["error"]["hint"]
 
 
+def test_what_takes_part_in_every_task_takes_none_alone(stack: StackProcess, shop: Path) -> None:
+    exit_code, printed = cli(stack, TASK, "--repo", str(shop), "--agent", "code-review")
+
+    assert (exit_code, printed["error"]["code"]) == (2, "bad_input")
+    assert "documentation" in printed["error"]["hint"]
+
+
 def test_a_task_that_ends_without_a_branch_has_an_exit_code_of_its_own(stack: StackProcess, shop: Path) -> None:
     exit_code, printed = cli(stack, "Fix the bug where there is nothing to do.", "--repo", str(shop))
 

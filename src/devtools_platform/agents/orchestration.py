@@ -4,6 +4,7 @@ The parent workflow `task` holds only our own steps; each agent run is a child w
 A change becomes a branch only if the project's tests pass with it and the review does not block it.
 """
 
+import re
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -51,6 +52,9 @@ T = TypeVar("T")
 
 TASK = "task"
 AGENT_RUN = "agent_run"
+
+_OLD_FILE = re.compile(r"^--- a/(?P<path>[^\t\n]+)", re.MULTILINE)
+_TEST_PATH = re.compile(r"(^|/)(tests?|testing|spec|__tests__)/|(^|/)(test_[^/]*|[^/]*[_.](test|spec)\.\w+)$")
 
 _REASONS: dict[type[DevToolsError], Reason] = {
     NoModel: "needs_model",
@@ -216,6 +220,10 @@ class TaskRun:
         self.progress.diff = diff.stat
         if not diff.stat.files:
             raise TaskEnded("no_change", "The agents ended without changing a file.")
+        what = "existing tests were changed"
+        changed = changed_tests(diff.text)
+        if changed and all(degradation.what != what for degradation in self.progress.degraded):
+            await self._degrade(what, f"Look whether they still ask for the right thing: {', '.join(changed)}.")
         await self._tell("diff", {**diff.stat.model_dump(), "text": shorten(diff.text, 60_000)})
 
     async def _review(self, tests: TestRun | None) -> Review:
@@ -249,6 +257,9 @@ class TaskRun:
         result = await self.crew.tools.call(
             self.caller, "workspace_run_tests", {}, f"{self.progress.task_id}:{stage}:{self._events}"
         )
+        if "command" not in result.data and result.data.get("code") != "no_test_command":
+            reason: Reason = "no_sandbox" if result.data.get("code") == "no_sandbox" else "internal"
+            raise TaskEnded(reason, f"The project's tests could not be run: {result.text}")
         if "command" not in result.data:
             what = "no tests were run"
             if all(degradation.what != what for degradation in self.progress.degraded):
@@ -299,6 +310,12 @@ class TaskRun:
             return await self.crew.durable.step(name, call, returns, attempts=attempts)
         except DevToolsError as error:
             raise TaskEnded(_REASONS.get(type(error), "internal"), f"{error} {error.hint}") from None
+
+
+def changed_tests(diff: str) -> list[str]:
+    """Test files that were there before and that a unified diff changes or deletes."""
+    old = {match["path"] for match in _OLD_FILE.finditer(diff)}
+    return sorted(path for path in old if _TEST_PATH.search(path))
 
 
 class TaskWorkflow:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from devtools_platform.config import Settings
+from devtools_platform.core.agents import WORKING_AGENTS
 from devtools_platform.core.errors import BadInput, DiskFull
 from devtools_platform.core.tasks import TaskRequest
 from devtools_platform.kit.git import resolve_repository
@@ -23,6 +24,13 @@ class Admission:
                 "The task's text is empty; say what you want done.",
                 hint='dev-tools task run "TEXT" --repo DIR',
             )
+        if request.agent is not None and request.agent not in WORKING_AGENTS:
+            raise BadInput(
+                f"{request.agent} has a part in every task and takes none alone.",
+                hint=f"Give the task to one of {', '.join(WORKING_AGENTS)}, or to nobody.",
+            )
+        if not Path(request.repo).is_absolute():
+            raise BadInput(f"{request.repo!r} is not an absolute path.", hint="Give the path from the root folder.")
         repository = await resolve_repository(Path(request.repo))
         free_mb = shutil.disk_usage(self.settings.data_dir).free // 2**20
         if free_mb < self.settings.min_free_disk_mb:

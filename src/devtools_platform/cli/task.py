@@ -14,7 +14,7 @@ from devtools_platform.cli.output import err, no_progress, out, print_json, prog
 from devtools_platform.cli.stack import DataDir, stack_settings
 from devtools_platform.cli.summary import describe_event, summarise
 from devtools_platform.config import Settings
-from devtools_platform.core.agents import AGENTS, AgentName
+from devtools_platform.core.agents import AGENTS, WORKING_AGENTS, AgentName
 from devtools_platform.core.errors import BadInput, NotRunning, UnknownAgent
 from devtools_platform.core.tasks import MAX_TASK_TEXT, TaskRequest, TaskResult
 
@@ -27,7 +27,7 @@ NO_BRANCH = 20
 def run(
     text: Annotated[str, typer.Argument(help="What you want done.")],
     repo: Annotated[Path, typer.Option(help="A git repository on this machine.")] = Path(),
-    agent: Annotated[str | None, typer.Option(help=f"Give it to one agent: {', '.join(AGENTS)}.")] = None,
+    agent: Annotated[str | None, typer.Option(help=f"Give it to one agent: {', '.join(WORKING_AGENTS)}.")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Show every tool call as it happens.")] = False,
     without_sandbox: Annotated[
         bool,
