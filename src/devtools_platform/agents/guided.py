@@ -117,7 +117,8 @@ class GuidedEdit:
         """Names in the goal and in the bodies of the failing tests."""
         words = set(_WORD.findall(self.goal))
         failing = set(re.findall(r"\b(test_\w+)", output))
-        for path in {m["path"] for m in _FRAME.finditer(output) if _TEST_PATH.search(m["path"])}:
+        # Sorted: a workflow that is replayed must make the same calls in the same order.
+        for path in sorted({m["path"] for m in _FRAME.finditer(output) if _TEST_PATH.search(m["path"])}):
             read = await self._call("workspace_read_file", {"path": path})
             if read.is_error:
                 continue
