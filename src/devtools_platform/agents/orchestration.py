@@ -197,8 +197,10 @@ class TaskRun:
 
     async def _problem(self, plan: Plan, baseline: TestRun | None) -> tuple[Reason, str] | None:
         """What stands against the change as it is now, or None."""
-        await self._read_diff()
+        await self._require_change()
         final = await self._test("final")
+        # After the tests: what they leave behind is part of what is reviewed and committed, so it must be seen.
+        await self._read_diff()
         if final is not None and not final.is_passing and not self._may_stay_red(plan, baseline):
             return "tests_failed", prompts.test_problem(final)
         if final is not None and not final.is_passing:
@@ -213,13 +215,16 @@ class TaskRun:
         touches_code = any(step.agent == "feature-dev" for step in plan.steps)
         return not touches_code and baseline is not None and not baseline.is_passing
 
-    async def _read_diff(self) -> None:
+    async def _require_change(self) -> None:
         workspace = self._workspace()
-
-        diff = await self._step("diff", lambda: self.crew.workspaces.diff(workspace), Diff)
-        self.progress.diff = diff.stat
+        diff = await self._step("has_change", lambda: self.crew.workspaces.diff(workspace), Diff)
         if not diff.stat.files:
             raise TaskEnded("no_change", "The agents ended without changing a file.")
+
+    async def _read_diff(self) -> None:
+        workspace = self._workspace()
+        diff = await self._step("diff", lambda: self.crew.workspaces.diff(workspace), Diff)
+        self.progress.diff = diff.stat
         what = "existing tests were changed"
         changed = changed_tests(diff.text)
         if changed and all(degradation.what != what for degradation in self.progress.degraded):
