@@ -1,3 +1,5 @@
+import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +34,18 @@ def stack(tmp_path_factory: pytest.TempPathFactory, endpoint_env: dict[str, str]
     """One stack for all end-to-end tests that leave it standing."""
     with running_stack(tmp_path_factory.mktemp("stack") / "data", clean_env(**endpoint_env)) as running:
         yield running
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 220 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=220m,mode=755", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("only root may mount a small disk, and not every root")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 @pytest.fixture

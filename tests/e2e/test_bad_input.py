@@ -158,6 +158,23 @@ def test_tests_that_hang_or_flood_end_by_their_limit(
     assert len(task["tests"][0]["output"]) < 500_000
 
 
+HOG = HANG.replace("time.sleep(3600)", "open('hog', 'wb').write(b'x' * 500 * 2**20)")
+
+
+def test_a_disk_that_fills_up_in_the_middle_ends_the_task_and_nothing_else(
+    tmp_path: Path, small_disk: Path, endpoint_env: dict[str, str]
+) -> None:
+    repo = make_repo(tmp_path / "repo", {**FILES, "tests/test_hog.py": HOG})
+    env = clean_env(**endpoint_env, DEV_TOOLS_MIN_FREE_DISK_MB="5")
+    with running_stack(small_disk / "data", env) as stack:
+        full = stack.run_task(TASK, repo)
+        later = stack.run_task(TASK, make_repo(tmp_path / "shop", FILES))
+
+    assert (full["status"], full["reason"], full["branch"]) == ("failed", "disk_full", None), full
+    assert git(repo, "branch", "--list", "task/*") == ""
+    assert later["status"] == "completed", "with the room back, work goes on"
+
+
 def test_a_malicious_repository_harms_nobody(stack: StackProcess, tmp_path: Path) -> None:
     trap = tmp_path / "sprung"
     outside = tmp_path / "outside.txt"

@@ -263,7 +263,8 @@ class TaskRun:
             self.caller, "workspace_run_tests", {}, f"{self.progress.task_id}:{stage}:{self._events}"
         )
         if "command" not in result.data and result.data.get("code") != "no_test_command":
-            reason: Reason = "no_sandbox" if result.data.get("code") == "no_sandbox" else "internal"
+            reasons: dict[str, Reason] = {"no_sandbox": "no_sandbox", "disk_full": "disk_full"}
+            reason = reasons.get(str(result.data.get("code")), "internal")
             raise TaskEnded(reason, f"The project's tests could not be run: {result.text}")
         if "command" not in result.data:
             what = "no tests were run"

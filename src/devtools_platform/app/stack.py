@@ -280,6 +280,7 @@ def _log_to(home: Home) -> Any:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     root = logging.getLogger()
     root.addHandler(handler)
+    logging.raiseExceptions = False  # a log on a full disk must not write tracebacks over the progress
     try:
         yield
     finally:

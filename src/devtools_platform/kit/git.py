@@ -8,6 +8,7 @@ that lies there.
 """
 
 import asyncio
+import errno
 import os
 import re
 import shutil
@@ -18,7 +19,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from devtools_platform.core.errors import BadInput, Conflict, NotARepository, ProgramFailed
+from devtools_platform.core.errors import BadInput, Conflict, DiskFull, NotARepository, ProgramFailed
 from devtools_platform.core.redact import redact_text
 from devtools_platform.core.tasks import DiffStat
 
@@ -420,6 +421,8 @@ async def _run(
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
+    if check and done.code != 0 and os.strerror(errno.ENOSPC) in done.stderr:
+        raise DiskFull(f"git has no room left in {str(cwd)!r}.", hint="Free some disk space, then try again.")
     if check and done.code != 0:
         raise ProgramFailed(
             f"`git {_name(args)}` failed in {str(cwd)!r} with exit code {done.code}: {done.stderr}",

@@ -6,6 +6,7 @@ reads the files it may be swapping.
 """
 
 import asyncio
+import errno
 import re
 import sys
 from collections import defaultdict
@@ -15,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from devtools_platform.core.errors import DevToolsError, NotFound, ToolFailed
+from devtools_platform.core.errors import DevToolsError, DiskFull, NotFound, ToolFailed
 from devtools_platform.core.redact import redact, redact_text
 from devtools_platform.core.tools import Caller, Tool, ToolResult
 from devtools_platform.gateway.toolsets import files
@@ -107,6 +108,11 @@ class WorkspaceTools:
                 return await entry.run(call, parsed)
         except DevToolsError as error:
             return ToolResult(text=_words(error), data=error.to_dict(), is_error=True)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            full = DiskFull("There is no room left where workspaces are kept.", hint="Free some disk space.")
+            return ToolResult(text=_words(full), data=full.to_dict(), is_error=True)
 
     async def list_files(self, call: _Call, given: ListFiles) -> ToolResult:
         names = await git.list_files(call.workspace, _anywhere(given.glob))
