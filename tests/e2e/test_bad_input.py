@@ -10,7 +10,6 @@ import pytest
 
 from devtools_platform.app.demo import FILES
 from devtools_platform.core.tasks import MAX_TASK_TEXT
-from fakes.openai_server import FakeOpenAI
 from stacks import StackProcess, clean_env, git, make_repo, run_cli, running_stack
 
 TASK = "Fix the failing test: an order of exactly 100 must get the discount."
@@ -50,6 +49,24 @@ def test_an_unknown_agent_is_named_with_the_known_ones(stack: StackProcess, shop
 
     assert (exit_code, printed["error"]["code"]) == (2, "unknown_agent")
     assert "feature-dev" in printed["error"]["hint"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["task", "run"], "TEXT"),
+        (["nosuch"], "nosuch"),
+        (["up", "--bogus"], "--bogus"),
+        (["task", "list", "--limit", "many"], "--limit"),
+    ],
+)
+def test_a_mistyped_command_is_told_how_it_is_used(arguments: list[str], says: str) -> None:
+    done = run_cli(*arguments, env=clean_env())
+
+    assert done.returncode == 2
+    assert "Usage:" in done.stderr
+    assert says.lower() in done.stderr.lower()
+    assert "Traceback" not in done.stderr
 
 
 def test_what_takes_part_in_every_task_takes_none_alone(stack: StackProcess, shop: Path) -> None:
@@ -207,7 +224,7 @@ def test_a_malicious_repository_harms_nobody(stack: StackProcess, tmp_path: Path
     assert git(repo, "diff", "--name-only", "main", task["branch"]) == "shop/prices.py"
 
 
-def test_the_services_refuse_strangers_and_bad_bodies(stack: StackProcess, endpoint: FakeOpenAI) -> None:
+def test_the_services_refuse_strangers_and_bad_bodies(stack: StackProcess) -> None:
     assert stack.facts is not None
     for name, path in {"state": "/tasks", "gateway": "/tools", "context": "/collections", "console": "/"}.items():
         assert httpx2.get(stack.facts["urls"][name] + path, trust_env=False).status_code == 401, name
@@ -222,4 +239,3 @@ def test_the_services_refuse_strangers_and_bad_bodies(stack: StackProcess, endpo
         assert (wrong.status_code, wrong.json()["code"]) == (422, "bad_input")
         assert "repo" in wrong.json()["message"]
         assert http.post("/tasks", content=b"x" * 1_100_000).status_code == 413
-    _ = endpoint

@@ -1,9 +1,8 @@
-"""The command `dev-tools`. Every error ends with the next command; every command has `--json`.
+"""Every error ends with the next command; every command has `--json`.
 
 Exit codes: 0 done; 20 a task ended without a branch; 2-10 see `core.errors`; 130 interrupted.
 """
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -58,13 +57,6 @@ def show_version(as_json: Annotated[bool, typer.Option("--json")] = False) -> No
 def main() -> None:
     """Run the command; turn an expected error into its message, hint and exit code."""
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        app()
     except DevToolsError as error:
         fail(error, as_json="--json" in sys.argv)
-    except typer.Abort:
-        sys.exit(130)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
