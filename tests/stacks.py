@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,9 @@ from typing import Any
 
 import httpx2
 import psutil
+
+from devtools_platform.app.home import Home
+from devtools_platform.state.adapters.embedded_postgres.home import SERVICE_ROOT, find_home
 
 SOURCE = Path(__file__).parents[1] / "src"
 START_S = 60
@@ -134,11 +138,12 @@ def running_stack(data_dir: Path, env: Mapping[str, str]) -> Iterator[StackProce
     finally:
         if stack.process is not None and stack.process.poll() is None:
             stack.stop()
+        remove_cluster(data_dir)
 
 
 def run_cli(*arguments: str, env: Mapping[str, str], timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
     """One `dev-tools` command, as typed."""
-    return subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "devtools_platform", *arguments],
         capture_output=True,
         text=True,
@@ -146,6 +151,18 @@ def run_cli(*arguments: str, env: Mapping[str, str], timeout_s: float = 120) -> 
         timeout=timeout_s,
         check=False,
     )
+    if "--data-dir" in arguments:
+        data_dir = Path(arguments[arguments.index("--data-dir") + 1])
+        if not Home(data_dir).is_locked():  # its stack, if it had one, has ended
+            remove_cluster(data_dir)
+    return done
+
+
+def remove_cluster(data_dir: Path) -> None:
+    """As root, a stack under pytest's closed folders keeps its database in /var/lib: take it away again."""
+    home = find_home(data_dir, SERVICE_ROOT)
+    if home.is_outside_data_dir:
+        shutil.rmtree(home.folder, ignore_errors=True)
 
 
 def git(repo: Path, *arguments: str) -> str:

@@ -8,7 +8,7 @@ import pytest
 from devtools_platform.agents.adapters import embedded_model
 from devtools_platform.app.demo import FILES
 from devtools_platform.config import Settings
-from stacks import clean_env, git, make_repo, run_cli
+from stacks import clean_env, git, make_repo, remove_cluster, run_cli
 
 CACHED = embedded_model.find_cached(Settings().cache_dir)
 
@@ -20,6 +20,7 @@ def test_the_demo_is_solved_by_the_embedded_model(tmp_path: Path) -> None:
     env = clean_env(XDG_DATA_HOME=str(tmp_path), DEV_TOOLS_CACHE_DIR=str(Settings().cache_dir))
 
     done = run_cli("demo", "--no-stay", "--json", env=env, timeout_s=560)
+    remove_cluster(tmp_path / "dev-tools" / "demo")
 
     assert done.returncode == 0, done.stderr[-3000:]
     task = json.loads(done.stdout)
