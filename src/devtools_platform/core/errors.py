@@ -150,3 +150,15 @@ class ProgramFailed(DevToolsError):
     """A program we started ended badly; the message carries its last words."""
 
     code = "program_failed"
+
+
+class TooLate(Conflict):
+    """Somebody else was faster, or the thing has changed since it was read."""
+
+    code = "too_late"
+
+
+class KeyReused(Conflict):
+    """An idempotency key that already stands for another request."""
+
+    code = "key_reused"

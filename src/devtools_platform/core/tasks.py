@@ -5,14 +5,16 @@ Unknown is `None`, never 0 and never "": a figure here was computed by a program
 """
 
 from datetime import datetime
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from devtools_platform.core.agents import AgentName
 
-Status = Literal["queued", "working", "input_required", "completed", "failed", "cancelled"]
-"""A task's status: MCP's `TaskStatus` plus `queued`."""
+T = TypeVar("T")
+
+Status = Literal["queued", "working", "input_required", "paused", "completed", "failed", "cancelled"]
+"""A task's status: MCP's `TaskStatus` plus `queued` and `paused`. `input_required`: an approval waits for a person."""
 
 FINAL: frozenset[Status] = frozenset({"completed", "failed", "cancelled"})
 
@@ -27,9 +29,15 @@ Reason = Literal[
     "no_sandbox",
     "disk_full",
     "cancelled",
+    "denied",  # a person denied the plan or the change
+    "expired",  # nobody decided in time
+    "workspace_lost",  # the task's private clone is gone, so it cannot go on from where it was
     "internal",  # a bug of ours; the event log holds the traceback
 ]
 """Why a task ended without a branch."""
+
+AskBefore = Literal["plan", "publish"]
+"""Points of a task at which its author wants to be asked, beside what the approval rules say."""
 
 MAX_TASK_TEXT = 20_000
 """Longest task text in characters. Longer input is a file for the repository, not a request."""
@@ -49,6 +57,9 @@ class TaskRequest(Frozen):
     """Give the whole task to one agent instead of letting the orchestrator plan."""
     without_sandbox: bool = False
     """Run the repository's commands without isolation. Recorded in the result as degraded."""
+    ask_before: tuple[AskBefore, ...] = ()
+    priority: int = Field(default=100, ge=1, le=1000)
+    """Among waiting runs the lowest number goes first."""
 
 
 class PlanStep(Frozen):
@@ -164,8 +175,78 @@ class TaskResult(Frozen):
     trace_id: str
     model: ModelInfo | None
     degraded: tuple[Degradation, ...]
+    attempt: int
+    """1, and one more for each retry from a step."""
+    forked_from: str | None
+    version: int
+    """Grows with every change a person makes; send it as `If-Match` to change only what you have seen."""
     created_at: datetime
     ended_at: datetime | None
+
+
+class Page(Frozen, Generic[T]):
+    """One page of a list. `next` is the cursor of the page after it, None on the last."""
+
+    items: tuple[T, ...]
+    next: str | None
+
+
+class Run(Frozen):
+    """One execution of one agent: the child workflow `{task}/{agent}/{n}`."""
+
+    id: str
+    task_id: str
+    agent: str
+    n: int
+    status: Literal["queued", "working", "suspended", "completed", "failed", "cancelled"]
+    """`suspended`: it stopped to let a person decide; what comes after is a run of its own."""
+    message: str
+    worker: str | None
+    """Which worker carried it; None before one has taken it."""
+    started_at: datetime
+    ended_at: datetime | None
+
+
+class Step(Frozen):
+    """One stored step of a task's workflow. `number` is what `retry` and `fork` take."""
+
+    number: int
+    name: str
+    run: str | None
+    """The run this step started, if it started one."""
+    error: str | None
+    started_at: datetime | None
+    ended_at: datetime | None
+
+
+class Artifact(Frozen):
+    """A file a task made for people to read: its diff, the output of its tests."""
+
+    id: str
+    task_id: str
+    kind: Literal["diff", "test_output"]
+    name: str
+    media_type: str
+    size: int
+    """Bytes."""
+    sha256: str
+    created_at: datetime
+
+
+class Worker(Frozen):
+    """A process that carries work out."""
+
+    id: str
+    host: str
+    pid: int
+    queues: tuple[str, ...]
+    status: Literal["alive", "stopped", "dead"]
+    holds: tuple[str, ...]
+    """Ids of the workflows it is working on."""
+    started_at: datetime
+    heartbeat_at: datetime
+    silent_s: float
+    """Seconds since its last heartbeat, by the database's clock."""
 
 
 class Event(Frozen):

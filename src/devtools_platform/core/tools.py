@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from devtools_platform.core.agents import AgentName
+from devtools_platform.core.approvals import Risk
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,8 @@ class Tool:
     is_read_only: bool
     is_repeatable: bool = False
     """After an interruption it is safe to run it once more: its effect stays in the workspace and converges."""
+    risk: Risk = "low"
+    """How much a wrong call can spoil: `high` for what reaches beyond the task's workspace."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Numeric,
     Table,
@@ -103,7 +104,15 @@ tasks = Table(
     _now("created_at"),
     _now("updated_at"),
     _time("ended_at"),
+    Column("workflow_id", Text, nullable=False),
+    Column("attempt", Integer, nullable=False, server_default="1"),
+    Column("version", Integer, nullable=False, server_default="1"),
+    Column("ask_before", StorableJson),
+    Column("priority", Integer, nullable=False, server_default="100"),
+    Column("forked_from", Text),
+    Column("is_paused", Boolean, nullable=False, server_default=false()),
 )
+"""`workflow_id` is the workflow that carries the task now: the task's own id, or `{id}.{attempt}` after a retry."""
 Index("ix_tasks_created_at", desc(tasks.c.created_at))
 Index("ix_tasks_status", tasks.c.status)
 
@@ -173,3 +182,106 @@ spans = Table(
     Column("task_id", Text, index=True),
     Column("agent", Text),
 )
+
+
+approvals = Table(
+    "approvals",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("task_id", Text, ForeignKey(tasks.c.id, ondelete="CASCADE"), nullable=False, index=True),
+    Column("workflow_id", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("agent", Text, nullable=False),
+    Column("tool", Text),
+    Column("arguments", StorableJson, nullable=False),
+    Column("preview", StorableText, nullable=False),
+    Column("rule", Text, nullable=False),
+    Column("risk", Text, nullable=False),
+    Column("cost_usd", Double),
+    Column("environment", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("version", Integer, nullable=False, server_default="1"),
+    Column("decided_by", Text),
+    _time("decided_at"),
+    Column("reason", StorableText, nullable=False, server_default=""),
+    Column("edited_arguments", StorableJson),
+    _time("expires_at", nullable=False),
+    _now("created_at"),
+    Index("ix_approvals_status_created_at", "status", "created_at"),
+)
+
+messages = Table(
+    "messages",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("task_id", Text, ForeignKey(tasks.c.id, ondelete="CASCADE"), nullable=False, index=True),
+    Column("text", StorableText, nullable=False),
+    Column("author", Text, nullable=False),
+    _now("at"),
+    Column("taken_by", Text),
+)
+"""What people say into a running task. `taken_by` is the step that gave it to an agent, None while it waits."""
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("task_id", Text, ForeignKey(tasks.c.id, ondelete="CASCADE"), nullable=False, index=True),
+    Column("agent", Text, nullable=False),
+    Column("n", Integer, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("message", StorableText, nullable=False, server_default=""),
+    Column("worker", Text),
+    _now("started_at"),
+    _time("ended_at"),
+)
+
+artifacts = Table(
+    "artifacts",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("task_id", Text, ForeignKey(tasks.c.id, ondelete="CASCADE"), nullable=False, index=True),
+    Column("kind", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("media_type", Text, nullable=False),
+    Column("size", Integer, nullable=False),
+    Column("sha256", Text, nullable=False),
+    Column("content", LargeBinary, nullable=False),
+    _now("created_at"),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("body", Text, nullable=False),
+    Column("hash", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("idempotency_key", Text, unique=True),
+    Index("ix_audit_subject_seq", "subject", "seq"),
+)
+"""Who did what. `hash` covers the hash before it and `body`, the entry as canonical JSON."""
+
+audit_head = Table(
+    "audit_head",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("hash", Text, nullable=False),
+)
+"""One row: where the chain ends. Locked by each append, and the reason why a cut-off end is noticed."""
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("process_space", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("process_started_at", Double, nullable=False),
+    Column("queues", StorableJson, nullable=False),
+    Column("status", Text, nullable=False),
+    _now("started_at"),
+    _now("heartbeat_at"),
+)
+"""`process_space` names the boot and the process namespace in which `pid` means something."""
