@@ -139,6 +139,10 @@ class Unavailable(DevToolsError):
     exit_code = 10
 
 
+class Away(Unavailable):
+    """A part of our own stack does not answer. It is expected back: workflows wait for it, requests say 503."""
+
+
 class ToolFailed(DevToolsError):
     """A tool ran and could not do what was asked; the message is meant for the agent that called it."""
 

@@ -24,14 +24,26 @@ class ToolServer(Protocol):
 class Durable(Protocol):
     """Work that survives the process: a step's result is stored once and replayed after a crash."""
 
-    async def step(self, name: str, call: Callable[[], Awaitable[T]], returns: type[T], *, attempts: int = 1) -> T:
+    async def step(self, name: str, call: Callable[[], Awaitable[T]], returns: type[T]) -> T:
         """Run `call` once for good. A crash inside it runs it again; after it, never.
 
         `name` is part of the stored history: treat it as schema. `returns` is any type pydantic can
-        validate; results are stored as JSON.
+        validate; results are stored as JSON. While a part of our stack is away (`core.errors.Away`), waits.
         """
         ...
 
-    async def child(self, workflow: str, id_: str, argument: Mapping[str, Any]) -> dict[str, Any]:
-        """Run a registered workflow under its own id and wait for its result."""
+    async def child(
+        self, workflow: str, id_: str, argument: Mapping[str, Any], *, partition: str, priority: int
+    ) -> dict[str, Any]:
+        """Queue a registered workflow under its own id and wait for its result, holding no worker slot.
+
+        `partition` names whose limits it counts against; among the waiting, the lowest `priority` goes first.
+        """
+        ...
+
+    async def receive(self, topic: str, timeout_s: float) -> bool:
+        """Wait until somebody sends on `topic` to this workflow; False when nobody did in `timeout_s` seconds.
+
+        The time limit holds across restarts.
+        """
         ...

@@ -17,7 +17,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, Engine, create_engine, exc, make_url, text
 
-from devtools_platform.core.errors import BadInput, Conflict, DevToolsError, DiskFull, Unavailable
+from devtools_platform.core.errors import Away, BadInput, Conflict, DevToolsError, DiskFull
 from devtools_platform.core.redact import redact_text
 from devtools_platform.kit.schema import SCHEMA
 
@@ -62,11 +62,11 @@ def migrate(engine: Engine) -> None:
     """Bring the database to this release's schema. Processes that start together wait for each other.
 
     One transaction holds lock, check and every step: after a crash in the middle it is as if never begun.
-    Raises `Conflict` when a newer release has been here, `Unavailable` when the database is away.
+    Raises `Conflict` when a newer release has been here, `Away` when the database is away.
     """
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    with _as_ours(), engine.begin() as connection:
+    with as_ours(), engine.begin() as connection:
         connection.execute(text(f"SET LOCAL lock_timeout = '{MIGRATION_WAIT_S}s'"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
         connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
@@ -89,19 +89,19 @@ def _refuse_newer(connection: Connection, script: ScriptDirectory) -> None:
 async def in_thread(engine: Engine, fn: Callable[[Connection], T]) -> T:
     """Run `fn` in a worker thread, in a transaction: committed when it returns, rolled back when it raises.
 
-    A cancelled caller waits for the end, so the outcome is never unknown. Raises `Unavailable` when the
+    A cancelled caller waits for the end, so the outcome is never unknown. Raises `Away` when the
     database is away or too busy, `DiskFull` when it has no room.
     """
 
     def run() -> T:
-        with _as_ours(), engine.begin() as connection:
+        with as_ours(), engine.begin() as connection:
             return fn(connection)
 
     return await anyio.to_thread.run_sync(run)
 
 
 @contextmanager
-def _as_ours() -> Generator[None]:
+def as_ours() -> Generator[None]:
     """Turns the driver's words for "not now" into ours."""
     try:
         yield
@@ -114,4 +114,4 @@ def _translated(error: exc.OperationalError | exc.TimeoutError) -> DevToolsError
     first_line = redact_text(reason.strip().partition("\n")[0])
     if getattr(getattr(error, "orig", None), "sqlstate", None) == _SQLSTATE_DISK_FULL:
         return DiskFull(f"The database has no room left: {first_line}", hint="Free some disk space, then try again.")
-    return Unavailable(f"The database does not answer: {first_line}")
+    return Away(f"The database does not answer: {first_line}")

@@ -10,7 +10,7 @@ from mcp.client.client import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 
-from devtools_platform.core.errors import Unavailable
+from devtools_platform.core.errors import Away
 from devtools_platform.core.tools import Caller, Tool, ToolResult
 from devtools_platform.kit.tokens import issue_run_token
 
@@ -38,7 +38,7 @@ class GatewayClient:
             async with self._connect(caller) as http, self._open(http) as client:
                 return await _call(client, name, arguments, key)
         except (httpx2.HTTPError, ExceptionGroup) as error:
-            raise Unavailable(f"The gateway at {self._url} does not answer: {error}.") from None
+            raise Away(f"The gateway at {self._url} does not answer: {error}.") from None
 
     def _connect(self, caller: Caller) -> httpx2.AsyncClient:
         headers = {"Authorization": f"Bearer {issue_run_token(self._secret, caller)}"}

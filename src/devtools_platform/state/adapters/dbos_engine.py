@@ -1,82 +1,201 @@
 """DBOS as our durable engine: workflows registered as plain functions, steps stored as JSON.
 
-DBOS keeps its own tables in schema `dbos` of the same database. Executor id and application version are pinned:
-an unset version is a hash of the source, and a deploy would then strand every task in flight.
+DBOS keeps its own tables in schema `dbos` of the same database. Two queues: tasks, whose workflows mostly wait and
+hold no slot, and agents, one partition per agent, where the limits are.
 """
 
 import asyncio
+import contextvars
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from dbos import DBOS, DBOSConfig, SetWorkflowID, StepOptions
+from dbos import DBOS, DBOSConfig, SetEnqueueOptions, SetWorkflowID, StepOptions
 from pydantic import TypeAdapter
 
-T = TypeVar("T")
-Workflow = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+from devtools_platform.core.errors import Away
+from devtools_platform.kit.patience import patiently
+from devtools_platform.state.adapters.dbos_control import AGENTS, TASKS, WORKFLOW_VERSION, DbosControl
 
-WORKFLOW_VERSION = "wf-1"
-"""Raise it only when stored histories can no longer be replayed by this code."""
-QUEUE = "tasks"
+T = TypeVar("T")
+Workflow = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
+"""Called with the workflow's id and its argument."""
+
+QUEUES = (TASKS, AGENTS)
+POLL_S = 0.1
+"""How often a worker looks for queued work, in seconds: the library has no notification for it."""
+SHORTEST_WATCH_S = 0.05
+LONGEST_WATCH_S = 1.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class AgentLimits:
+    """Per agent, over all workers."""
+
+    concurrency: int
+    runs_per_minute: int | None = None
 
 
 class DbosEngine:
     """One process's share of the durable work. At most one per process, as DBOS itself is."""
 
-    def __init__(self, database_url: str, *, executor_id: str, concurrency: int) -> None:
+    def __init__(
+        self,
+        database_url: str,
+        control: DbosControl,
+        *,
+        worker_id: str,
+        limits: AgentLimits,
+        queues: Sequence[str] = QUEUES,
+    ) -> None:
         config: DBOSConfig = {
             "name": "dev-tools",
             "system_database_url": database_url.replace("postgresql+psycopg://", "postgresql://", 1),
-            "executor_id": executor_id,
+            "executor_id": worker_id,
             "application_version": WORKFLOW_VERSION,
             "log_level": "WARNING",
         }
+        self.queues = queues
         self._dbos = DBOS(config=config)
+        DBOS.listen_queues(queues)
         # It writes to the terminal by itself; ours is for progress, so its words go where all logs go.
         logger = logging.getLogger("dbos")
         logger.handlers.clear()
         logger.propagate = True
         self._workflows: dict[str, Callable[..., Any]] = {}
-        self._concurrency = concurrency
+        self._limits = limits
+        self._ends = Ends(control)
+        self._suspects: set[str] = set()
 
     def register(self, name: str, workflow: Workflow) -> None:
         """Make `workflow` startable and recoverable under `name`. Call before `launch`."""
 
         async def run(argument: dict[str, Any]) -> dict[str, Any]:
-            return await workflow(argument)
+            try:
+                return await workflow(str(DBOS.workflow_id), argument)
+            finally:
+                self._ends.nudge()
 
         self._workflows[name] = DBOS.workflow(name=name)(run)
 
     async def launch(self) -> None:
-        """Connect, recover what this executor left behind, and begin to take work."""
+        """Connect, make DBOS's tables if they are missing, and begin to take work."""
         await asyncio.to_thread(self._launch)
 
     def _launch(self) -> None:
         DBOS.launch()
-        # Parents wait long and cheaply; the limit is on whole tasks, never on their agents.
-        DBOS.register_queue(QUEUE, worker_concurrency=self._concurrency, polling_interval_sec=0.1)
+        DBOS.register_queue(TASKS, polling_interval_sec=POLL_S, on_conflict="always_update")
+        per_minute = self._limits.runs_per_minute
+        DBOS.register_queue(
+            AGENTS,
+            partition_concurrency=self._limits.concurrency,
+            partition_limiter={"limit": per_minute, "period": 60} if per_minute else None,
+            polling_interval_sec=POLL_S,
+            on_conflict="always_update",
+        )
 
     async def close(self) -> None:
-        """Stop taking work. What is running is left for the next start to recover."""
+        """Stop taking work. What is running is left for another worker, or the next start, to recover."""
         await asyncio.to_thread(DBOS.destroy, workflow_completion_timeout_sec=0)
 
-    async def start(self, workflow: str, id_: str, argument: Mapping[str, Any]) -> None:
-        with SetWorkflowID(id_):
-            await DBOS.enqueue_workflow_async(QUEUE, self._workflows[workflow], dict(argument))
+    # -- for workflows (core.interfaces.Durable) -----------------------------------------------------------------
 
-    async def cancel(self, id_: str) -> None:
-        await DBOS.cancel_workflow_async(id_, cancel_children=True)
-
-    async def step(self, name: str, call: Callable[[], Awaitable[T]], returns: type[T], *, attempts: int = 1) -> T:
+    async def step(self, name: str, call: Callable[[], Awaitable[T]], returns: type[T]) -> T:
         adapter: TypeAdapter[T] = TypeAdapter(returns)
 
         async def run() -> Any:
-            return adapter.dump_python(await call(), mode="json")
+            return adapter.dump_python(await patiently(call), mode="json")
 
-        options: StepOptions = {"name": name, "retries_allowed": attempts > 1, "max_attempts": max(attempts, 2)}
+        options: StepOptions = {"name": name, "retries_allowed": False}
         return adapter.validate_python(await DBOS.run_step_async(options, run))
 
-    async def child(self, workflow: str, id_: str, argument: Mapping[str, Any]) -> dict[str, Any]:
-        with SetWorkflowID(id_):
-            handle = await DBOS.start_workflow_async(self._workflows[workflow], dict(argument))
-        return await handle.get_result(polling_interval_sec=0.1)
+    async def child(
+        self, workflow: str, id_: str, argument: Mapping[str, Any], *, partition: str, priority: int
+    ) -> dict[str, Any]:
+        with SetWorkflowID(id_), SetEnqueueOptions(queue_partition_key=partition, priority=priority):
+            handle = await DBOS.enqueue_workflow_async(AGENTS, self._workflows[workflow], dict(argument))
+        await self._ends.wait(id_)
+        return await handle.get_result(polling_interval_sec=POLL_S)
+
+    async def receive(self, topic: str, timeout_s: float) -> bool:
+        return await DBOS.recv_async(topic, timeout_seconds=timeout_s) is not None
+
+    async def patched(self, name: str) -> bool:
+        """Whether this workflow runs the code after the change `name`; False in one that began before it."""
+        return await DBOS.patch_async(name)
+
+    # -- for supervision (state.interfaces.Executor) -------------------------------------------------------------
+
+    async def recover(self, worker_ids: Sequence[str]) -> int:
+        return len(await asyncio.to_thread(DBOS._recover_pending_workflows, list(worker_ids)))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+
+    async def list_orphans(self) -> set[str]:
+        """Seen twice in a row: a workflow that was taken a moment ago is not known here yet."""
+        held = await asyncio.to_thread(self._list_held)
+        unknown = held - set(self._dbos._active_workflows_set.activeList())  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        orphans, self._suspects = unknown & self._suspects, unknown
+        return orphans
+
+    def _list_held(self) -> set[str]:
+        rows = self._dbos._sys_db.get_pending_workflows(str(self._dbos.executor_id), WORKFLOW_VERSION)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        return {row.workflow_id for row in rows}
+
+
+@dataclass
+class Ends:
+    """Wakes those who wait for a workflow's end: one small query for all of them, however many they are.
+
+    Waiting is not part of a history: after a restart the workflow waits again, and the result is read and
+    stored once it is there.
+    """
+
+    control: DbosControl
+    _waiting: dict[str, list[asyncio.Event]] = field(default_factory=dict[str, list[asyncio.Event]])
+    _watch: asyncio.Task[None] | None = None
+    _nudged: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def wait(self, id_: str) -> None:
+        event = asyncio.Event()
+        self._waiting.setdefault(id_, []).append(event)
+        self._nudged.set()
+        if self._watch is None or self._watch.done():
+            # In a context of its own: in the caller's, the queries would become steps of its workflow.
+            self._watch = asyncio.get_running_loop().create_task(self._look(), context=contextvars.Context())
+        try:
+            await event.wait()
+        finally:
+            if waiting := self._waiting.get(id_):
+                waiting.remove(event)
+
+    def nudge(self) -> None:
+        """A workflow of this process has just ended. Called on the loop of the workflows."""
+        self._nudged.set()
+
+    async def _look(self) -> None:
+        pause = SHORTEST_WATCH_S
+        while self._waiting:
+            try:
+                ended = await self.control.find_ended(list(self._waiting))
+            except Away:
+                ended = set[str]()
+            for id_ in ended:
+                for event in self._waiting.pop(id_, []):
+                    event.set()
+            self._waiting = {id_: events for id_, events in self._waiting.items() if events}
+            pause = SHORTEST_WATCH_S if ended or self._nudged.is_set() else min(pause * 1.5, LONGEST_WATCH_S)
+            self._nudged.clear()
+            # A short sleep even when nudged: the row of the workflow that ended is written a moment later.
+            await asyncio.sleep(SHORTEST_WATCH_S / 5 if ended else SHORTEST_WATCH_S)
+            if pause > SHORTEST_WATCH_S:
+                await _bounded(self._nudged.wait(), pause)
+
+
+async def _bounded(wait: Awaitable[Any], seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await wait
+    except TimeoutError:
+        pass
