@@ -26,6 +26,7 @@ from sqlalchemy import (
     desc,
     false,
     func,
+    true,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
@@ -110,9 +111,12 @@ tasks = Table(
     Column("ask_before", StorableJson),
     Column("priority", Integer, nullable=False, server_default="100"),
     Column("forked_from", Text),
+    Column("starts_from", StorableJson),
     Column("is_paused", Boolean, nullable=False, server_default=false()),
+    Column("has_workspace", Boolean, nullable=False, server_default=true()),
 )
-"""`workflow_id` is the workflow that carries the task now: the task's own id, or `{id}.{attempt}` after a retry."""
+"""`workflow_id` is the workflow that carries the task now: the task's own id, or `{id}.{attempt}` after a retry.
+`starts_from`: the workflow and the step that a retry or a fork has its history from."""
 Index("ix_tasks_created_at", desc(tasks.c.created_at))
 Index("ix_tasks_status", tasks.c.status)
 

@@ -58,6 +58,10 @@ class Control(Protocol):
         """
         ...
 
+    async def list_held(self) -> dict[str, list[str]]:
+        """Worker id -> the workflows it has taken and not ended."""
+        ...
+
     async def delete(self, workflow_ids: Sequence[str]) -> None:
         """Forget workflows and all their children."""
         ...

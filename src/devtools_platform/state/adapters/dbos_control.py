@@ -95,6 +95,14 @@ class DbosControl:
         if await self.find_missing([id_]):
             await _in_thread(fork)
 
+    async def list_held(self) -> dict[str, list[str]]:
+        held: dict[str, list[str]] = {}
+        for workflow in await _in_thread(
+            lambda: self._client.list_workflows(status="PENDING", load_input=False, load_output=False)
+        ):
+            held.setdefault(workflow.executor_id or "", []).append(workflow.workflow_id)
+        return held
+
     async def delete(self, workflow_ids: Sequence[str]) -> None:
         await _in_thread(lambda: self._client.delete_workflows(list(workflow_ids), delete_children=True))
 

@@ -59,6 +59,7 @@ class DbosEngine:
             "log_level": "WARNING",
         }
         self.queues = queues
+        self._worker_id = worker_id
         self._dbos = DBOS(config=config)
         DBOS.listen_queues(queues)
         # It writes to the terminal by itself; ours is for progress, so its words go where all logs go.
@@ -140,7 +141,7 @@ class DbosEngine:
         return orphans
 
     def _list_held(self) -> set[str]:
-        rows = self._dbos._sys_db.get_pending_workflows(str(self._dbos.executor_id), WORKFLOW_VERSION)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        rows = self._dbos._sys_db.get_pending_workflows(self._worker_id, WORKFLOW_VERSION)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
         return {row.workflow_id for row in rows}
 
 

@@ -42,8 +42,11 @@ def _widen_tasks() -> None:
     op.add_column("tasks", sa.Column("ask_before", JSONB), schema=SCHEMA)
     op.add_column("tasks", sa.Column("priority", sa.Integer, nullable=False, server_default="100"), schema=SCHEMA)
     op.add_column("tasks", sa.Column("forked_from", sa.Text), schema=SCHEMA)
+    op.add_column("tasks", sa.Column("starts_from", JSONB), schema=SCHEMA)
     paused = sa.Column("is_paused", sa.Boolean, nullable=False, server_default=sa.false())
     op.add_column("tasks", paused, schema=SCHEMA)
+    workspace = sa.Column("has_workspace", sa.Boolean, nullable=False, server_default=sa.true())
+    op.add_column("tasks", workspace, schema=SCHEMA)
 
 
 def _create_approvals() -> None:
