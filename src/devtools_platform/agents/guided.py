@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, create_model
 
 from devtools_platform.agents.runner import AgentRunner, RunId
-from devtools_platform.agents.toolset import shorten
+from devtools_platform.agents.tool_calls import shorten
 from devtools_platform.agents.types import AgentReport
 from devtools_platform.core.tools import ToolResult
 

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from devtools_platform.agents.types import Diff, Workspace
+from devtools_platform.core.approvals import Approval, ApprovalRequest
 from devtools_platform.core.tasks import Degradation, Reason, Status, TaskRequest, Usage
 from devtools_platform.core.tools import Caller, Tool, ToolResult
 
@@ -14,25 +15,66 @@ class ToolClient(Protocol):
 
     async def list_tools(self, caller: Caller) -> list[Tool]: ...
 
-    async def call(self, caller: Caller, name: str, arguments: Mapping[str, Any], key: str) -> ToolResult:
-        """One call. The same `key` has one effect, however often it is sent."""
+    async def call(
+        self, caller: Caller, name: str, arguments: Mapping[str, Any], key: str, approval: str | None = None
+    ) -> ToolResult:
+        """One call. The same `key` has one effect, however often it is sent.
+
+        `approval`: the id of the approval by which a call may run that a person had to be asked about.
+        """
         ...
 
 
 class TaskLog(Protocol):
-    """Where a task's life is written down."""
+    """Where a task's life is written down, and what people say about it is read. Every write may be repeated."""
 
     async def get_request(self, id_: str) -> TaskRequest: ...
 
-    async def mark_working(self, task_id: str) -> None: ...
+    async def mark_working(self, task_id: str, workflow_id: str) -> bool:
+        """False when this workflow does not carry the task any more."""
+        ...
 
     async def append_event(
         self, task_id: str, key: str, kind: str, agent: str | None, data: Mapping[str, Any]
     ) -> int: ...
 
     async def finish(
-        self, task_id: str, status: Status, reason: Reason | None, message: str, result: Mapping[str, Any]
+        self,
+        task_id: str,
+        workflow_id: str,
+        status: Status,
+        reason: Reason | None,
+        message: str,
+        result: Mapping[str, Any],
     ) -> None: ...
+
+    async def begin_run(self, id_: str, task_id: str, agent: str, n: int) -> None: ...
+
+    async def end_run(self, id_: str, status: Literal["suspended", "completed", "failed"], message: str) -> None: ...
+
+    async def is_paused(self, task_id: str) -> bool: ...
+
+    async def mark_paused(self, task_id: str, workflow_id: str, key: str) -> bool:
+        """Show that the task stands still. False when it was resumed in the meantime."""
+        ...
+
+    async def take_messages(self, task_id: str, taker: str) -> list[str]:
+        """What people have said and no agent has read; the same `taker` gets the same ones again."""
+        ...
+
+    async def store_artifact(self, task_id: str, key: str, kind: str, name: str, text: str) -> str: ...
+
+
+class Approvals(Protocol):
+    """Questions to people."""
+
+    async def ask(self, request: ApprovalRequest) -> Approval:
+        """Put the question; the same id is asked once."""
+        ...
+
+    async def settle(self, id_: str) -> Approval:
+        """What it came to; an undecided one expires."""
+        ...
 
 
 class ModelLedger(Protocol):
@@ -68,7 +110,11 @@ class Workspaces(Protocol):
 
     async def diff(self, workspace: Workspace) -> Diff: ...
 
-    async def remove(self, task_id: str) -> None: ...
+    async def exists(self, task_id: str) -> bool: ...
+
+    async def snapshot(self, workspace: Workspace, name: str) -> None:
+        """Keep the files as they are, for a retry or a fork from here."""
+        ...
 
 
 class CodeIndex(Protocol):

@@ -1,9 +1,11 @@
 """A task from request to branch: prepare, plan, work, test, review, commit, finish. Every line is a durable step.
 
-The parent workflow `task` holds only our own steps; each agent run is a child workflow `{task}/{agent}/{n}`.
+The parent workflow `task` holds only our own steps; each agent run is a child workflow `{task}/{agent}/{n}`. The
+order of the steps and their names are stored history: a change to them goes behind `Durable.patched`.
 A change becomes a branch only if the project's tests pass with it and the review does not block it.
 """
 
+import asyncio
 import re
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
@@ -12,8 +14,9 @@ from typing import Any, TypeVar
 
 from devtools_platform.agents import prompts
 from devtools_platform.agents.interfaces import CodeIndex, ModelLedger, Preflight, TaskLog, Workspaces
+from devtools_platform.agents.questions import People, Questions
 from devtools_platform.agents.routing import route
-from devtools_platform.agents.toolset import DurableTools, shorten
+from devtools_platform.agents.tool_calls import DurableTools, shorten
 from devtools_platform.agents.types import (
     AgentReport,
     Diff,
@@ -76,6 +79,9 @@ class Crew:
     tools: DurableTools
     index: CodeIndex
     preflight: Preflight
+    people: People
+    slots: asyncio.Semaphore
+    """How many tasks may clone, index or test in this process at once. Nobody waits for a person in one."""
     model: ModelInfo | None
     max_review_rounds: int
 
@@ -85,6 +91,8 @@ class Progress:
     """What is known of the task so far; the one mutable thing in a run, rebuilt by replay."""
 
     task_id: str
+    workflow_id: str
+    """The task's own id, or `{id}.{attempt}` after a retry: runs, events and branches carry it."""
     request: TaskRequest
     workspace: Workspace | None = None
     plan: Plan | None = None
@@ -95,6 +103,7 @@ class Progress:
     branch: str | None = None
     degraded: list[Degradation] = field(default_factory=list[Degradation])
     runs: dict[AgentName, int] = field(default_factory=dict[AgentName, int])
+    snapshots: int = 0
     commit_message: str = ""
 
 
@@ -105,30 +114,41 @@ class TaskRun:
         self.crew = crew
         self.progress = progress
         self.caller = Caller(progress.task_id, "orchestrator", progress.request.without_sandbox)
+        self.questions = Questions(crew.durable, crew.people, progress.task_id, progress.workflow_id, progress.request)
         self._events = 0
 
     async def work(self) -> str:
         """Do the whole task; returns the message for the person. Raises `TaskEnded`."""
-        await self._prepare()
-        baseline = await self._test("baseline")
+        async with self.crew.slots:
+            await self._prepare()
+            baseline = await self._test("baseline")
         plan = await self._make_plan()
+        await self.questions.plan(plan)
         for step in plan.steps:
             report = await self._delegate(
                 step.agent, step, prompts.step_prompt(self.progress.request.text, step.goal, baseline)
             )
             self.progress.commit_message = self.progress.commit_message or report.commit_message
         await self._test_and_review(plan, baseline)
+        await self.questions.publish(await self._last_diff())
         return await self._publish()
 
     # -- the steps ---------------------------------------------------------------------------------------------
 
     async def _prepare(self) -> None:
-        request = self.progress.request
-        await self._step("mark_working", lambda: self.crew.log.mark_working(self.progress.task_id), type(None))
-        workspace = await self._step(
-            "workspace", lambda: self.crew.workspaces.create(self.progress.task_id, request.repo), Workspace
+        request, progress = self.progress.request, self.progress
+        is_ours = await self._step(
+            "mark_working", lambda: self.crew.log.mark_working(progress.task_id, progress.workflow_id), bool
         )
-        self.progress.workspace = workspace
+        if not is_ours:
+            raise TaskEnded("cancelled", "The task ended before its work began.")
+        workspace = await self._step(
+            "workspace", lambda: self.crew.workspaces.create(progress.task_id, request.repo), Workspace
+        )
+        # A retry or a fork has this step's result from the workflow it came from.
+        branch = f"task/{progress.workflow_id}"
+        workspace = workspace.model_copy(update={"task_id": progress.task_id, "branch": branch})
+        progress.workspace = workspace
         await self._tell("workspace", {"base_commit": workspace.base_commit, "branch": workspace.branch})
         if workspace.was_dirty:
             await self._degrade(
@@ -177,11 +197,31 @@ class TaskRun:
 
     async def _delegate(self, agent: AgentName, step: PlanStep, prompt: str) -> AgentReport:
         await self._tell("delegated", {"agent": agent, "step": step.id, "goal": step.goal})
-        report = AgentReport.model_validate(await self._run_agent(agent, prompt, step.goal))
+        await self.questions.hold()
+        said = await self._step("messages", self._take_messages, list[str])
+        report = AgentReport.model_validate(
+            await self._run_agent(agent, prompts.with_messages(prompt, said), step.goal)
+        )
+        await self._take_snapshot()
         await self._tell("reported", {"agent": agent, "step": step.id, **report.model_dump(mode="json")})
         if report.outcome == "cannot":
             raise TaskEnded("not_solved", f"{agent} could not do it: {report.summary}")
         return report
+
+    async def _take_messages(self) -> list[str]:
+        taker = f"{self.progress.workflow_id}:{self._events}"
+        return await self.crew.log.take_messages(self.progress.task_id, taker)
+
+    async def _take_snapshot(self) -> None:
+        self.progress.snapshots += 1
+        name = f"s{self.progress.snapshots}"
+        workspace = self._workspace()
+
+        async def take() -> str:
+            await self.crew.workspaces.snapshot(workspace, name)
+            return name
+
+        await self._step("snapshot", take, str)
 
     async def _test_and_review(self, plan: Plan, baseline: TestRun | None) -> None:
         last = plan.steps[-1]
@@ -197,10 +237,11 @@ class TaskRun:
 
     async def _problem(self, plan: Plan, baseline: TestRun | None) -> tuple[Reason, str] | None:
         """What stands against the change as it is now, or None."""
-        await self._require_change()
-        final = await self._test("final")
-        # After the tests: what they leave behind is part of what is reviewed and committed, so it must be seen.
-        await self._read_diff()
+        async with self.crew.slots:
+            await self._require_change()
+            final = await self._test("final")
+            # After the tests: what they leave behind is part of what is reviewed and committed, so it must be seen.
+            await self._read_diff()
         if final is not None and not final.is_passing and not self._may_stay_red(plan, baseline):
             return "tests_failed", prompts.test_problem(final)
         if final is not None and not final.is_passing:
@@ -230,6 +271,16 @@ class TaskRun:
         if changed and all(degradation.what != what for degradation in self.progress.degraded):
             await self._degrade(what, f"Look whether they still ask for the right thing: {', '.join(changed)}.")
         await self._tell("diff", {**diff.stat.model_dump(), "text": shorten(diff.text, 60_000)})
+        await self._keep("diff", f"{self.progress.workflow_id}.diff", diff.text)
+
+    async def _keep(self, kind: str, name: str, text: str) -> None:
+        key = f"{self.progress.workflow_id}:{kind}:{self._events}"
+        task_id = self.progress.task_id
+        await self._step("keep", lambda: self.crew.log.store_artifact(task_id, key, kind, name, text), str)
+
+    async def _last_diff(self) -> str:
+        workspace = self._workspace()
+        return (await self._step("shown_diff", lambda: self.crew.workspaces.diff(workspace), Diff)).text
 
     async def _review(self, tests: TestRun | None) -> Review:
         text = tests.model_dump_json() if tests else ""
@@ -248,7 +299,7 @@ class TaskRun:
         commit = await self._step("commit", commit_change, str)
         if not commit:
             raise TaskEnded("no_change", "The agents ended without changing a file.")
-        await self._step("publish", lambda: self.crew.workspaces.publish(workspace), type(None), attempts=2)
+        await self._step("publish", lambda: self.crew.workspaces.publish(workspace), type(None))
         self.progress.commits.append(commit)
         self.progress.branch = workspace.branch
         await self._tell("commit", {"commit": commit, "branch": workspace.branch, "message": message})
@@ -260,7 +311,7 @@ class TaskRun:
         """Run the project's own tests through the gateway; None when the project has none."""
         self._events += 1
         result = await self.crew.tools.call(
-            self.caller, "workspace_run_tests", {}, f"{self.progress.task_id}:{stage}:{self._events}"
+            self.caller, "workspace_run_tests", {}, f"{self.progress.workflow_id}:{stage}:{self._events}"
         )
         if "command" not in result.data and result.data.get("code") != "no_test_command":
             reasons: dict[str, Reason] = {"no_sandbox": "no_sandbox", "disk_full": "disk_full"}
@@ -275,9 +326,26 @@ class TaskRun:
         run = TestRun.model_validate({"stage": stage, **known})
         self.progress.tests.append(run)
         await self._tell("tests", run.model_dump(mode="json"))
+        await self._keep("test_output", f"{stage}-tests.txt", run.output)
         return run
 
     async def _run_agent(self, agent: AgentName, prompt: str, goal: str) -> Mapping[str, Any]:
+        """The agent's output. A run that stops to wait for a person is followed by one that goes on."""
+        resumed: dict[str, Any] | None = None
+        while True:
+            outcome = await self._run_once(agent, prompt, goal, resumed)
+            for degradation in outcome.degraded:
+                await self._degrade(degradation.what, degradation.why)
+            if outcome.suspended is not None:
+                answers = [await self.questions.answer(agent, question) for question in outcome.suspended.questions]
+                listed = [answer.model_dump(mode="json") for answer in answers]
+                resumed = {"messages": outcome.suspended.messages, "answers": listed}
+                continue
+            if outcome.reason is not None or outcome.output is None:
+                raise TaskEnded(outcome.reason or "internal", outcome.message)
+            return outcome.output
+
+    async def _run_once(self, agent: AgentName, prompt: str, goal: str, resumed: dict[str, Any] | None) -> RunOutcome:
         n = self.progress.runs.get(agent, 0) + 1
         self.progress.runs[agent] = n
         argument = {
@@ -287,14 +355,11 @@ class TaskRun:
             "prompt": prompt,
             "goal": goal,
             "without_sandbox": self.progress.request.without_sandbox,
+            "resumed": resumed,
         }
-        raw = await self.crew.durable.child(AGENT_RUN, f"{self.progress.task_id}/{agent}/{n}", argument)
-        outcome = RunOutcome.model_validate(raw)
-        for degradation in outcome.degraded:
-            await self._degrade(degradation.what, degradation.why)
-        if outcome.reason is not None or outcome.output is None:
-            raise TaskEnded(outcome.reason or "internal", outcome.message)
-        return outcome.output
+        id_, priority = f"{self.progress.workflow_id}/{agent}/{n}", self.progress.request.priority
+        raw = await self.crew.durable.child(AGENT_RUN, id_, argument, partition=agent, priority=priority)
+        return RunOutcome.model_validate(raw)
 
     def _workspace(self) -> Workspace:
         if self.progress.workspace is None:
@@ -306,16 +371,24 @@ class TaskRun:
         await self._tell("degraded", {"what": what, "why": why})
 
     async def _tell(self, kind: str, data: Mapping[str, Any]) -> None:
-        """Write an event. Its key counts up with the workflow, so that replay writes nothing twice."""
+        """Write an event, as a step: neither a replay nor a retry's replay tells it again."""
         self._events += 1
-        key = f"{kind}:{self._events}"
-        await self.crew.log.append_event(self.progress.task_id, key, kind, "orchestrator", data)
+        key = f"{self.progress.workflow_id}:{kind}:{self._events}"
+        task_id = self.progress.task_id
+        await self._step("tell", lambda: self.crew.log.append_event(task_id, key, kind, "orchestrator", data), int)
 
-    async def _step(self, name: str, call: Callable[[], Awaitable[T]], returns: type[T], *, attempts: int = 1) -> T:
+    async def _step(self, name: str, call: Callable[[], Awaitable[T]], returns: type[T]) -> T:
         try:
-            return await self.crew.durable.step(name, call, returns, attempts=attempts)
+            return await self.crew.durable.step(name, call, returns)
         except DevToolsError as error:
-            raise TaskEnded(_REASONS.get(type(error), "internal"), f"{error} {error.hint}") from None
+            raise TaskEnded(await self._reason(error), f"{error} {error.hint}") from None
+
+    async def _reason(self, error: DevToolsError) -> Reason:
+        """Why a step failed; a workspace that is not there explains whatever failed in it."""
+        workspace = self.progress.workspace
+        if workspace is not None and not await self.crew.workspaces.exists(workspace.task_id):
+            return "workspace_lost"
+        return _REASONS.get(type(error), "internal")
 
 
 def changed_tests(diff: str) -> list[str]:
@@ -330,17 +403,15 @@ class TaskWorkflow:
     def __init__(self, crew: Crew) -> None:
         self.crew = crew
 
-    async def __call__(self, argument: dict[str, Any]) -> dict[str, Any]:
-        task_id = str(argument["id"])
+    async def __call__(self, id_: str, argument: dict[str, Any]) -> dict[str, Any]:
+        # Not from the argument: a fork has that of the workflow it came from.
+        task_id = id_.partition(".")[0]
         with task_span(task_id, "orchestrator", "task"):
-            request = await self.crew.durable.step(
-                "request", lambda: self.crew.log.get_request(task_id), TaskRequest, attempts=3
-            )
-            run = TaskRun(self.crew, Progress(task_id, request))
-            return await self._carry_out(run)
+            request = await self.crew.durable.step("request", lambda: self.crew.log.get_request(task_id), TaskRequest)
+            return await self._carry_out(TaskRun(self.crew, Progress(task_id, id_, request)))
 
     async def _carry_out(self, run: TaskRun) -> dict[str, Any]:
-        progress = run.progress
+        progress, log, durable = run.progress, self.crew.log, self.crew.durable
         reason: Reason | None = None
         try:
             message = await run.work()
@@ -349,21 +420,16 @@ class TaskWorkflow:
         except Exception as error:  # noqa: BLE001 - the edge of a task: a bug ends this one, not the worker
             message, reason = f"Something broke on our side: {type(error).__name__}.", "internal"
             detail = {"message": message, "traceback": traceback.format_exc()[-4000:]}
-            await self.crew.log.append_event(progress.task_id, "error", "error", None, detail)
-        usage = await self.crew.durable.step("usage", lambda: self.crew.ledger.usage(progress.task_id), Usage)
+            key = f"{progress.workflow_id}:error"
+            await durable.step("error", lambda: log.append_event(progress.task_id, key, "error", None, detail), int)
+        usage = await durable.step("usage", lambda: self.crew.ledger.usage(progress.task_id), Usage)
         result = _result(progress, usage, self.crew.model)
         status = "failed" if reason else "completed"
-        facts = {"reason": reason, "message": message, "branch": progress.branch, **result["tokens"]}
-        # The event first: who follows the events must not see the task end before its last one.
-        await self.crew.log.append_event(
-            progress.task_id,
-            "end",
-            "failed" if reason else "finished",
-            None,
-            {**facts, "cost_usd": usage.cost_usd},
+        await durable.step(
+            "finish",
+            lambda: log.finish(progress.task_id, progress.workflow_id, status, reason, message, result),
+            type(None),
         )
-        await self.crew.log.finish(progress.task_id, status, reason, message, result)
-        await self.crew.durable.step("clean", lambda: self.crew.workspaces.remove(progress.task_id), type(None))
         return {"status": status, "reason": reason}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from devtools_platform.agents import prompts
 from devtools_platform.agents.runner import AgentRunner, RunId
-from devtools_platform.agents.types import Judgement, TaskEnded
+from devtools_platform.agents.types import Judgement, Suspended, TaskEnded
 from devtools_platform.core.tasks import Degradation, Finding, Review, TestRun
 
 MAX_DIFF_FOR_SMALL = 6_000
@@ -53,9 +53,10 @@ class Reviewer:
         if self.is_small:
             prompt = prompts.review_prompt(request, diff[:MAX_DIFF_FOR_SMALL], None, findings)
             return await self.runner.ask(run, prompt, Judgement, max_tokens=300)
-        return Judgement.model_validate(
-            await self.runner.run(run, prompts.review_prompt(request, diff, tests, findings))
-        )
+        output = await self.runner.run(run, prompts.review_prompt(request, diff, tests, findings))
+        if isinstance(output, Suspended):
+            raise TaskEnded("internal", "The review asked for a tool that needs approval; it may only read.")
+        return Judgement.model_validate(output)
 
     def _decide(self, findings: list[Finding], ran: Sequence[str], judgement: Judgement) -> Review:
         by_model = [

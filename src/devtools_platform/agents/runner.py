@@ -4,13 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pydantic_ai import Agent, UsageLimits
+from pydantic_ai import Agent, DeferredToolRequests, UsageLimits
 from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.exceptions import UnexpectedModelBehavior, UsageLimitExceeded
 from pydantic_ai.models import Model
 from pydantic_ai.settings import ModelSettings
 
-from devtools_platform.agents.toolset import AgentDeps, DurableTools, GatewayToolset
+from devtools_platform.agents.suspension import Resumed, suspend
+from devtools_platform.agents.tool_calls import DurableTools
+from devtools_platform.agents.toolset import AgentDeps, GatewayToolset
 from devtools_platform.agents.types import AgentReport, Definition, Judgement, PlanDraft, TaskEnded
 from devtools_platform.core.agents import AgentName
 from devtools_platform.core.errors import DevToolsError, ModelRefused, NoModel
@@ -30,10 +32,10 @@ class RunId:
     """One execution of an agent: `{task}/{agent}/{n}`, which is also its workflow id."""
 
     caller: Caller
-    n: int
+    id: str
 
     def __str__(self) -> str:
-        return f"{self.caller.task_id}/{self.caller.agent}/{self.n}"
+        return self.id
 
 
 class AgentRunner:
@@ -56,7 +58,7 @@ class AgentRunner:
                 models(name),
                 name=name,
                 deps_type=AgentDeps,
-                output_type=OUTPUTS[definition.output],
+                output_type=[OUTPUTS[definition.output], DeferredToolRequests],
                 instructions=definition.instructions,
                 toolsets=[GatewayToolset(tools)],
                 capabilities=[durable()],
@@ -77,18 +79,27 @@ class AgentRunner:
             for name in definitions
         }
 
-    async def run(self, run: RunId, prompt: str) -> Any:
-        """The agent's validated output. Raises `TaskEnded` with the reason when there is none."""
+    async def run(self, run: RunId, prompt: str, resumed: Resumed | None = None) -> Any:
+        """The agent's validated output, or `Suspended` when a call of it has to wait.
+
+        `resumed` goes on where an earlier run was suspended; then `prompt` is not used. Raises `TaskEnded` with
+        the reason when there is no output.
+        """
         agent = run.caller.agent
         turns = min(self._max_turns, self.definitions[agent].max_turns)
         with task_span(run.caller.task_id, agent, f"run {agent}"):
             work = self._agents[agent].run(
-                prompt,
-                deps=AgentDeps(run.caller, str(run)),
+                None if resumed else prompt,
+                deps=AgentDeps(run.caller, str(run), is_attentive=agent != "code-review"),
                 usage_limits=UsageLimits(request_limit=turns),
                 conversation_id=run.caller.task_id,
+                message_history=resumed.messages if resumed else None,
+                deferred_tool_results=resumed.results if resumed else None,
             )
-            return (await _ended(work)).output
+            result = await _ended(work)
+        if isinstance(result.output, DeferredToolRequests):
+            return suspend(result.output, result.all_messages_json())
+        return result.output
 
     async def ask(
         self,

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from devtools_platform.agents.guided import GuidedEdit
+from devtools_platform.agents.interfaces import TaskLog
 from devtools_platform.agents.live import known_paths
 from devtools_platform.agents.reviewing import Reviewer
 from devtools_platform.agents.runner import AgentRunner, RunId
-from devtools_platform.agents.types import PlanDraft, RunOutcome, TaskEnded
+from devtools_platform.agents.suspension import resume
+from devtools_platform.agents.types import Answer, PlanDraft, RunOutcome, Suspended, TaskEnded
 from devtools_platform.core.tasks import Degradation, TestRun
 from devtools_platform.core.tools import Caller
 
@@ -30,22 +32,29 @@ class AgentRunWorkflow:
     is_small: bool
     needs_judge: bool
     max_candidates: int
+    log: TaskLog
 
-    async def __call__(self, argument: dict[str, Any]) -> dict[str, Any]:
+    async def __call__(self, id_: str, argument: dict[str, Any]) -> dict[str, Any]:
         caller = Caller(argument["task_id"], argument["agent"], argument["without_sandbox"])
-        run = RunId(caller, int(argument["n"]))
+        run = RunId(caller, id_)
+        await self._note("run.begin", lambda: self.log.begin_run(id_, caller.task_id, caller.agent, argument["n"]))
         try:
-            outcome = await self._choose(caller.agent)(run, argument)
+            outcome = await self._choose(caller.agent, argument)(run, argument)
         except TaskEnded as end:
             outcome = RunOutcome(reason=end.reason, message=end.message)
+        status = "suspended" if outcome.suspended else "failed" if outcome.reason else "completed"
+        await self._note("run.end", lambda: self.log.end_run(id_, status, outcome.message))
         return outcome.model_dump(mode="json")
 
-    def _choose(self, agent: str) -> Callable[[RunId, dict[str, Any]], Awaitable[RunOutcome]]:
+    async def _note(self, name: str, write: Callable[[], Awaitable[None]]) -> None:
+        await self.runner.tools.durable.step(name, write, type(None))
+
+    def _choose(self, agent: str, argument: dict[str, Any]) -> Callable[[RunId, dict[str, Any]], Awaitable[RunOutcome]]:
         if agent == "code-review":
             return self._review
         if agent == "orchestrator" and self.is_small:
             return self._plan
-        if agent == "feature-dev" and self.is_small:
+        if agent == "feature-dev" and self.is_small and not argument.get("resumed"):
             return self._guide
         return self._loop
 
@@ -61,7 +70,13 @@ class AgentRunWorkflow:
         if self.is_small:
             listed = await self.runner.tools.call(run.caller, "workspace_list_files", {}, f"{run}:paths")
             known_paths.set(tuple(listed.data.get("files", ())))
-        output = await self.runner.run(run, argument["prompt"])
+        resumed = None
+        if waited := argument.get("resumed"):
+            answers = [Answer.model_validate(answer) for answer in waited["answers"]]
+            resumed = resume(waited["messages"], answers)
+        output = await self.runner.run(run, argument["prompt"], resumed)
+        if isinstance(output, Suspended):
+            return RunOutcome(suspended=output)
         return RunOutcome(output=output.model_dump(mode="json"))
 
     async def _guide(self, run: RunId, argument: dict[str, Any]) -> RunOutcome:

@@ -1,18 +1,15 @@
-"""The gateway's tools as a pydantic-ai toolset. Each call is one durable step with one idempotency key."""
+"""The gateway's tools as a pydantic-ai toolset."""
 
-import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic_ai import RunContext
+from pydantic_ai import ApprovalRequired, RunContext
 from pydantic_ai.tools import ToolDefinition
 from pydantic_ai.toolsets import AbstractToolset, ToolsetTool
 from pydantic_core import SchemaValidator, core_schema
 
-from devtools_platform.agents.interfaces import TaskLog, ToolClient
-from devtools_platform.core.interfaces import Durable
-from devtools_platform.core.tools import Caller, Tool, ToolResult
+from devtools_platform.agents.tool_calls import DurableTools, shorten
+from devtools_platform.core.tools import APPROVAL_REQUIRED, Caller, Tool, ToolResult
 
 MAX_RESULT_CHARS = 24_000
 ANY_ARGUMENTS = SchemaValidator(core_schema.any_schema())
@@ -25,34 +22,8 @@ class AgentDeps:
 
     caller: Caller
     run: str
-
-
-@dataclass(frozen=True)
-class DurableTools:
-    """Tool calls as durable steps, recorded as events. Used by the agents' loop and by the orchestration."""
-
-    client: ToolClient
-    durable: Durable
-    log: TaskLog
-
-    async def list_tools(self, caller: Caller) -> list[Tool]:
-        return await self.durable.step("tools.list", lambda: self.client.list_tools(caller), list[Tool], attempts=3)
-
-    async def call(self, caller: Caller, name: str, arguments: Mapping[str, Any], key: str) -> ToolResult:
-        """`key` must be the same on replay and unique to this call."""
-        return await self.durable.step(
-            "tools.call", lambda: self._call(caller, name, arguments, key), ToolResult, attempts=3
-        )
-
-    async def _call(self, caller: Caller, name: str, arguments: Mapping[str, Any], key: str) -> ToolResult:
-        started = time.perf_counter()
-        result = await self.client.call(caller, name, arguments, key)
-        duration = round(time.perf_counter() - started, 3)
-        data = {"tool": name, "arguments": _brief(arguments), "is_error": result.is_error, "duration_s": duration}
-        if result.is_error:
-            data["message"] = result.text[:500]
-        await self.log.append_event(caller.task_id, f"tool:{key}", "tool_call", caller.agent, data)
-        return result
+    is_attentive: bool = True
+    """Whether a person can pause it, talk to it and be asked by it. A review cannot: it only reads, and is short."""
 
 
 class GatewayToolset(AbstractToolset[AgentDeps]):
@@ -79,9 +50,18 @@ class GatewayToolset(AbstractToolset[AgentDeps]):
     ) -> str:
         # Weak endpoints repeat tool call ids from turn to turn: the turn makes the key unique, and replay stable.
         key = f"{ctx.deps.run}:{ctx.run_step}:{ctx.tool_call_id}"
-        result = await self._tools.call(ctx.deps.caller, name, tool_args, key)
-        text = shorten(result.text, MAX_RESULT_CHARS)
-        return f"Error: {text}" if result.is_error else text
+        if not ctx.deps.is_attentive:
+            return _as_text(await self._tools.call(ctx.deps.caller, name, tool_args, key))
+        approval: str | None = ctx.tool_call_metadata["approval"] if ctx.tool_call_approved else None
+        outcome = await self._tools.call_attentively(ctx.deps.caller, name, tool_args, key, approval)
+        if outcome.is_paused:
+            raise ApprovalRequired({"is_paused": True})
+        result = outcome.result
+        if result.is_error and result.data.get("code") == APPROVAL_REQUIRED:
+            raise ApprovalRequired({"is_paused": False, **result.data})
+        for message in outcome.messages:
+            ctx.enqueue(f"<message from='the person who gave you this task'>\n{message}\n</message>")
+        return _as_text(result)
 
     def _wrap(self, tool: Tool) -> ToolsetTool[AgentDeps]:
         definition = ToolDefinition(
@@ -90,13 +70,6 @@ class GatewayToolset(AbstractToolset[AgentDeps]):
         return ToolsetTool(toolset=self, tool_def=definition, max_retries=2, args_validator=ANY_ARGUMENTS)
 
 
-def shorten(text: str, limit: int) -> str:
-    """`text` with its middle cut out when it is longer than `limit` characters, and a note of how much is missing."""
-    if len(text) <= limit:
-        return text
-    half = limit // 2
-    return f"{text[:half]}\n… {len(text) - 2 * half} characters left out …\n{text[-half:]}"
-
-
-def _brief(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: shorten(value, 300) if isinstance(value, str) else value for key, value in arguments.items()}
+def _as_text(result: ToolResult) -> str:
+    text = shorten(result.text, MAX_RESULT_CHARS)
+    return f"Error: {text}" if result.is_error else text

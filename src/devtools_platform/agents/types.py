@@ -1,10 +1,11 @@
 """What agents are and what they hand back. Outputs are pydantic models: a model's answer is validated, not trusted."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from devtools_platform.core.agents import AgentName
+from devtools_platform.core.approvals import Risk
 from devtools_platform.core.tasks import Degradation, DiffStat, Reason, Severity
 
 WorkingAgent = Literal["feature-dev", "infrastructure", "cicd", "documentation"]
@@ -82,10 +83,46 @@ class Refusal(BaseModel):
     message: str = ""
 
 
+class Question(BaseModel):
+    """A tool call that waits: for a person's approval, or for a paused task to go on."""
+
+    model_config = ConfigDict(frozen=True)
+
+    tool_call_id: str
+    tool: str
+    arguments: dict[str, Any]
+    is_paused: bool
+    """True: nobody is asked, the task is paused."""
+    rule: str = ""
+    risk: Risk = "low"
+    expires_after_s: float = 0.0
+
+
+class Answer(BaseModel):
+    """What became of a question. `arguments` replaces those of the call, None leaves them."""
+
+    model_config = ConfigDict(frozen=True)
+
+    tool_call_id: str
+    is_approved: bool
+    approval: str | None = None
+    reason: str = ""
+    arguments: dict[str, Any] | None = None
+
+
+class Suspended(BaseModel):
+    """An agent's run that stopped in the middle: what was said so far, and the calls that wait."""
+
+    messages: str
+    """The conversation as pydantic-ai's JSON."""
+    questions: list[Question]
+
+
 class RunOutcome(BaseModel):
-    """What a child workflow hands its parent: the output, or why there is none."""
+    """What a child workflow hands its parent: the output, or what it waits for, or why there is none."""
 
     output: dict[str, object] | None = None
+    suspended: Suspended | None = None
     reason: Reason | None = None
     message: str = ""
     degraded: list[Degradation] = Field(default_factory=list[Degradation])

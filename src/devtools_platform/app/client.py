@@ -62,7 +62,7 @@ class StackClient:
 
     async def list_tasks(self, limit: int) -> list[TaskResult]:
         found = await self._send("GET", "/tasks", params={"limit": limit})
-        return [TaskResult.model_validate(task) for task in found]
+        return [TaskResult.model_validate(task) for task in found["items"]]
 
     async def cancel_task(self, id_: str) -> TaskResult:
         return TaskResult.model_validate(await self._send("POST", f"/tasks/{id_}/cancel"))

@@ -12,33 +12,35 @@ from devtools_platform.app.models import ServedModel
 from devtools_platform.console.types import AgentStatus, ServiceStatus
 from devtools_platform.core.tasks import Event, TaskRequest, TaskResult
 from devtools_platform.gateway.service import Gateway
-from devtools_platform.state.service import StateService
+from devtools_platform.state.api import StateParts
+from devtools_platform.state.service import Write
 
 HEALTH_TIMEOUT_S = 2.0
+ACTOR = "console"
 
 
 @dataclass(frozen=True)
 class ConsoleData:
     """The console's reader, writer and view of the stack in one."""
 
-    state: StateService
+    state: StateParts
     admission: Admission
     gateway: Gateway
     served: ServedModel
     urls: Mapping[str, str]
 
     async def list_tasks(self, limit: int) -> Sequence[TaskResult]:
-        return await self.state.list_tasks(limit=limit)
+        return (await self.state.service.list_tasks(limit=limit)).items
 
     async def get_task(self, id_: str) -> TaskResult:
-        return await self.state.get_task(id_)
+        return await self.state.service.get_task(id_)
 
     async def list_events(self, id_: str, after: int) -> Sequence[Event]:
-        await self.state.get_task(id_)
-        return await self.state.list_events(id_, after)
+        await self.state.service.get_task(id_)
+        return await self.state.events.list_events(id_, after)
 
     def follow_events(self, id_: str, after: int) -> AsyncIterator[Event]:
-        return self.state.follow_events(id_, after)
+        return self.state.events.follow_events(id_, after)
 
     async def diff(self, id_: str) -> str | None:
         """The last diff the task wrote down; its workspace is gone when it has ended."""
@@ -47,10 +49,10 @@ class ConsoleData:
         return texts[-1] if texts else None
 
     async def create_task(self, request: TaskRequest, idempotency_key: str | None) -> str:
-        return await self.state.create_task(await self.admission.admit(request), idempotency_key)
+        return await self.state.service.create_task(await self.admission.admit(request), Write(ACTOR, idempotency_key))
 
     async def cancel_task(self, id_: str) -> None:
-        await self.state.cancel_task(id_)
+        await self.state.service.cancel_task(id_, Write(ACTOR))
 
     async def services(self) -> Sequence[ServiceStatus]:
         async with httpx2.AsyncClient(timeout=HEALTH_TIMEOUT_S, trust_env=False) as http:

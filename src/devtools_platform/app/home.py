@@ -42,12 +42,16 @@ class Home:
         """A secret of this stack, made on first use and readable by its owner only."""
         file = self.path / name
         if not file.exists():
-            partial = file.with_suffix(".partial")
-            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "w") as out:
-                out.write(secrets.token_urlsafe(32))
-            partial.rename(file)
+            self.keep_secret(name, secrets.token_urlsafe(32))
         return file.read_text().strip()
+
+    def keep_secret(self, name: str, value: str) -> None:
+        """Write a secret that only the owner of the folder can read."""
+        partial = self.path / f".{name}.{os.getpid()}.partial"
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as out:
+            out.write(value)
+        partial.rename(self.path / name)
 
     def lock(self) -> IO[str]:
         """Own the folder until the returned file is closed. Raises `AlreadyRunning` with what is running."""

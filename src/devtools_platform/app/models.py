@@ -20,6 +20,7 @@ from devtools_platform.config import Settings
 from devtools_platform.core.agents import AgentName
 from devtools_platform.core.errors import NoModel, Unavailable
 from devtools_platform.core.tasks import ModelInfo, Usage
+from devtools_platform.kit.patience import patiently
 from devtools_platform.observability.interfaces import Ledger, ModelCall
 
 NO_MODEL_HINT = (
@@ -153,10 +154,11 @@ class LedgerBridge:
             duration_s=round(duration_s, 3),
             error=error,
         )
-        await self.ledger.record(call)
+        await patiently(lambda: self.ledger.record(call))
         # A call that a crash made us repeat was made, and paid, twice: every one has a key of its own.
         data = {**asdict(call), "cost_usd": None if cost_usd is None else float(cost_usd)}
-        await self.log.append_event(task_id, f"model:{uuid.uuid4()}", "model_call", agent, data)
+        key = f"model:{uuid.uuid4()}"
+        await patiently(lambda: self.log.append_event(task_id, key, "model_call", agent, data))
 
     async def usage(self, task_id: str) -> Usage:
         return await self.ledger.usage(task_id)

@@ -13,28 +13,22 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any
 
 import httpx2
 import sqlalchemy as sa
 from pydantic_ai import Agent
-from pydantic_ai.durable_exec.dbos import DBOSDurability
 from pydantic_ai.models.instrumented import InstrumentationSettings
 
 from devtools_platform.agents.adapters.git_workspaces import GitWorkspaces
-from devtools_platform.agents.adapters.mcp_tools import GatewayClient
-from devtools_platform.agents.definitions import load_definitions
-from devtools_platform.agents.orchestration import AGENT_RUN, Crew, TaskWorkflow
-from devtools_platform.agents.runner import AgentRunner
-from devtools_platform.agents.runs import AgentRunWorkflow
-from devtools_platform.agents.toolset import DurableTools
 from devtools_platform.app.admission import Admission
-from devtools_platform.app.code_index import HttpCodeIndex
 from devtools_platform.app.console_data import ConsoleData
+from devtools_platform.app.crew import build_crew
+from devtools_platform.app.grants import ApprovalGrants
 from devtools_platform.app.home import Home
-from devtools_platform.app.models import LedgerBridge, ServedModel, build_models, choose_model
-from devtools_platform.app.preflight import StackPreflight
+from devtools_platform.app.models import ServedModel, choose_model
 from devtools_platform.app.serving import Serving, bind
 from devtools_platform.config import Settings
 from devtools_platform.console.api import build_api as build_console
@@ -50,15 +44,18 @@ from devtools_platform.gateway.service import Gateway
 from devtools_platform.gateway.toolsets.workspace import WorkspaceTools
 from devtools_platform.kit import database
 from devtools_platform.kit.sandbox import Limits
-from devtools_platform.observability.adapters.sql import SqlLedger, SqlSpanStore
+from devtools_platform.observability.adapters.sql import SqlSpanStore
 from devtools_platform.observability.service import Tracing
-from devtools_platform.state.adapters.dbos_engine import DbosEngine
+from devtools_platform.state.adapters.dbos.control import DbosControl
 from devtools_platform.state.adapters.embedded_postgres import EmbeddedPostgres
+from devtools_platform.state.api import StateParts
 from devtools_platform.state.api import build_api as build_state
-from devtools_platform.state.service import TASK_WORKFLOW, StateService
-
-EXECUTOR = "embedded"
-"""One stack owns a data directory (see `Home.lock`), so what this id left behind is always ours to take up again."""
+from devtools_platform.state.approvals import ApprovalDesk
+from devtools_platform.state.audit import AuditLog
+from devtools_platform.state.events import EventLog
+from devtools_platform.state.retention import Retention
+from devtools_platform.state.rules import load_rules
+from devtools_platform.state.service import StateService
 
 Progress = Callable[[str, str], None]
 """Called with a part's name and what it is doing or where it listens."""
@@ -129,30 +126,36 @@ class Stack:
         token, secret = home.secret("token"), home.secret("secret")
         urls = Urls(**{name: f"http://{self.settings.host}:{s.getsockname()[1]}" for name, s in sockets.items()})
         store, url = await self._start_database(cleanup)
-        spans, ledger = SqlSpanStore(store), SqlLedger(store)
+        spans = SqlSpanStore(store)
         self._start_tracing(spans, cleanup)
         served = await self._start_model(home, cleanup)
         context = await self._start_context(home, cleanup)
         serving = Serving()
         cleanup.push_async_callback(serving.stop)
 
-        engine = DbosEngine(url, executor_id=EXECUTOR, concurrency=self.settings.concurrent_tasks)
-        state = StateService(store, engine)
-        gateway = self._build_gateway(home, store, context, state)
+        control = DbosControl(store)
+        workspaces = GitWorkspaces(home.workspaces, self.settings.min_free_disk_mb)
+        state = StateService(store, control, workspaces)
+        parts = StateParts(state, EventLog(store), ApprovalDesk(store, control), AuditLog(store))
+        gateway = self._build_gateway(home, store, context, parts)
         await serving.serve(build_context(context, token=token), sockets["context"])
         self.progress("context", urls.context)
         await serving.serve(build_gateway(gateway, token=token, secret=secret), sockets["gateway"])
         self.progress("gateway", urls.gateway)
 
-        bridge = LedgerBridge(ledger, state, served)
-        self._register_workflows(engine, home, state, bridge, served, urls)
-        await engine.launch()
-        cleanup.push_async_callback(engine.close)
+        crewed = build_crew(
+            self.settings, home, store, url, control, served, gateway_url=urls.gateway, context_url=urls.context
+        )
+        await crewed.start()
+        cleanup.push_async_callback(crewed.stop)
+        retention = Retention(store, control, workspaces, *_keeping(self.settings))
+        cleanup.push_async_callback(_cancel, asyncio.create_task(retention.run()))
         await serving.serve(
-            build_state(state, admit=Admission(self.settings).admit, traces=spans, token=token), sockets["state"]
+            build_state(parts, admit=Admission(self.settings).admit, traces=spans, token=token), sockets["state"]
         )
         self.progress("state", urls.state)
-        data = ConsoleData(state, Admission(self.settings), gateway, served, urls.as_dict())
+        home.keep_secret("database_url", url)
+        data = ConsoleData(parts, Admission(self.settings), gateway, served, urls.as_dict())
         await serving.serve(
             build_console(data, data, data, token=token, secret=secret, host=self.settings.host), sockets["console"]
         )
@@ -195,9 +198,9 @@ class Stack:
         cleanup.push_async_callback(service.aclose)
         return service
 
-    def _build_gateway(self, home: Home, store: sa.Engine, context: ContextService, state: StateService) -> Gateway:
+    def _build_gateway(self, home: Home, store: sa.Engine, context: ContextService, parts: StateParts) -> Gateway:
         async def collection_of(caller: Caller) -> str:
-            request = await state.get_request(caller.task_id)
+            request = await parts.service.get_request(caller.task_id)
             return name_collection(Path(request.repo))
 
         workspace = WorkspaceTools(
@@ -205,44 +208,18 @@ class Stack:
             limits=Limits(self.settings.command_timeout_s, self.settings.command_memory_mb),
             sandbox_program=self.settings.sandbox_program,
         )
-        servers = [workspace, ContextTools(context, collection_of)]
-        return Gateway(servers, load_policy(), SqlCallRecords(store))
+        return Gateway(
+            [workspace, ContextTools(context, collection_of)],
+            load_policy(),
+            SqlCallRecords(store),
+            rules=load_rules(self.settings.approval_rules),
+            grants=ApprovalGrants(parts.approvals),
+            environment=self.settings.environment,
+        )
 
-    def _register_workflows(
-        self,
-        engine: DbosEngine,
-        home: Home,
-        state: StateService,
-        bridge: LedgerBridge,
-        served: ServedModel,
-        urls: Urls,
-    ) -> None:
-        token, secret = home.secret("token"), home.secret("secret")
-        client = GatewayClient(f"{urls.gateway}/mcp", secret, timeout_s=self.settings.command_timeout_s + 30)
-        tools = DurableTools(client, engine, state)
-        runner = AgentRunner(
-            load_definitions(),
-            build_models(served, bridge, self.settings.model_timeout_s),
-            tools,
-            durable=lambda: DBOSDurability(parallel_execution_mode="sequential"),
-            max_turns=self.settings.max_agent_turns,
-        )
-        crew = Crew(
-            durable=engine,
-            log=state,
-            ledger=bridge,
-            workspaces=GitWorkspaces(home.workspaces, self.settings.min_free_disk_mb),
-            tools=tools,
-            index=HttpCodeIndex(urls.context, token),
-            preflight=StackPreflight(self.settings, served),
-            model=served.info,
-            max_review_rounds=self.settings.max_review_rounds,
-        )
-        engine.register(TASK_WORKFLOW, TaskWorkflow(crew))
-        engine.register(
-            AGENT_RUN,
-            AgentRunWorkflow(runner, served.is_small, served.needs_judge, self.settings.max_candidates),
-        )
+
+def _keeping(settings: Settings) -> tuple[timedelta, timedelta]:
+    return timedelta(days=settings.keep_workspaces_days), timedelta(days=settings.keep_tasks_days)
 
 
 async def _login_link(console: str, token: str) -> str:

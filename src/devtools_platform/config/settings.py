@@ -86,6 +86,19 @@ class Settings(BaseSettings):
     max_candidates: int = Field(default=8, ge=1, le=50)
     """Candidate edits the guided loop may try with a small model."""
     concurrent_tasks: int = Field(default=2, ge=1, le=64)
+    """Tasks that may clone, index or run tests at once in one process. Tasks that wait for a person do not count."""
+    agent_concurrency: int = Field(default=2, ge=1, le=64)
+    """Runs of each agent at once, over all workers."""
+    agent_runs_per_minute: int | None = Field(default=None, ge=1)
+    """Runs of each agent that may start in a minute, over all workers; unlimited by default."""
+    queues: tuple[Literal["tasks", "agents"], ...] = ("tasks", "agents")
+    """What this process works on. Tasks need the workspaces of this data directory; agents need only the gateway."""
+    approval_rules: Path | None = None
+    """A YAML file of approval rules to use instead of the shipped ones."""
+    keep_workspaces_days: float = Field(default=7.0, ge=0, le=3650)
+    """How long an ended task's private clone stays, for a retry or a fork."""
+    keep_tasks_days: float = Field(default=90.0, gt=0, le=36500)
+    """How long an ended task stays with its events, runs and artifacts. The audit stays for ever."""
 
 
 def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:

@@ -7,6 +7,10 @@ from typing import Any
 from devtools_platform.core.agents import AgentName
 from devtools_platform.core.approvals import Risk
 
+APPROVAL_REQUIRED = "approval_required"
+"""`code` in the data of a result that stands for a call that was not made: a person must be asked first.
+The data then also holds `rule`, `risk` and `expires_after_s`."""
+
 
 @dataclass(frozen=True)
 class Tool:

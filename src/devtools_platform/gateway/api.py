@@ -25,6 +25,8 @@ from devtools_platform.gateway.types import Policy
 from devtools_platform.kit.http import create_app, error_response
 from devtools_platform.kit.tokens import verify_run_token
 
+APPROVAL = "dev-tools/approval"
+"""The `_meta` field with the id of the approval by which a call may run that a person had to be asked about."""
 IDEMPOTENCY_KEY = "dev-tools/idempotency-key"
 """The `_meta` field that names a call for good; without it every request is a call of its own."""
 
@@ -109,7 +111,9 @@ def _mcp_server(gateway: Gateway) -> Server[Any]:
         meta: Mapping[str, Any] = context.meta or {}
         key = str(meta.get(IDEMPOTENCY_KEY) or uuid.uuid4())
         try:
-            result = await gateway.call(_caller(context), params.name, params.arguments or {}, key)
+            approval = meta.get(APPROVAL)
+            granted = None if approval is None else str(approval)
+            result = await gateway.call(_caller(context), params.name, params.arguments or {}, key, granted)
         except DevToolsError as error:
             raise MCPError(code=mcp.INVALID_PARAMS, message=str(error), data=error.to_dict()) from None
         return _to_mcp_result(result)

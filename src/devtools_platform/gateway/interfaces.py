@@ -7,6 +7,14 @@ from devtools_platform.core.tools import Caller, ToolResult
 from devtools_platform.gateway.types import Decision, StoredCall
 
 
+class Grants(Protocol):
+    """What people have approved."""
+
+    async def find_grant(self, approval: str, caller: Caller, tool: str) -> Mapping[str, object] | None:
+        """The arguments approved under that id for this task, agent and tool; None when nothing was."""
+        ...
+
+
 class CallRecords(Protocol):
     """The durable record of tool calls, and by it the promise that a keyed call has one effect."""
 
@@ -17,6 +25,10 @@ class CallRecords(Protocol):
         ...
 
     async def finish(self, key: str, result: ToolResult, duration_s: float) -> None: ...
+
+    async def mark_doubtful(self, key: str) -> None:
+        """The call began and nobody knows whether it had its effect."""
+        ...
 
     async def usage(self, task_id: str) -> int:
         """How many calls the task has made."""

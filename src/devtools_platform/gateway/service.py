@@ -1,5 +1,6 @@
 """The gateway's decision and record of each call: permitted? done before? then run it and keep the outcome."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -8,12 +9,14 @@ from typing import Any
 
 from prometheus_client import Counter, Histogram
 
+from devtools_platform.core.approvals import Action, ApprovalRules, Environment
 from devtools_platform.core.errors import Forbidden
 from devtools_platform.core.interfaces import ToolServer
 from devtools_platform.core.redact import redact, redact_text
-from devtools_platform.core.tools import Caller, Tool, ToolResult
-from devtools_platform.gateway.interfaces import CallRecords
+from devtools_platform.core.tools import APPROVAL_REQUIRED, Caller, Tool, ToolResult
+from devtools_platform.gateway.interfaces import CallRecords, Grants
 from devtools_platform.gateway.types import Policy, StoredCall
+from devtools_platform.kit.patience import patiently
 from devtools_platform.kit.telemetry import task_span
 
 log = logging.getLogger(__name__)
@@ -31,10 +34,23 @@ class Route:
 class Gateway:
     """All tools of all servers under stable names `server_tool`, behind one policy."""
 
-    def __init__(self, servers: Sequence[ToolServer], policy: Policy, records: CallRecords) -> None:
+    def __init__(
+        self,
+        servers: Sequence[ToolServer],
+        policy: Policy,
+        records: CallRecords,
+        *,
+        rules: ApprovalRules,
+        grants: Grants,
+        environment: Environment,
+    ) -> None:
         self.servers = servers
         self.policy = policy
         self.records = records
+        self.rules = rules
+        self.grants = grants
+        self.environment: Environment = environment
+        self._running: dict[str, asyncio.Task[tuple[ToolResult, bool]]] = {}
         self._routes = {
             f"{server.name}_{tool.name}": Route(server, tool) for server in servers for tool in server.list_tools()
         }
@@ -46,23 +62,76 @@ class Gateway:
         permitted = self.policy.tools_of(caller.agent)
         return {name: route for name, route in self._routes.items() if name in permitted}
 
-    async def call(self, caller: Caller, name: str, arguments: Mapping[str, Any], key: str) -> ToolResult:
-        """Run a tool once per `key`: the same key again gives the stored result. Raises `Forbidden`."""
+    async def call(
+        self, caller: Caller, name: str, arguments: Mapping[str, Any], key: str, approval: str | None = None
+    ) -> ToolResult:
+        """Run a tool once per `key`: the same key again gives the stored result. Raises `Forbidden`.
+
+        Where a person must be asked first, a result with the code `approval_required`; the call runs when it
+        comes again with the id of the approval, with exactly the arguments that were approved.
+        """
         with task_span(caller.task_id, caller.agent, f"tools/call {name}") as span:
             span.set_attribute("gen_ai.tool.name", name)
             span.set_attribute("devtools.tool.key", key)
             route = self.list_tools(caller).get(name)
-            stored = await self.records.begin(key, caller, name, redact(arguments), "allow" if route else "deny")
             if route is None:
+                await self.records.begin(key, caller, name, redact(arguments), "deny")
                 await self.records.finish(key, ToolResult("denied by policy", is_error=True), 0.0)
                 TOOL_CALLS.labels("", name if name in self._routes else "unknown", caller.agent, "denied").inc()
                 raise Forbidden(self._why_denied(caller, name))
-            if stored is not None and (answer := _replay(stored, route)) is not None:
-                span.set_attribute("devtools.tool.replayed", value=True)
-                return answer
-            result = await self._run(route, caller, name, arguments, key)
+            if (refusal := await self._ask(caller, route, name, arguments, approval)) is not None:
+                TOOL_CALLS.labels(route.server.name, name, caller.agent, "asked").inc()
+                return refusal
+            # An approval is good for one effect, whoever sends it again.
+            key = key if approval is None else f"approval:{approval}"
+            result, is_replayed = await self._once(route, caller, name, arguments, key)
+            span.set_attribute("devtools.tool.replayed", is_replayed)
             span.set_attribute("devtools.tool.is_error", result.is_error)
             return result
+
+    async def _ask(
+        self, caller: Caller, route: Route, name: str, arguments: Mapping[str, Any], approval: str | None
+    ) -> ToolResult | None:
+        """None when the call may run; otherwise what the caller has to do about it."""
+        action = Action(kind="tool", agent=caller.agent, environment=self.environment, tool=name, risk=route.tool.risk)
+        rule = self.rules.find(action)
+        if rule is None:
+            return None
+        if approval is None:
+            facts = {"rule": rule.name, "risk": route.tool.risk, "expires_after_s": rule.expires_after_s}
+            return ToolResult(
+                f"A person must approve this call first (rule {rule.name!r}).",
+                {"code": APPROVAL_REQUIRED, **facts},
+                is_error=True,
+            )
+        granted = await self.grants.find_grant(approval, caller, name)
+        if granted is None:
+            raise Forbidden(f"{approval!r} is no approval of {name} for {caller.agent} in task {caller.task_id}.")
+        if redact(granted) != redact(arguments):
+            raise Forbidden(f"Approval {approval!r} is for other arguments than these.")
+        return None
+
+    async def _once(
+        self, route: Route, caller: Caller, name: str, arguments: Mapping[str, Any], key: str
+    ) -> tuple[ToolResult, bool]:
+        """The call's result, and whether it was there already. Who sends a running call again waits for it."""
+        if (running := self._running.get(key)) is not None:
+            return (await asyncio.shield(running))[0], True
+        # A task of its own: a caller that hangs up does not leave the tool's work half done and unrecorded.
+        work = asyncio.create_task(self._begin_and_run(route, caller, name, arguments, key))
+        self._running[key] = work
+        work.add_done_callback(lambda _: self._running.pop(key, None))
+        return await asyncio.shield(work)
+
+    async def _begin_and_run(
+        self, route: Route, caller: Caller, name: str, arguments: Mapping[str, Any], key: str
+    ) -> tuple[ToolResult, bool]:
+        stored = await self.records.begin(key, caller, name, redact(arguments), "allow")
+        if stored is not None and (answer := _replay(stored, route)) is not None:
+            if stored.state == "started":
+                await self.records.mark_doubtful(key)
+            return answer, True
+        return await self._run(route, caller, name, arguments, key), False
 
     async def _run(self, route: Route, caller: Caller, name: str, arguments: Mapping[str, Any], key: str) -> ToolResult:
         started = time.perf_counter()
@@ -73,7 +142,7 @@ class Gateway:
             result = ToolResult(f"The tool {name} broke on our side; the log has the details.", is_error=True)
         duration = time.perf_counter() - started
         result = ToolResult(redact_text(result.text), redact(result.data), result.is_error)
-        await self.records.finish(key, result, duration)
+        await patiently(lambda: self.records.finish(key, result, duration))
         TOOL_CALLS.labels(route.server.name, name, caller.agent, "error" if result.is_error else "ok").inc()
         TOOL_TIME.labels(route.server.name, name).observe(duration)
         return result

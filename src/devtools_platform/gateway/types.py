@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from devtools_platform.core.agents import AgentName
 
-Decision = Literal["allow", "deny"]
+Decision = Literal["allow", "ask", "deny"]
 
 
 class Policy(BaseModel):

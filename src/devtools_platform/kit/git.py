@@ -26,6 +26,9 @@ from devtools_platform.core.tasks import DiffStat
 BASE_REF = "refs/dev-tools/base"
 """In a task's clone: the commit the task started from."""
 
+SNAPSHOT_REFS = "refs/dev-tools/snapshots/"
+"""In a task's clone: its files as they were after each agent's run."""
+
 MAX_STDERR_BYTES = 20_000
 
 _ENV = {
@@ -168,6 +171,46 @@ async def commit_all(workspace: Path, message: str, author: str) -> str | None:
     made = await _in_clone(workspace, *create, stdin=message.encode(errors="replace"), env=_identity(author))
     await _in_clone(workspace, "update-ref", "HEAD", _text(made), head)
     return _text(made)
+
+
+async def take_snapshot(workspace: Path, name: str, author: str) -> None:
+    """Keep the files as they are now, under `name`, without a commit on the branch. Taking it again replaces it."""
+    async with _snapshot(workspace) as env:
+        tree = _text(await _in_clone(workspace, "write-tree", env=env))
+    create = ["commit-tree", tree, "-p", BASE_REF, "-m", f"Snapshot {name}"]
+    made = _text(await _in_clone(workspace, *create, env=_identity(author)))
+    await _in_clone(workspace, "update-ref", f"{SNAPSHOT_REFS}{name}", made)
+
+
+async def restore_snapshot(workspace: Path, name: str | None, branch: str) -> None:
+    """Make the files what they were at a snapshot (None: as cloned), on `branch`, which begins at the base again.
+
+    Files that no ignore rule names and the snapshot does not have are removed; ignored ones stay.
+    Raises `Conflict` when there is no such snapshot.
+    """
+    ref = BASE_REF if name is None else f"{SNAPSHOT_REFS}{name}"
+    found = await _in_clone(workspace, "rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}", check=False)
+    if found.code != 0:
+        raise Conflict(
+            f"The workspace {workspace.name!r} has no snapshot {name!r}.", hint="Start from an earlier step."
+        )
+    base = await base_commit(workspace)
+    await _in_clone(workspace, "symbolic-ref", "HEAD", f"refs/heads/{branch}")
+    await _in_clone(workspace, "update-ref", "HEAD", base)
+    await _in_clone(workspace, "read-tree", "--reset", "-u", _text(found), timeout_s=300)
+    _, new = await _unstaged(workspace, {})
+    for path in new:
+        await asyncio.to_thread((workspace / os.fsdecode(path)).unlink, missing_ok=True)
+    # The files stay; only the index goes back, so that the next commit sees them all as changes.
+    await _in_clone(workspace, "read-tree", "--reset", base)
+
+
+async def copy_workspace(source: Path, destination: Path) -> None:
+    """A second clone with the same base, snapshots and origin; complete or not there at all."""
+    half_done = destination.with_name(f".{destination.name}.partial")
+    await asyncio.to_thread(shutil.rmtree, half_done, ignore_errors=True)
+    await asyncio.to_thread(shutil.copytree, source, half_done, symlinks=True)
+    half_done.rename(destination)
 
 
 async def diff_stat(workspace: Path, base: str) -> DiffStat:

@@ -1,5 +1,6 @@
 """Private clones on this machine's disk: `git clone --local`, a branch of its own, published by a fetch."""
 
+import asyncio
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from devtools_platform.kit import git
 
 AUTHOR = "Dev-Tools <dev-tools@localhost>"
 MAX_DIFF_CHARS = 400_000
+BASE = "base"
+"""The snapshot that every clone has: the commit it was made from."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,7 @@ class GitWorkspaces:
     min_free_mb: int
 
     async def create(self, task_id: str, repo: str) -> Workspace:
-        """A clone of HEAD; one that a crash left complete is found again."""
+        """A clone of HEAD; one that a crash left complete is found again. Raises `DiskFull`, `NotARepository`."""
         self._check_room()
         repository = await git.resolve_repository(Path(repo))
         path = self.root / task_id
@@ -49,8 +52,29 @@ class GitWorkspaces:
         stat = await git.diff_stat(path, workspace.base_commit)
         return Diff(stat=stat, text=await git.diff_text(path, workspace.base_commit, MAX_DIFF_CHARS))
 
+    async def exists(self, task_id: str) -> bool:
+        return (self.root / task_id / ".git").is_dir()
+
+    async def snapshot(self, workspace: Workspace, name: str) -> None:
+        await git.take_snapshot(self.root / workspace.task_id, name, AUTHOR)
+
+    async def restore(self, task_id: str, snapshot: str, branch: str) -> bool:
+        """See `state.interfaces.WorkspaceKeeper`."""
+        if not await self.exists(task_id):
+            return False
+        await git.restore_snapshot(self.root / task_id, None if snapshot == BASE else snapshot, branch)
+        return True
+
+    async def fork(self, source: str, target: str, snapshot: str, branch: str) -> bool:
+        """See `state.interfaces.WorkspaceKeeper`."""
+        if not await self.exists(source):
+            return False
+        self._check_room()
+        await git.copy_workspace(self.root / source, self.root / target)
+        return await self.restore(target, snapshot, branch)
+
     async def remove(self, task_id: str) -> None:
-        shutil.rmtree(self.root / task_id, ignore_errors=True)
+        await asyncio.to_thread(shutil.rmtree, self.root / task_id, ignore_errors=True)
 
     def _check_room(self) -> None:
         free_mb = shutil.disk_usage(self.root).free // 2**20

@@ -15,6 +15,7 @@ from devtools_platform.core.tools import Caller, Tool, ToolResult
 from devtools_platform.kit.tokens import issue_run_token
 
 IDEMPOTENCY_KEY = "dev-tools/idempotency-key"
+APPROVAL = "dev-tools/approval"
 PROTOCOL = "2026-07-28"
 """The stateless revision: no handshake, so a connection per call costs one request and nothing more."""
 
@@ -29,14 +30,19 @@ class GatewayClient:
         self._tls = ssl.create_default_context()  # costs 25 ms of CPU: made once, not per call
 
     async def list_tools(self, caller: Caller) -> list[Tool]:
-        async with self._connect(caller) as http, self._open(http) as client:
-            listed = await client.list_tools()
-        return [_from_mcp(tool) for tool in listed.tools]
-
-    async def call(self, caller: Caller, name: str, arguments: Mapping[str, Any], key: str) -> ToolResult:
         try:
             async with self._connect(caller) as http, self._open(http) as client:
-                return await _call(client, name, arguments, key)
+                listed = await client.list_tools()
+        except (httpx2.HTTPError, ExceptionGroup) as error:
+            raise Away(f"The gateway at {self._url} does not answer: {error}.") from None
+        return [_from_mcp(tool) for tool in listed.tools]
+
+    async def call(
+        self, caller: Caller, name: str, arguments: Mapping[str, Any], key: str, approval: str | None = None
+    ) -> ToolResult:
+        try:
+            async with self._connect(caller) as http, self._open(http) as client:
+                return await _call(client, name, arguments, key, approval)
         except (httpx2.HTTPError, ExceptionGroup) as error:
             raise Away(f"The gateway at {self._url} does not answer: {error}.") from None
 
@@ -48,11 +54,15 @@ class GatewayClient:
         return Client(streamable_http_client(self._url, http_client=http), mode=PROTOCOL)
 
 
-async def _call(client: Client, name: str, arguments: Mapping[str, Any], key: str) -> ToolResult:
+async def _call(client: Client, name: str, arguments: Mapping[str, Any], key: str, approval: str | None) -> ToolResult:
+    meta: dict[str, Any] = {IDEMPOTENCY_KEY: key} if approval is None else {IDEMPOTENCY_KEY: key, APPROVAL: approval}
     try:
-        return _from_result(await client.call_tool(name, dict(arguments), meta={IDEMPOTENCY_KEY: key}))
+        return _from_result(await client.call_tool(name, dict(arguments), meta=meta))  # pyright: ignore[reportArgumentType]
     except MCPError as error:  # caught in here: on its way out the client would wrap it in a group
-        return ToolResult(str(error), is_error=True)
+        facts: Any = error.error.data or {}
+        if facts.get("code") == Away.code:
+            raise Away(str(error)) from None
+        return ToolResult(str(error), facts, is_error=True)
 
 
 def _from_mcp(tool: mcp.Tool) -> Tool:

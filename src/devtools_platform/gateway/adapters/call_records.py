@@ -50,6 +50,10 @@ class SqlCallRecords:
         )
         await in_thread(self.database, lambda c: c.execute(change))
 
+    async def mark_doubtful(self, key: str) -> None:
+        change = sa.update(tool_calls).where(tool_calls.c.key == key, tool_calls.c.state == "started")
+        await in_thread(self.database, lambda c: c.execute(change.values(state="in_doubt")))
+
     async def usage(self, task_id: str) -> int:
         query = sa.select(sa.func.count()).where(tool_calls.c.task_id == task_id)
         return await in_thread(self.database, lambda c: int(c.execute(query).scalar_one()))
@@ -60,9 +64,5 @@ def _insert_or_read(connection: sa.Connection, row: Mapping[str, Any]) -> Stored
     if connection.execute(statement.returning(tool_calls.c.key)).scalar() is not None:
         return None
     stored = connection.execute(sa.select(tool_calls).where(tool_calls.c.key == row["key"])).one()
-    if stored.state == "started":
-        in_doubt = sa.update(tool_calls).where(tool_calls.c.key == row["key"]).values(state="in_doubt")
-        connection.execute(in_doubt)
-        return StoredCall("in_doubt")
     result: Mapping[str, Any] = stored.result or {}
     return StoredCall(stored.state, result.get("text", ""), result.get("data", {}), bool(stored.is_error))

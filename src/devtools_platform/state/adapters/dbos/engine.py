@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 
 from devtools_platform.core.errors import Away
 from devtools_platform.kit.patience import patiently
-from devtools_platform.state.adapters.dbos_control import AGENTS, TASKS, WORKFLOW_VERSION, DbosControl
+from devtools_platform.state.adapters.dbos.control import AGENTS, TASKS, WORKFLOW_VERSION, DbosControl
 
 T = TypeVar("T")
 Workflow = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]

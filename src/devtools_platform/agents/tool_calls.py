@@ -1,0 +1,77 @@
+"""Tool calls as durable steps, each with one idempotency key and one event in the task's timeline."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from devtools_platform.agents.interfaces import TaskLog, ToolClient
+from devtools_platform.core.interfaces import Durable
+from devtools_platform.core.tools import Caller, Tool, ToolResult
+
+
+@dataclass(frozen=True)
+class ToolOutcome:
+    """A call as its step stores it: what the tool gave back, and what a person said meanwhile."""
+
+    result: ToolResult
+    messages: tuple[str, ...] = ()
+    is_paused: bool = False
+    """The task is paused: the call was not made."""
+
+
+@dataclass(frozen=True)
+class DurableTools:
+    """Tool calls as durable steps, recorded as events. Used by the agents' loop and by the orchestration."""
+
+    client: ToolClient
+    durable: Durable
+    log: TaskLog
+
+    async def list_tools(self, caller: Caller) -> list[Tool]:
+        return await self.durable.step("tools.list", lambda: self.client.list_tools(caller), list[Tool])
+
+    async def call(self, caller: Caller, name: str, arguments: Mapping[str, Any], key: str) -> ToolResult:
+        """`key` must be the same on replay and unique to this call."""
+        outcome = await self.durable.step(
+            "tools.call", lambda: self._call(caller, name, arguments, key, None), ToolOutcome
+        )
+        return outcome.result
+
+    async def call_attentively(
+        self, caller: Caller, name: str, arguments: Mapping[str, Any], key: str, approval: str | None
+    ) -> ToolOutcome:
+        """The same, for an agent a person may talk to: not made while the task is paused, and hears what they say."""
+
+        async def call() -> ToolOutcome:
+            if await self.log.is_paused(caller.task_id):
+                return ToolOutcome(ToolResult("The task is paused."), is_paused=True)
+            outcome = await self._call(caller, name, arguments, key, approval)
+            said = await self.log.take_messages(caller.task_id, f"tool:{key}")
+            return ToolOutcome(outcome.result, tuple(said))
+
+        return await self.durable.step("tools.call", call, ToolOutcome)
+
+    async def _call(
+        self, caller: Caller, name: str, arguments: Mapping[str, Any], key: str, approval: str | None
+    ) -> ToolOutcome:
+        started = time.perf_counter()
+        result = await self.client.call(caller, name, arguments, key, approval)
+        duration = round(time.perf_counter() - started, 3)
+        data = {"tool": name, "arguments": _brief(arguments), "is_error": result.is_error, "duration_s": duration}
+        if result.is_error:
+            data["message"] = result.text[:500]
+        await self.log.append_event(caller.task_id, f"tool:{key}", "tool_call", caller.agent, data)
+        return ToolOutcome(result)
+
+
+def shorten(text: str, limit: int) -> str:
+    """`text` with its middle cut out when it is longer than `limit` characters, and a note of how much is missing."""
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    return f"{text[:half]}\n… {len(text) - 2 * half} characters left out …\n{text[-half:]}"
+
+
+def _brief(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: shorten(value, 300) if isinstance(value, str) else value for key, value in arguments.items()}

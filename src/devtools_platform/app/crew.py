@@ -1,0 +1,95 @@
+"""The workflows of a process that works, wired: `task`, which mostly waits, and `agent_run`, which does the work."""
+
+import asyncio
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from pydantic_ai.durable_exec.dbos import DBOSDurability
+
+from devtools_platform.agents.adapters.git_workspaces import GitWorkspaces
+from devtools_platform.agents.adapters.mcp_tools import GatewayClient
+from devtools_platform.agents.definitions import load_definitions
+from devtools_platform.agents.orchestration import AGENT_RUN, Crew, TaskWorkflow
+from devtools_platform.agents.questions import People
+from devtools_platform.agents.runner import AgentRunner
+from devtools_platform.agents.runs import AgentRunWorkflow
+from devtools_platform.agents.tool_calls import DurableTools
+from devtools_platform.app.code_index import HttpCodeIndex
+from devtools_platform.app.home import Home
+from devtools_platform.app.models import LedgerBridge, ServedModel, build_models
+from devtools_platform.app.preflight import StackPreflight
+from devtools_platform.config import Settings
+from devtools_platform.observability.adapters.sql import SqlLedger
+from devtools_platform.state.adapters.dbos.control import DbosControl
+from devtools_platform.state.adapters.dbos.engine import AgentLimits, DbosEngine
+from devtools_platform.state.approvals import ApprovalDesk
+from devtools_platform.state.journal import Journal
+from devtools_platform.state.rules import load_rules
+from devtools_platform.state.service import TASK_WORKFLOW
+from devtools_platform.state.supervision import Supervisor, new_worker_id
+
+
+@dataclass
+class Crewed:
+    """The engine of this process and its supervision, ready to start."""
+
+    engine: DbosEngine
+    supervisor: Supervisor
+
+    async def start(self) -> None:
+        await self.engine.launch()
+        await self.supervisor.start()
+
+    async def stop(self) -> None:
+        # The engine first: what it drops is free for others as soon as this worker says good-bye.
+        await self.engine.close()
+        await self.supervisor.stop()
+
+
+def build_crew(
+    settings: Settings,
+    home: Home,
+    store: sa.Engine,
+    database_url: str,
+    control: DbosControl,
+    served: ServedModel,
+    *,
+    gateway_url: str,
+    context_url: str,
+) -> Crewed:
+    """Everything a process needs to work on its queues. At most one per process."""
+    worker_id = new_worker_id()
+    limits = AgentLimits(settings.agent_concurrency, settings.agent_runs_per_minute)
+    engine = DbosEngine(database_url, control, worker_id=worker_id, limits=limits, queues=settings.queues)
+    journal = Journal(store, worker_id)
+    ledger = LedgerBridge(SqlLedger(store), journal, served)
+    token, secret = home.secret("token"), home.secret("secret")
+    client = GatewayClient(f"{gateway_url}/mcp", secret, timeout_s=settings.command_timeout_s + 30)
+    tools = DurableTools(client, engine, journal)
+    crew = Crew(
+        durable=engine,
+        log=journal,
+        ledger=ledger,
+        workspaces=GitWorkspaces(home.workspaces, settings.min_free_disk_mb),
+        tools=tools,
+        index=HttpCodeIndex(context_url, token),
+        preflight=StackPreflight(settings, served),
+        people=People(
+            ApprovalDesk(store, control), journal, ledger, load_rules(settings.approval_rules), settings.environment
+        ),
+        slots=asyncio.Semaphore(settings.concurrent_tasks),
+        model=served.info,
+        max_review_rounds=settings.max_review_rounds,
+    )
+    runner = AgentRunner(
+        load_definitions(),
+        build_models(served, ledger, settings.model_timeout_s),
+        tools,
+        durable=lambda: DBOSDurability(parallel_execution_mode="sequential"),
+        max_turns=settings.max_agent_turns,
+    )
+    engine.register(TASK_WORKFLOW, TaskWorkflow(crew))
+    engine.register(
+        AGENT_RUN, AgentRunWorkflow(runner, served.is_small, served.needs_judge, settings.max_candidates, journal)
+    )
+    return Crewed(engine, Supervisor(store, engine, control, worker_id))

@@ -1,0 +1,1 @@
+"""DBOS as our durable engine: `control` from outside a worker, `engine` inside one."""
