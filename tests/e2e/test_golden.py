@@ -40,7 +40,7 @@ def test_a_task_becomes_a_tested_and_reviewed_branch(stack: StackProcess, shop: 
     assert [item["what"] for item in task["degraded"]] == ["uncommitted changes left out"]
     after = git(shop, "status", "--porcelain"), git(shop, "rev-parse", "HEAD"), git(shop, "branch", "--show-current")
     assert after == before, "the person's working tree is never touched"
-    assert not (stack.data_dir / "workspaces" / task["id"]).exists()
+    assert (stack.data_dir / "workspaces" / task["id"]).is_dir(), "kept for a retry, until retention takes it"
 
 
 def test_the_trace_holds_every_model_and_tool_call(stack: StackProcess, shop: Path) -> None:
