@@ -1,4 +1,4 @@
-"""Tasks and what happened to them, in PostgreSQL. Every write may be repeated: the same event key is stored once.
+"""Tasks and what happened to them, in the database. Every write may be repeated: the same event key is stored once.
 
 The workflow that carries a task out lives above, in `agents`; it reports here through `append_event` and `finish`.
 """
@@ -12,13 +12,12 @@ from typing import Any
 
 import sqlalchemy as sa
 from prometheus_client import Counter
-from sqlalchemy.dialects.postgresql import insert
 
 from devtools_platform.core.errors import Conflict, NotFound, Unavailable
 from devtools_platform.core.redact import redact, redact_text
 from devtools_platform.core.tasks import FINAL, Event, Reason, Status, TaskRequest, TaskResult
 from devtools_platform.kit import schema
-from devtools_platform.kit.database import in_thread
+from devtools_platform.kit.database import in_thread, insert_once, read_in_thread
 from devtools_platform.kit.telemetry import trace_id_for
 from devtools_platform.state.interfaces import Engine
 
@@ -40,7 +39,7 @@ class StateService:
     async def is_reachable(self) -> bool:
         """Whether the database answers."""
         try:
-            return await in_thread(self.database, lambda c: c.execute(sa.select(sa.literal(1))).scalar() == 1)
+            return await read_in_thread(self.database, lambda c: c.execute(sa.select(sa.literal(1))).scalar() == 1)
         except Unavailable:
             return False
 
@@ -53,19 +52,19 @@ class StateService:
         return id_
 
     async def get_request(self, id_: str) -> TaskRequest:
-        row = await in_thread(self.database, lambda c: _task_row(c, id_))
+        row = await read_in_thread(self.database, lambda c: _task_row(c, id_))
         return TaskRequest(text=row.text, repo=row.repo, agent=row.agent, without_sandbox=row.without_sandbox)
 
     async def get_task(self, id_: str) -> TaskResult:
         """The task as it stands; raises `NotFound`."""
-        return _to_result(await in_thread(self.database, lambda c: _task_row(c, id_)))
+        return _to_result(await read_in_thread(self.database, lambda c: _task_row(c, id_)))
 
     async def list_tasks(self, *, limit: int = 50, status: Status | None = None) -> list[TaskResult]:
         """Newest first."""
         query = sa.select(schema.tasks).order_by(schema.tasks.c.created_at.desc()).limit(limit)
         if status:
             query = query.where(schema.tasks.c.status == status)
-        rows = await in_thread(self.database, lambda c: c.execute(query).all())
+        rows = await read_in_thread(self.database, lambda c: c.execute(query).all())
         return [_to_result(row) for row in rows]
 
     async def append_event(self, task_id: str, key: str, kind: str, agent: str | None, data: Mapping[str, Any]) -> int:
@@ -79,7 +78,7 @@ class StateService:
             .order_by(schema.events.c.seq)
             .limit(limit)
         )
-        rows = await in_thread(self.database, lambda c: c.execute(query).all())
+        rows = await read_in_thread(self.database, lambda c: c.execute(query).all())
         return [Event(seq=r.seq, task_id=r.task_id, kind=r.kind, at=r.at, agent=r.agent, data=r.data) for r in rows]
 
     async def follow_events(self, task_id: str, after: int = 0) -> AsyncIterator[Event]:
@@ -148,8 +147,7 @@ def _insert_task(connection: sa.Connection, request: TaskRequest, key: str | Non
         "idempotency_key": key,
         "trace_id": trace_id_for(id_),
     }
-    statement = insert(schema.tasks).values(values).on_conflict_do_nothing(index_elements=["idempotency_key"])
-    if connection.execute(statement.returning(schema.tasks.c.id)).scalar() is not None:
+    if insert_once(connection, schema.tasks, values, on=["idempotency_key"]):
         return id_
     existing = sa.select(schema.tasks.c.id).where(schema.tasks.c.idempotency_key == key)
     return str(connection.execute(existing).scalar_one())

@@ -1,6 +1,6 @@
 """DBOS as our durable engine: workflows registered as plain functions, steps stored as JSON.
 
-DBOS keeps its own tables in schema `dbos` of the same database. Executor id and application version are pinned:
+DBOS keeps its own tables in our database (`dbos_config`). Executor id and application version are pinned:
 an unset version is a hash of the source, and a deploy would then strand every task in flight.
 """
 
@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 from dbos import DBOS, DBOSConfig, SetWorkflowID, StepOptions
 from pydantic import TypeAdapter
+
+from devtools_platform.state.adapters.dbos_config import system_database_config
 
 T = TypeVar("T")
 Workflow = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
@@ -26,7 +28,7 @@ class DbosEngine:
     def __init__(self, database_url: str, *, executor_id: str, concurrency: int) -> None:
         config: DBOSConfig = {
             "name": "dev-tools",
-            "system_database_url": database_url.replace("postgresql+psycopg://", "postgresql://", 1),
+            **system_database_config(database_url),
             "executor_id": executor_id,
             "application_version": WORKFLOW_VERSION,
             "log_level": "WARNING",
