@@ -1,4 +1,7 @@
-"""A real PostgreSQL for the whole run, and a fresh, migrated database for each module that asks."""
+"""Fresh databases for each module that asks, on both stores: a real PostgreSQL for the whole run, and SQLite.
+
+A test that takes `database` or `database_url` runs on both. One that is about PostgreSQL takes `postgres_database`.
+"""
 
 import asyncio
 import os
@@ -32,9 +35,16 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory, service_root: Path) -
     asyncio.run(server.stop())
 
 
+@pytest.fixture(scope="module", params=["postgres", "sqlite"])
+def store(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def empty_database_url(postgres_url: str) -> str:
-    return _create_database(postgres_url, template="template1")
+def empty_database_url(store: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    if store == "sqlite":
+        return sqlite_url(tmp_path_factory.mktemp("empty") / "store.db")
+    return _create_database(request.getfixturevalue("postgres_url"), template="template1")
 
 
 @pytest.fixture(scope="session")
@@ -47,9 +57,39 @@ def migrated_template(postgres_url: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def database_url(postgres_url: str, migrated_template: str) -> str:
+def postgres_database_url(postgres_url: str, migrated_template: str) -> str:
     """Of a migrated database that is this module's alone."""
     return _create_database(postgres_url, template=migrated_template)
+
+
+@pytest.fixture(scope="module")
+def postgres_database(postgres_database_url: str) -> Iterator[Engine]:
+    engine = connect(postgres_database_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def sqlite_database_url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Of a migrated file that is this module's alone."""
+    url = sqlite_url(tmp_path_factory.mktemp("sqlite") / "store.db")
+    engine = connect(url)
+    migrate(engine)
+    engine.dispose()
+    return url
+
+
+@pytest.fixture(scope="module")
+def sqlite_database(sqlite_database_url: str) -> Iterator[Engine]:
+    engine = connect(sqlite_database_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def database_url(store: str, request: pytest.FixtureRequest) -> str:
+    """Of a migrated database that is this module's alone."""
+    return request.getfixturevalue(f"{store}_database_url")
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +97,10 @@ def database(database_url: str) -> Iterator[Engine]:
     engine = connect(database_url)
     yield engine
     engine.dispose()
+
+
+def sqlite_url(file: Path) -> str:
+    return f"sqlite:///{file}"
 
 
 def _create_database(server_url: str, template: str) -> str:

@@ -1,4 +1,4 @@
-"""The gateway through its front door: the official MCP client on a real server, records in real PostgreSQL."""
+"""The gateway through its front door: the official MCP client on a real server, records on both stores."""
 
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The ledger of tasks on real PostgreSQL: nothing twice, nothing lost, nothing out of order."""
+"""The ledger of tasks on both stores: nothing twice, nothing lost, nothing out of order."""
 
 import asyncio
 from collections.abc import Mapping

@@ -1,6 +1,6 @@
 """All services of a stack in one process, started in the order they need each other and stopped in the reverse.
 
-PostgreSQL -> tracing -> model -> code index -> gateway -> engine -> state -> console
+database -> tracing -> model -> code index -> gateway -> engine -> state -> console
 """
 
 import asyncio
@@ -166,7 +166,7 @@ class Stack:
     async def _start_database(self, cleanup: AsyncExitStack) -> tuple[sa.Engine, str]:
         if self.settings.database_url is not None:
             url = self.settings.database_url.get_secret_value()
-            self.progress("database", "the server of DATABASE_URL")
+            self.progress("database", "where DATABASE_URL says")
         else:
             postgres = EmbeddedPostgres(self.settings.data_dir)
             url = await postgres.start(lambda text: self.progress("database", text))

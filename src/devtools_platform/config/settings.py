@@ -49,7 +49,8 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = Field(
         default=None, validation_alias=AliasChoices("database_url", "DATABASE_URL", "DEV_TOOLS_DATABASE_URL")
     )
-    """A PostgreSQL server to use instead of the embedded one."""
+    """A PostgreSQL server to use instead of the embedded one (`postgresql://user:password@host:5432/name`), or on a
+    single machine an SQLite file (`sqlite:////absolute/path/file.db`)."""
 
     model: str | None = None
     """Model name at the endpoint, or `embedded`."""

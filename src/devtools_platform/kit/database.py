@@ -1,24 +1,30 @@
-"""One way to PostgreSQL for every part: connect, bring the schema up to date, run a transaction in a thread.
+"""One way to the database for every part: connect, bring the schema up to date, run a transaction in a thread.
+
+PostgreSQL, or where a URL says so an SQLite file (`kit.sqlite`); the statements are the same.
 
 Synchronous on purpose. Workflows run on an event loop of their own beside the one of the HTTP services, and
 an asynchronous pool is bound to the loop that made it; threads serve both. What a part stores is its own
 story; the tables are in `kit.schema`.
 """
 
-from collections.abc import Callable, Generator
+import sqlite3
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio.to_thread
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import URL, Connection, Engine, create_engine, exc, make_url, text
+from sqlalchemy import URL, Connection, Engine, Table, create_engine, exc, make_url, text
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects import sqlite as sqlite_dialect
 
 from devtools_platform.core.errors import Away, BadInput, Conflict, DevToolsError, DiskFull
 from devtools_platform.core.redact import redact_text
+from devtools_platform.kit import sqlite
 from devtools_platform.kit.schema import SCHEMA
 
 T = TypeVar("T")
@@ -32,12 +38,15 @@ _SQLSTATE_DISK_FULL = "53100"
 
 
 def connect(url: str) -> Engine:
-    """An engine for a `postgresql://` URL, with a pool of its own; nothing is opened yet.
+    """An engine for a `postgresql://` or `sqlite:////` URL, with a pool of its own; nothing is opened yet.
 
     Raises `BadInput` for anything else, without repeating the password.
     """
+    parsed = _parse(url)
+    if parsed.get_backend_name() == "sqlite":
+        return sqlite.create(parsed, SCHEMA)
     return create_engine(
-        _psycopg_url(url),
+        parsed,
         pool_pre_ping=True,  # the server may have been restarted since the connection was last used
         pool_size=5,
         max_overflow=10,  # at most 15 of the embedded server's 100 a process
@@ -47,15 +56,20 @@ def connect(url: str) -> Engine:
     )
 
 
-def _psycopg_url(url: str) -> URL:
-    hint = "Give postgresql://user:password@host:5432/name, or no DATABASE_URL for the embedded server."
+def _parse(url: str) -> URL:
+    hint = (
+        "Give postgresql://user:password@host:5432/name or sqlite:////absolute/path/file.db, "
+        "or no DATABASE_URL for the embedded server."
+    )
     try:
         parsed = make_url(url)
     except (exc.ArgumentError, ValueError):
         raise BadInput("The database URL cannot be read.", hint=hint) from None
-    if parsed.drivername not in {"postgresql", "postgres", "postgresql+psycopg"}:
-        raise BadInput(f"The database is {parsed.drivername!r}; only PostgreSQL is supported.", hint=hint)
-    return parsed.set(drivername="postgresql+psycopg")
+    if parsed.drivername in {"postgresql", "postgres", "postgresql+psycopg"}:
+        return parsed.set(drivername="postgresql+psycopg")
+    if parsed.drivername in {"sqlite", "sqlite+pysqlite"}:
+        return parsed
+    raise BadInput(f"The database is {parsed.drivername!r}; we take PostgreSQL and SQLite.", hint=hint)
 
 
 def migrate(engine: Engine) -> None:
@@ -66,18 +80,28 @@ def migrate(engine: Engine) -> None:
     """
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    with as_ours(), engine.begin() as connection:
-        connection.execute(text(f"SET LOCAL lock_timeout = '{MIGRATION_WAIT_S}s'"))
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
-        connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
-        _refuse_newer(connection, ScriptDirectory.from_config(config))
+    with transaction(engine) as connection:  # on SQLite the transaction is the lock
+        if connection.dialect.name == "postgresql":
+            connection.execute(text(f"SET LOCAL lock_timeout = '{MIGRATION_WAIT_S}s'"))
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+            connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
         config.attributes["connection"] = connection
+        config.attributes["version_table_schema"] = schema_in(connection)
+        _refuse_newer(connection, ScriptDirectory.from_config(config))
         command.upgrade(config, "head")
+
+
+def schema_in(connection: Connection) -> str | None:
+    """What the schema `devtools` is called in this database; None where there are no schemas."""
+    translated: Mapping[str, str | None] = connection.get_execution_options().get("schema_translate_map", {})
+    return translated.get(SCHEMA, SCHEMA)
 
 
 def _refuse_newer(connection: Connection, script: ScriptDirectory) -> None:
     ours = {step.revision for step in script.walk_revisions()}
-    stored = MigrationContext.configure(connection, opts={"version_table_schema": SCHEMA}).get_current_heads()
+    stored = MigrationContext.configure(
+        connection, opts={"version_table_schema": schema_in(connection)}
+    ).get_current_heads()
     if unknown := set(stored) - ours:
         raise Conflict(
             f"The database's schema is at step {', '.join(sorted(unknown))!r}; this release knows up to "
@@ -94,10 +118,49 @@ async def in_thread(engine: Engine, fn: Callable[[Connection], T]) -> T:
     """
 
     def run() -> T:
-        with as_ours(), engine.begin() as connection:
+        with transaction(engine) as connection:
             return fn(connection)
 
     return await anyio.to_thread.run_sync(run)
+
+
+async def read_in_thread(engine: Engine, fn: Callable[[Connection], T]) -> T:
+    """`in_thread` for a `fn` that only reads: it neither waits for a writer nor makes one wait."""
+
+    def run() -> T:
+        with as_ours(), engine.connect() as connection:
+            connection.execution_options(postgresql_readonly=True, **{sqlite.READS: True})
+            with connection.begin():
+                return fn(connection)
+
+    return await anyio.to_thread.run_sync(run)
+
+
+@contextmanager
+def transaction(engine: Engine) -> Generator[Connection]:
+    """`in_thread` for one who is on a thread already."""
+    with as_ours(), engine.begin() as connection:
+        yield connection
+
+
+def insert_once(connection: Connection, table: Table, values: Mapping[str, Any], on: Sequence[str]) -> bool:
+    """Insert a row, or leave the one that has the same `on`. Returns whether it was inserted."""
+    statement = _insert_or_leave(connection, table, on).values(values).returning(*(table.c[name] for name in on))
+    return connection.execute(statement).first() is not None
+
+
+def insert_each_once(
+    connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]], on: Sequence[str]
+) -> None:
+    """Insert those of `rows` whose `on` no row has."""
+    if rows:
+        connection.execute(_insert_or_leave(connection, table, on), [dict(row) for row in rows])
+
+
+def _insert_or_leave(connection: Connection, table: Table, on: Sequence[str]) -> Any:
+    # The same words in both dialects, but not in SQLAlchemy's common ones.
+    insert = sqlite_dialect.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    return insert(table).on_conflict_do_nothing(index_elements=list(on))
 
 
 @contextmanager
@@ -105,12 +168,19 @@ def as_ours() -> Generator[None]:
     """Turns the driver's words for "not now" into ours."""
     try:
         yield
-    except (exc.OperationalError, exc.TimeoutError) as error:
-        raise _translated(error) from error
+    except (exc.DatabaseError, exc.TimeoutError) as error:
+        translated = _translated(error)
+        if translated is None:
+            raise
+        raise translated from error
 
 
-def _translated(error: exc.OperationalError | exc.TimeoutError) -> DevToolsError:
-    reason = str(error.orig if isinstance(error, exc.OperationalError) else error)
+def _translated(error: exc.DatabaseError | exc.TimeoutError) -> DevToolsError | None:
+    if isinstance(error, exc.DatabaseError) and isinstance(error.orig, sqlite3.Error):
+        return sqlite.translate(error)
+    if isinstance(error, exc.DatabaseError) and not isinstance(error, exc.OperationalError):
+        return None
+    reason = str(error.orig if isinstance(error, exc.DatabaseError) else error)
     first_line = redact_text(reason.strip().partition("\n")[0])
     if getattr(getattr(error, "orig", None), "sqlstate", None) == _SQLSTATE_DISK_FULL:
         return DiskFull(f"The database has no room left: {first_line}", hint="Free some disk space, then try again.")

@@ -1,12 +1,16 @@
 """The tables of the stack, as SQLAlchemy Core sees them. How a database gets there is `migrations`' story.
 
-All in the schema `devtools`, so that a database can be shared. A test holds the two against each other.
+All in the schema `devtools`, so that a server's database can be shared; an SQLite file has no schemas. A test
+holds tables and migrations against each other on both stores.
 """
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, cast
 
 from sqlalchemy import (
+    JSON,
     BigInteger,
     Boolean,
     Column,
@@ -25,10 +29,12 @@ from sqlalchemy import (
     UniqueConstraint,
     desc,
     false,
-    func,
     true,
 )
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import TypeEngine
 
 SCHEMA = "devtools"
 
@@ -71,19 +77,79 @@ class StorableText(TypeDecorator[str]):
 class StorableJson(TypeDecorator[Any]):
     """JSON; a Python None is SQL's NULL, never JSON's null."""
 
-    impl = JSONB(none_as_null=True)
+    impl = JSON(none_as_null=True)
     cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        json = JSONB(none_as_null=True) if dialect.name == "postgresql" else JSON(none_as_null=True)
+        return dialect.type_descriptor(json)
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
         return storable(value)
 
 
+class Time(TypeDecorator[datetime]):
+    """A moment, in UTC. One without a time zone is a mistake, and refused."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"{value!r} has no time zone")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        # SQLite keeps the text of a UTC time and no zone with it.
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value
+
+
+class Exact(TypeDecorator[Decimal]):
+    """A decimal number, kept to the last digit. SQLite has none, so there it is text: compare it in Python."""
+
+    impl = Numeric
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(Text() if dialect.name == "sqlite" else Numeric())
+
+    def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> Any:
+        return f"{value:f}" if value is not None and dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:
+        if isinstance(value, float):  # SQLite's own sum, of which a double carries 15 digits
+            return Decimal(f"{value:.15g}")
+        return None if value is None else Decimal(value)
+
+
+class CurrentTime(FunctionElement[datetime]):
+    """The database's clock as the default of a `Time`."""
+
+    inherit_cache = True
+    type = Time()
+
+
+@compiles(CurrentTime)
+def _render_now(_element: CurrentTime, _compiler: Any, **_: Any) -> str:
+    return "now()"
+
+
+@compiles(CurrentTime, "sqlite")
+def _render_now_in_sqlite(_element: CurrentTime, _compiler: Any, **_: Any) -> str:
+    # CURRENT_TIMESTAMP is in whole seconds, which would put two tasks of one second in any order.
+    return "(strftime('%Y-%m-%d %H:%M:%f', 'now') || '000')"
+
+
 def _now(name: str) -> Column[Any]:
-    return Column(name, DateTime(timezone=True), nullable=False, server_default=func.now())
+    return Column(name, Time, nullable=False, server_default=CurrentTime())
 
 
 def _time(name: str, *, nullable: bool = True) -> Column[Any]:
-    return Column(name, DateTime(timezone=True), nullable=nullable)
+    return Column(name, Time, nullable=nullable)
 
 
 tasks = Table(
@@ -105,7 +171,7 @@ tasks = Table(
     _now("created_at"),
     _now("updated_at"),
     _time("ended_at"),
-    Column("workflow_id", Text, nullable=False),
+    Column("workflow_id", Text, nullable=False, server_default=""),
     Column("attempt", Integer, nullable=False, server_default="1"),
     Column("version", Integer, nullable=False, server_default="1"),
     Column("ask_before", StorableJson),
@@ -157,14 +223,14 @@ tool_calls = Table(
 model_calls = Table(
     "model_calls",
     metadata,
-    Column("id", BigInteger, primary_key=True),
+    Column("id", BigInteger().with_variant(Integer(), "sqlite"), primary_key=True),
     Column("task_id", Text, nullable=False, index=True),
     Column("agent", Text, nullable=False),
     Column("provider", Text, nullable=False),
     Column("model", Text, nullable=False),
     Column("input_tokens", Integer),
     Column("output_tokens", Integer),
-    Column("cost_usd", Numeric),
+    Column("cost_usd", Exact),
     Column("duration_s", Double, nullable=False),
     Column("error", StorableText),
     Column("trace_id", Text),

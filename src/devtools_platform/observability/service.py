@@ -14,6 +14,7 @@ from prometheus_client import Counter
 from sqlalchemy.exc import SQLAlchemyError
 
 from devtools_platform import __version__
+from devtools_platform.core.errors import DevToolsError
 from devtools_platform.core.redact import redact
 from devtools_platform.kit.telemetry import current_scope
 from devtools_platform.observability.interfaces import SpanRow, SpanStore
@@ -42,7 +43,7 @@ class StoreExporter(SpanExporter):
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         try:
             self.store.write([to_row(span) for span in spans])
-        except SQLAlchemyError:
+        except (SQLAlchemyError, DevToolsError):
             EXPORT_FAILURES.labels("store").inc(len(spans))
             return SpanExportResult.FAILURE
         return SpanExportResult.SUCCESS

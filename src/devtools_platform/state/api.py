@@ -9,11 +9,10 @@ import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Header, Query, Request, Response
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 from sse_starlette import EventSourceResponse
 
 from devtools_platform.core.approvals import Approval, ApprovalStatus, Verdict
@@ -117,8 +116,8 @@ def _add_tasks(app: FastAPI, parts: StateParts, admit: Admit) -> None:
         repo: str | None = None,
         agent: str | None = None,
         text: Annotated[str | None, Query(max_length=200)] = None,
-        created_after: datetime | None = None,
-        created_before: datetime | None = None,
+        created_after: AwareDatetime | None = None,
+        created_before: AwareDatetime | None = None,
         limit: Limit = 50,
         cursor: Annotated[str | None, Query(max_length=200)] = None,
     ) -> Page[TaskResult]:

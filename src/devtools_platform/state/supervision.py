@@ -96,10 +96,10 @@ class Supervisor:
     def _say_alive(self, connection: sa.Connection) -> list[str]:
         table = schema.workers
         mine = sa.update(table).where(table.c.id == self.worker_id)
-        if not connection.execute(mine.values(heartbeat_at=sa.func.now(), status="alive")).rowcount:
+        if not connection.execute(mine.values(heartbeat_at=schema.CurrentTime(), status="alive")).rowcount:
             connection.execute(sa.insert(table).values(self._facts()))
         rows = connection.execute(_workers().where(table.c.status != "dead", table.c.id != self.worker_id)).all()
-        ALIVE.set(1 + sum(1 for row in rows if row.status == "alive" and row.silent_s < DEAD_AFTER_S))
+        ALIVE.set(1 + sum(1 for row in rows if row.status == "alive" and _silent_s(row) < DEAD_AFTER_S))
         return [row.id for row in rows if _is_dead(row)]
 
     def _facts(self) -> dict[str, Any]:
@@ -159,7 +159,7 @@ async def list_workers(database: sa.Engine, held: Mapping[str, Sequence[str]]) -
             holds=tuple(held.get(row.id, ())),
             started_at=row.started_at,
             heartbeat_at=row.heartbeat_at,
-            silent_s=round(row.silent_s, 1),
+            silent_s=round(_silent_s(row), 1),
         )
         for row in rows
     ]
@@ -175,14 +175,17 @@ def process_space() -> str:
 def _workers() -> sa.Select[Any]:
     table = schema.workers
     # The database's clock on both sides: hosts disagree about the time.
-    silent = sa.extract("epoch", sa.func.now()) - sa.extract("epoch", table.c.heartbeat_at)
-    return sa.select(table, sa.cast(silent, sa.Double).label("silent_s"))
+    return sa.select(table, schema.CurrentTime().label("now"))
+
+
+def _silent_s(row: sa.Row[Any]) -> float:
+    return (row.now - row.heartbeat_at).total_seconds()
 
 
 def _is_dead(row: sa.Row[Any]) -> bool:
     if row.status == "stopped":
         return True
-    return row.silent_s > DEAD_AFTER_S or not _may_run_here(row)
+    return _silent_s(row) > DEAD_AFTER_S or not _may_run_here(row)
 
 
 def _may_run_here(row: sa.Row[Any]) -> bool:

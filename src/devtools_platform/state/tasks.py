@@ -5,7 +5,7 @@ import binascii
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -78,7 +78,7 @@ def _cursor(row: sa.Row[Any]) -> str:
 def _parse_cursor(cursor: str) -> tuple[datetime, str]:
     try:
         at, id_ = json.loads(base64.urlsafe_b64decode(cursor.encode()))
-        return datetime.fromisoformat(at), str(id_)
+        return datetime.fromisoformat(at).astimezone(UTC), str(id_)
     except (ValueError, TypeError, binascii.Error):
         raise BadInput(
             f"{cursor[:80]!r} is not a cursor.", hint="Give the `next` of the page before, or no cursor."

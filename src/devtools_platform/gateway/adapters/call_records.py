@@ -6,11 +6,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
 
 from devtools_platform.core.tools import Caller, ToolResult
 from devtools_platform.gateway.types import Decision, StoredCall
-from devtools_platform.kit.database import in_thread
+from devtools_platform.kit.database import in_thread, insert_once, read_in_thread
 from devtools_platform.kit.schema import tool_calls
 from devtools_platform.kit.telemetry import trace_id_for
 
@@ -56,12 +55,11 @@ class SqlCallRecords:
 
     async def usage(self, task_id: str) -> int:
         query = sa.select(sa.func.count()).where(tool_calls.c.task_id == task_id)
-        return await in_thread(self.database, lambda c: int(c.execute(query).scalar_one()))
+        return await read_in_thread(self.database, lambda c: int(c.execute(query).scalar_one()))
 
 
 def _insert_or_read(connection: sa.Connection, row: Mapping[str, Any]) -> StoredCall | None:
-    statement = insert(tool_calls).values(row).on_conflict_do_nothing(index_elements=["key"])
-    if connection.execute(statement.returning(tool_calls.c.key)).scalar() is not None:
+    if insert_once(connection, tool_calls, row, on=["key"]):
         return None
     stored = connection.execute(sa.select(tool_calls).where(tool_calls.c.key == row["key"])).one()
     result: Mapping[str, Any] = stored.result or {}

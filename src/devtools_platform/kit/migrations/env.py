@@ -2,9 +2,7 @@
 
 from alembic import context
 
-from devtools_platform.kit.schema import SCHEMA, metadata
+from devtools_platform.kit.schema import metadata
 
-context.configure(
-    connection=context.config.attributes["connection"], target_metadata=metadata, version_table_schema=SCHEMA
-)
+context.configure(target_metadata=metadata, **context.config.attributes)
 context.run_migrations()

@@ -5,11 +5,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
 
 from devtools_platform.core.tasks import Usage
 from devtools_platform.kit import schema
-from devtools_platform.kit.database import in_thread
+from devtools_platform.kit.database import in_thread, insert_each_once, read_in_thread, transaction
 from devtools_platform.kit.schema import model_calls, tool_calls
 from devtools_platform.kit.telemetry import trace_id_for
 from devtools_platform.observability.interfaces import ModelCall, SpanRow
@@ -20,15 +19,15 @@ class SqlSpanStore:
     database: sa.Engine
 
     def write(self, spans: Sequence[SpanRow]) -> None:
-        statement = insert(schema.spans).on_conflict_do_nothing(index_elements=["trace_id", "span_id"])
-        with self.database.begin() as connection:
-            connection.execute(statement, [asdict(span) for span in spans])
+        rows = [asdict(span) for span in spans]
+        with transaction(self.database) as connection:
+            insert_each_once(connection, schema.spans, rows, on=["trace_id", "span_id"])
 
     async def read_trace(self, task_id: str) -> list[dict[str, Any]]:
         """The task's spans as rows, oldest first."""
         of_task = schema.spans.c.trace_id == trace_id_for(task_id)
         query = sa.select(schema.spans).where(of_task).order_by(schema.spans.c.started_at)
-        rows = await in_thread(self.database, lambda c: c.execute(query).mappings().all())
+        rows = await read_in_thread(self.database, lambda c: c.execute(query).mappings().all())
         return [dict(row) for row in rows]
 
 
@@ -41,7 +40,7 @@ class SqlLedger:
         await in_thread(self.database, lambda c: c.execute(sa.insert(model_calls).values(row)))
 
     async def usage(self, task_id: str) -> Usage:
-        return await in_thread(self.database, lambda c: _sum(c, task_id))
+        return await read_in_thread(self.database, lambda c: _sum(c, task_id))
 
 
 def _sum(connection: sa.Connection, task_id: str) -> Usage:

@@ -9,13 +9,19 @@ down_revision = None
 
 SCHEMA = "devtools"
 
+JSON = JSONB().with_variant(sa.JSON(), "sqlite")
+NUMERIC = sa.Numeric().with_variant(sa.Text(), "sqlite")
+BIG_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # only INTEGER numbers itself there
+
 
 def _time(name: str, *, nullable: bool = True) -> sa.Column[object]:
     return sa.Column(name, sa.DateTime(timezone=True), nullable=nullable)
 
 
 def _now(name: str) -> sa.Column[object]:
-    return sa.Column(name, sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now())
+    is_sqlite = op.get_context().dialect.name == "sqlite"
+    now = sa.text("(strftime('%Y-%m-%d %H:%M:%f', 'now') || '000')") if is_sqlite else sa.func.now()
+    return sa.Column(name, sa.DateTime(timezone=True), nullable=False, server_default=now)
 
 
 def upgrade() -> None:
@@ -40,7 +46,7 @@ def _create_tasks() -> None:
         sa.Column("idempotency_key", sa.Text),
         sa.Column("base_commit", sa.Text),
         sa.Column("branch", sa.Text),
-        sa.Column("result", JSONB),
+        sa.Column("result", JSON),
         sa.Column("trace_id", sa.Text, nullable=False),
         _now("created_at"),
         _now("updated_at"),
@@ -61,7 +67,7 @@ def _create_events() -> None:
         sa.Column("key", sa.Text, nullable=False),
         sa.Column("kind", sa.Text, nullable=False),
         sa.Column("agent", sa.Text),
-        sa.Column("data", JSONB, nullable=False),
+        sa.Column("data", JSON, nullable=False),
         _now("at"),
         sa.PrimaryKeyConstraint("task_id", "seq", name="pk_events"),
         sa.UniqueConstraint("task_id", "key", name="uq_events_task_id_key"),
@@ -78,10 +84,10 @@ def _create_tool_calls() -> None:
         sa.Column("agent", sa.Text, nullable=False),
         sa.Column("server", sa.Text, nullable=False),
         sa.Column("tool", sa.Text, nullable=False),
-        sa.Column("arguments", JSONB, nullable=False),
+        sa.Column("arguments", JSON, nullable=False),
         sa.Column("decision", sa.Text, nullable=False),
         sa.Column("state", sa.Text, nullable=False),
-        sa.Column("result", JSONB),
+        sa.Column("result", JSON),
         sa.Column("is_error", sa.Boolean),
         _now("started_at"),
         _time("ended_at"),
@@ -96,14 +102,14 @@ def _create_tool_calls() -> None:
 def _create_model_calls() -> None:
     op.create_table(
         "model_calls",
-        sa.Column("id", sa.BigInteger, nullable=False, autoincrement=True),
+        sa.Column("id", BIG_ID, nullable=False, autoincrement=True),
         sa.Column("task_id", sa.Text, nullable=False),
         sa.Column("agent", sa.Text, nullable=False),
         sa.Column("provider", sa.Text, nullable=False),
         sa.Column("model", sa.Text, nullable=False),
         sa.Column("input_tokens", sa.Integer),
         sa.Column("output_tokens", sa.Integer),
-        sa.Column("cost_usd", sa.Numeric),
+        sa.Column("cost_usd", NUMERIC),
         sa.Column("duration_s", sa.Double, nullable=False),
         sa.Column("error", sa.Text),
         sa.Column("trace_id", sa.Text),
@@ -125,7 +131,7 @@ def _create_spans() -> None:
         _time("started_at", nullable=False),
         _time("ended_at"),
         sa.Column("status", sa.Text, nullable=False),
-        sa.Column("attributes", JSONB, nullable=False),
+        sa.Column("attributes", JSON, nullable=False),
         sa.Column("task_id", sa.Text),
         sa.Column("agent", sa.Text),
         sa.PrimaryKeyConstraint("trace_id", "span_id", name="pk_spans"),

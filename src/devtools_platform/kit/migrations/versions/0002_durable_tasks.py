@@ -9,13 +9,17 @@ down_revision = "0001"
 
 SCHEMA = "devtools"
 
+JSON = JSONB().with_variant(sa.JSON(), "sqlite")
+
 
 def _time(name: str, *, nullable: bool = True) -> sa.Column[object]:
     return sa.Column(name, sa.DateTime(timezone=True), nullable=nullable)
 
 
 def _now(name: str) -> sa.Column[object]:
-    return sa.Column(name, sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now())
+    is_sqlite = op.get_context().dialect.name == "sqlite"
+    now = sa.text("(strftime('%Y-%m-%d %H:%M:%f', 'now') || '000')") if is_sqlite else sa.func.now()
+    return sa.Column(name, sa.DateTime(timezone=True), nullable=False, server_default=now)
 
 
 def _task(table: str) -> sa.ForeignKeyConstraint:
@@ -34,15 +38,16 @@ def upgrade() -> None:
 
 
 def _widen_tasks() -> None:
-    op.add_column("tasks", sa.Column("workflow_id", sa.Text), schema=SCHEMA)
-    op.execute(f"UPDATE {SCHEMA}.tasks SET workflow_id = id")  # noqa: S608 - a constant
-    op.alter_column("tasks", "workflow_id", nullable=False, schema=SCHEMA)
+    workflow = sa.Column("workflow_id", sa.Text, nullable=False, server_default="")
+    op.add_column("tasks", workflow, schema=SCHEMA)
+    tasks = sa.table("tasks", sa.column("id"), sa.column("workflow_id"), schema=SCHEMA)
+    op.execute(sa.update(tasks).values(workflow_id=tasks.c.id))
     op.add_column("tasks", sa.Column("attempt", sa.Integer, nullable=False, server_default="1"), schema=SCHEMA)
     op.add_column("tasks", sa.Column("version", sa.Integer, nullable=False, server_default="1"), schema=SCHEMA)
-    op.add_column("tasks", sa.Column("ask_before", JSONB), schema=SCHEMA)
+    op.add_column("tasks", sa.Column("ask_before", JSON), schema=SCHEMA)
     op.add_column("tasks", sa.Column("priority", sa.Integer, nullable=False, server_default="100"), schema=SCHEMA)
     op.add_column("tasks", sa.Column("forked_from", sa.Text), schema=SCHEMA)
-    op.add_column("tasks", sa.Column("starts_from", JSONB), schema=SCHEMA)
+    op.add_column("tasks", sa.Column("starts_from", JSON), schema=SCHEMA)
     paused = sa.Column("is_paused", sa.Boolean, nullable=False, server_default=sa.false())
     op.add_column("tasks", paused, schema=SCHEMA)
     workspace = sa.Column("has_workspace", sa.Boolean, nullable=False, server_default=sa.true())
@@ -58,7 +63,7 @@ def _create_approvals() -> None:
         sa.Column("kind", sa.Text, nullable=False),
         sa.Column("agent", sa.Text, nullable=False),
         sa.Column("tool", sa.Text),
-        sa.Column("arguments", JSONB, nullable=False),
+        sa.Column("arguments", JSON, nullable=False),
         sa.Column("preview", sa.Text, nullable=False),
         sa.Column("rule", sa.Text, nullable=False),
         sa.Column("risk", sa.Text, nullable=False),
@@ -69,7 +74,7 @@ def _create_approvals() -> None:
         sa.Column("decided_by", sa.Text),
         _time("decided_at"),
         sa.Column("reason", sa.Text, nullable=False, server_default=""),
-        sa.Column("edited_arguments", JSONB),
+        sa.Column("edited_arguments", JSON),
         _time("expires_at", nullable=False),
         _now("created_at"),
         sa.PrimaryKeyConstraint("id", name="pk_approvals"),
@@ -166,7 +171,7 @@ def _create_workers() -> None:
         sa.Column("process_space", sa.Text, nullable=False),
         sa.Column("pid", sa.Integer, nullable=False),
         sa.Column("process_started_at", sa.Double, nullable=False),
-        sa.Column("queues", JSONB, nullable=False),
+        sa.Column("queues", JSON, nullable=False),
         sa.Column("status", sa.Text, nullable=False),
         _now("started_at"),
         _now("heartbeat_at"),

@@ -1,6 +1,6 @@
 """DBOS as our durable engine: workflows registered as plain functions, steps stored as JSON.
 
-DBOS keeps its own tables in schema `dbos` of the same database. Two queues: tasks, whose workflows mostly wait and
+DBOS keeps its own tables in our database (see `config`). Two queues: tasks, whose workflows mostly wait and
 hold no slot, and agents, one partition per agent, where the limits are.
 """
 
@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 
 from devtools_platform.core.errors import Away
 from devtools_platform.kit.patience import patiently
+from devtools_platform.state.adapters.dbos.config import system_database_config
 from devtools_platform.state.adapters.dbos.control import AGENTS, TASKS, WORKFLOW_VERSION, DbosControl
 
 T = TypeVar("T")
@@ -53,7 +54,7 @@ class DbosEngine:
     ) -> None:
         config: DBOSConfig = {
             "name": "dev-tools",
-            "system_database_url": database_url.replace("postgresql+psycopg://", "postgresql://", 1),
+            **system_database_config(database_url),
             "executor_id": worker_id,
             "application_version": WORKFLOW_VERSION,
             "log_level": "WARNING",

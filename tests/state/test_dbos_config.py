@@ -1,0 +1,86 @@
+"""DBOS in our database: no name twice, and a row of ours and a message of its own in one transaction."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from dbos import DBOS, DBOSClient
+from devtools_platform.state.adapters.dbos_config import system_database_config
+from devtools_platform.state.adapters.dbos_engine import DbosEngine
+
+from devtools_platform.kit.database import connect, in_thread, migrate
+from devtools_platform.kit.schema import tasks
+
+TASK = {"id": "t1", "text": "a", "repo": "/r", "status": "queued", "trace_id": "0"}
+
+
+@pytest.fixture
+def url(store: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/store.db" if store == "sqlite" else request.getfixturevalue("postgres_database_url")
+
+
+@pytest.fixture
+def ours(url: str) -> Iterator[sa.Engine]:
+    engine = connect(url)
+    migrate(engine)
+    yield engine
+    engine.dispose()
+
+
+async def wait_for_message(_argument: dict[str, Any]) -> dict[str, Any]:
+    return {"heard": await DBOS.recv_async("approval", timeout_seconds=20)}
+
+
+@pytest.fixture
+async def durable(url: str, ours: sa.Engine) -> AsyncIterator[DbosEngine]:
+    engine = DbosEngine(url, executor_id="test", concurrency=2)
+    engine.register("wait", wait_for_message)
+    await engine.launch()
+    yield engine
+    await engine.close()
+
+
+@pytest.fixture
+def client(url: str, durable: DbosEngine) -> Iterator[DBOSClient]:
+    made = DBOSClient(system_database_url=system_database_config(url)["system_database_url"])
+    yield made
+    made.destroy()
+
+
+async def test_a_row_and_a_message_are_stored_together_or_not_at_all(
+    ours: sa.Engine, durable: DbosEngine, client: DBOSClient
+) -> None:
+    await durable.start("wait", "w1", {})
+
+    def decide(connection: sa.Connection, message: str) -> None:
+        connection.execute(sa.insert(tasks).values(TASK))
+        client.send_in_transaction(connection, "w1", message, topic="approval")
+        # Its statements have left ours as they were.
+        assert connection.scalar(sa.select(sa.func.count()).select_from(tasks)) == 1
+
+    def decide_and_break(connection: sa.Connection) -> None:
+        decide(connection, "never said")
+        raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        await in_thread(ours, decide_and_break)
+    await in_thread(ours, lambda c: decide(c, "approved"))
+    handle = await DBOS.retrieve_workflow_async("w1")
+
+    assert await handle.get_result(polling_interval_sec=0.05) == {"heard": "approved"}
+
+
+async def test_no_table_of_ours_has_the_name_of_one_of_dbos(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/alone.db"
+    engine = DbosEngine(url, executor_id="test", concurrency=2)
+    await engine.launch()
+    await engine.close()
+    alone = connect(url)
+    with alone.connect() as connection:
+        theirs = set(sa.inspect(connection).get_table_names())
+    alone.dispose()
+
+    assert "workflow_status" in theirs
+    assert not theirs & {table.name for table in tasks.metadata.tables.values()}
