@@ -45,8 +45,6 @@ def create(url: URL, translate_schema: str) -> Engine:
         hide_parameters=True,
     )
 
-    # The driver would begin only at the first INSERT, UPDATE or DELETE: a check made by a SELECT before it would
-    # be stale, and CREATE TABLE would commit by itself. So its own handling is off and we say BEGIN.
     def make_file(*_: Any) -> None:
         _make_file(path)
 
@@ -96,6 +94,8 @@ def _make_file(path: Path) -> None:
 
 
 def _prepare(connection: sqlite3.Connection, _record: Any) -> None:
+    # The driver would begin only at the first INSERT, UPDATE or DELETE: a check made by a SELECT before it would
+    # be stale, and CREATE TABLE would commit by itself. So its own handling is off, and `_begin` says it.
     connection.isolation_level = None
     connection.execute("PRAGMA journal_mode=WAL")
     # FULL, not NORMAL: in WAL mode NORMAL may lose the last commits in a power cut, and a stored approval or
