@@ -13,6 +13,7 @@ from devtools_platform.agents.suspension import resume
 from devtools_platform.agents.types import Answer, PlanDraft, RunOutcome, Suspended, TaskEnded
 from devtools_platform.core.tasks import Degradation, TestRun
 from devtools_platform.core.tools import Caller
+from devtools_platform.kit.telemetry import task_span
 
 UNJUDGED = (
     "The embedded model is used only where a failing test can judge what it writes, and here none does. "
@@ -36,7 +37,11 @@ class AgentRunWorkflow:
 
     async def __call__(self, id_: str, argument: dict[str, Any]) -> dict[str, Any]:
         caller = Caller(argument["task_id"], argument["agent"], argument["without_sandbox"])
-        run = RunId(caller, id_)
+        with task_span(caller.task_id, caller.agent, f"agent_run {caller.agent}"):
+            return await self._carry_out(RunId(caller, id_), argument)
+
+    async def _carry_out(self, run: RunId, argument: dict[str, Any]) -> dict[str, Any]:
+        id_, caller = run.id, run.caller
         await self._note("run.begin", lambda: self.log.begin_run(id_, caller.task_id, caller.agent, argument["n"]))
         try:
             outcome = await self._choose(caller.agent, argument)(run, argument)

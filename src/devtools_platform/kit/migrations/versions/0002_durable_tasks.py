@@ -38,20 +38,24 @@ def upgrade() -> None:
 
 
 def _widen_tasks() -> None:
-    workflow = sa.Column("workflow_id", sa.Text, nullable=False, server_default="")
-    op.add_column("tasks", workflow, schema=SCHEMA)
-    tasks = sa.table("tasks", sa.column("id"), sa.column("workflow_id"), schema=SCHEMA)
-    op.execute(sa.update(tasks).values(workflow_id=tasks.c.id))
-    op.add_column("tasks", sa.Column("attempt", sa.Integer, nullable=False, server_default="1"), schema=SCHEMA)
-    op.add_column("tasks", sa.Column("version", sa.Integer, nullable=False, server_default="1"), schema=SCHEMA)
-    op.add_column("tasks", sa.Column("ask_before", JSON), schema=SCHEMA)
-    op.add_column("tasks", sa.Column("priority", sa.Integer, nullable=False, server_default="100"), schema=SCHEMA)
-    op.add_column("tasks", sa.Column("forked_from", sa.Text), schema=SCHEMA)
-    op.add_column("tasks", sa.Column("starts_from", JSON), schema=SCHEMA)
-    paused = sa.Column("is_paused", sa.Boolean, nullable=False, server_default=sa.false())
-    op.add_column("tasks", paused, schema=SCHEMA)
-    workspace = sa.Column("has_workspace", sa.Boolean, nullable=False, server_default=sa.true())
-    op.add_column("tasks", workspace, schema=SCHEMA)
+    _add(sa.Column("workflow_id", sa.Text, nullable=False, server_default=""))
+    columns = sa.Column("id", sa.Text), sa.Column("workflow_id", sa.Text)
+    tasks = sa.Table("tasks", sa.MetaData(), *columns, schema=SCHEMA)
+    op.get_bind().execute(sa.update(tasks).values(workflow_id=tasks.c.id))
+    _add(sa.Column("attempt", sa.Integer, nullable=False, server_default="1"))
+    _add(sa.Column("version", sa.Integer, nullable=False, server_default="1"))
+    _add(sa.Column("ask_before", JSON))
+    _add(sa.Column("priority", sa.Integer, nullable=False, server_default="100"))
+    _add(sa.Column("forked_from", sa.Text))
+    _add(sa.Column("starts_from", JSON))
+    _add(sa.Column("is_paused", sa.Boolean, nullable=False, server_default=sa.false()))
+    _add(sa.Column("has_workspace", sa.Boolean, nullable=False, server_default=sa.true()))
+
+
+def _add(column: sa.Column[object]) -> None:
+    # Unlike every other statement, ALTER TABLE does not have its schema mapped away for SQLite.
+    is_sqlite = op.get_context().dialect.name == "sqlite"
+    op.add_column("tasks", column, schema=None if is_sqlite else SCHEMA)
 
 
 def _create_approvals() -> None:
