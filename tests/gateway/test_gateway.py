@@ -1,5 +1,6 @@
 """The gateway through its front door: the official MCP client on a real server, records on both stores."""
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ import sqlalchemy as sa
 
 from devtools_platform.agents.adapters.mcp_tools import GatewayClient
 from devtools_platform.app.serving import Serving
+from devtools_platform.core.approvals import ApprovalRule, ApprovalRules
 from devtools_platform.core.tools import Caller, Tool, ToolResult
 from devtools_platform.gateway.adapters.call_records import SqlCallRecords
 from devtools_platform.gateway.api import build_api
@@ -21,10 +23,22 @@ from devtools_platform.kit.tokens import issue_run_token
 SECRET = "0123456789abcdef0123456789abcdef"
 DEV, REVIEW = Caller("task1", "feature-dev"), Caller("task1", "code-review")
 POLICY = Policy(
-    toolsets={"write": ["shop_count", "shop_look", "shop_break"], "read": ["shop_look"]},
+    toolsets={"write": ["shop_count", "shop_look", "shop_break", "shop_order"], "read": ["shop_look"]},
     agents={"feature-dev": ["write"], "code-review": ["read"]},
 )
+RULES = ApprovalRules(rules=(ApprovalRule(name="orders", kind="tool", tools=("shop_order",)),))
 SCHEMA = {"type": "object", "properties": {"by": {"type": "integer"}}}
+
+
+class Grants:
+    """One approval: feature-dev may order five in task1."""
+
+    async def find_grant(self, approval: str, caller: Caller, tool: str) -> Mapping[str, object] | None:
+        is_known = (approval, caller, tool) == ("a1", DEV, "shop_order")
+        return {"by": 5} if is_known else None
+
+
+GRANTS = Grants()
 
 
 class Shop:
@@ -40,12 +54,13 @@ class Shop:
             Tool("count", "Count.", SCHEMA, is_read_only=False),
             Tool("look", "Look.", SCHEMA, is_read_only=True),
             Tool("break", "Break.", SCHEMA, is_read_only=False),
+            Tool("order", "Order.", SCHEMA, is_read_only=False),
         ]
 
     async def call(self, name: str, arguments: Mapping[str, Any], caller: Caller) -> ToolResult:
         if name == "break":
             raise RuntimeError("a bug with a secret ghp_" + "a1B2" * 9)
-        if name == "count":
+        if name in {"count", "order"}:
             self.count += arguments.get("by", 1)
         return ToolResult(f"{self.count} for {caller.agent}", {"count": self.count})
 
@@ -57,7 +72,7 @@ def shop() -> Shop:
 
 @pytest.fixture
 async def url(shop: Shop, database: sa.Engine) -> AsyncIterator[str]:
-    gateway = Gateway([shop], POLICY, SqlCallRecords(database))
+    gateway = Gateway([shop], POLICY, SqlCallRecords(database), rules=RULES, grants=GRANTS, environment="test")
     serving = Serving()
     sock = socket.create_server(("127.0.0.1", 0))
     sock.setblocking(False)
@@ -78,7 +93,12 @@ def recorded(database: sa.Engine, key: str) -> sa.Row[Any]:
 
 
 async def test_a_caller_is_shown_what_its_policy_permits(client: GatewayClient) -> None:
-    assert [tool.name for tool in await client.list_tools(DEV)] == ["shop_count", "shop_look", "shop_break"]
+    assert [tool.name for tool in await client.list_tools(DEV)] == [
+        "shop_count",
+        "shop_look",
+        "shop_break",
+        "shop_order",
+    ]
     (look,) = await client.list_tools(REVIEW)
     assert (look.name, look.is_read_only, dict(look.input_schema)) == ("shop_look", True, SCHEMA)
 
@@ -144,4 +164,28 @@ async def test_without_a_valid_token_nothing_is_said(url: str) -> None:
             assert (response.status_code, response.json()["code"]) == (401, "unauthorized")
         assert (await http.get(f"{url}/tools")).status_code == 401
         listed = await http.get(f"{url}/tools", headers={"Authorization": "Bearer rest"})
-        assert [tool["name"] for tool in listed.json()] == ["shop_count", "shop_look", "shop_break"]
+        assert [tool["name"] for tool in listed.json()] == ["shop_count", "shop_look", "shop_break", "shop_order"]
+
+
+async def test_a_call_a_person_must_allow_runs_once_with_the_approved_arguments(
+    client: GatewayClient, shop: Shop
+) -> None:
+    asked = await client.call(DEV, "shop_order", {"by": 5}, "key-ask")
+    assert (asked.is_error, asked.data["code"], asked.data["rule"]) == (True, "approval_required", "orders")
+
+    for arguments, approval in (({"by": 50}, "a1"), ({"by": 5}, "a2")):
+        refused = await client.call(DEV, "shop_order", arguments, "key-refused", approval)
+        assert refused.is_error
+        assert refused.data["code"] == "forbidden"
+    assert shop.count == 0
+
+    for key in ("key-first", "key-again"):
+        assert (await client.call(DEV, "shop_order", {"by": 5}, key, "a1")).data == {"count": 5}
+    assert shop.count == 5
+
+
+async def test_a_call_sent_again_while_it_runs_waits_for_the_first(client: GatewayClient, shop: Shop) -> None:
+    results = await asyncio.gather(*(client.call(DEV, "shop_count", {}, "key-at-once") for _ in range(8)))
+
+    assert shop.count == 1
+    assert not any(result.is_error for result in results)

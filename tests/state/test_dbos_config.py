@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from dbos import DBOS, DBOSClient
-from devtools_platform.state.adapters.dbos_config import system_database_config
-from devtools_platform.state.adapters.dbos_engine import DbosEngine
+from dbos import DBOS
 
 from devtools_platform.kit.database import connect, in_thread, migrate
 from devtools_platform.kit.schema import tasks
+from devtools_platform.state.adapters.dbos.control import DbosControl
+from devtools_platform.state.adapters.dbos.engine import AgentLimits, DbosEngine
 
 TASK = {"id": "t1", "text": "a", "repo": "/r", "status": "queued", "trace_id": "0"}
 
@@ -29,34 +29,26 @@ def ours(url: str) -> Iterator[sa.Engine]:
     engine.dispose()
 
 
-async def wait_for_message(_argument: dict[str, Any]) -> dict[str, Any]:
-    return {"heard": await DBOS.recv_async("approval", timeout_seconds=20)}
-
-
 @pytest.fixture
 async def durable(url: str, ours: sa.Engine) -> AsyncIterator[DbosEngine]:
-    engine = DbosEngine(url, executor_id="test", concurrency=2)
-    engine.register("wait", wait_for_message)
+    engine = DbosEngine(url, DbosControl(ours), worker_id="test", limits=AgentLimits(1))
+
+    async def wait(_id: str, _argument: dict[str, Any]) -> dict[str, Any]:
+        return {"heard": await engine.receive("approval", 20)}
+
+    engine.register("wait", wait)
     await engine.launch()
     yield engine
     await engine.close()
 
 
-@pytest.fixture
-def client(url: str, durable: DbosEngine) -> Iterator[DBOSClient]:
-    made = DBOSClient(system_database_url=system_database_config(url)["system_database_url"])
-    yield made
-    made.destroy()
+async def test_a_row_and_a_wake_up_are_stored_together_or_not_at_all(ours: sa.Engine, durable: DbosEngine) -> None:
+    control = DbosControl(ours)
+    await in_thread(ours, lambda c: control.start(c, "wait", "w1", {}, priority=1))
 
-
-async def test_a_row_and_a_message_are_stored_together_or_not_at_all(
-    ours: sa.Engine, durable: DbosEngine, client: DBOSClient
-) -> None:
-    await durable.start("wait", "w1", {})
-
-    def decide(connection: sa.Connection, message: str) -> None:
+    def decide(connection: sa.Connection, key: str) -> None:
         connection.execute(sa.insert(tasks).values(TASK))
-        client.send_in_transaction(connection, "w1", message, topic="approval")
+        control.send(connection, "w1", "approval", key)
         # Its statements have left ours as they were.
         assert connection.scalar(sa.select(sa.func.count()).select_from(tasks)) == 1
 
@@ -69,12 +61,12 @@ async def test_a_row_and_a_message_are_stored_together_or_not_at_all(
     await in_thread(ours, lambda c: decide(c, "approved"))
     handle = await DBOS.retrieve_workflow_async("w1")
 
-    assert await handle.get_result(polling_interval_sec=0.05) == {"heard": "approved"}
+    assert await handle.get_result(polling_interval_sec=0.05) == {"heard": True}
 
 
 async def test_no_table_of_ours_has_the_name_of_one_of_dbos(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/alone.db"
-    engine = DbosEngine(url, executor_id="test", concurrency=2)
+    engine = DbosEngine(url, DbosControl(connect(url)), worker_id="test", limits=AgentLimits(1))
     await engine.launch()
     await engine.close()
     alone = connect(url)

@@ -1,7 +1,6 @@
 """The ledger of tasks on both stores: nothing twice, nothing lost, nothing out of order."""
 
 import asyncio
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,27 +8,22 @@ import httpx2
 import pytest
 import sqlalchemy as sa
 
-from devtools_platform.core.errors import Conflict, NotFound
+from devtools_platform.core.errors import Conflict, KeyReused, NotFound, TooLate
 from devtools_platform.core.tasks import TaskRequest
-from devtools_platform.state.api import build_api
-from devtools_platform.state.service import StateService
+from devtools_platform.kit.database import in_thread
+from devtools_platform.state.adapters.dbos.control import DbosControl
+from devtools_platform.state.api import StateParts, build_api
+from devtools_platform.state.approvals import ApprovalDesk
+from devtools_platform.state.audit import AuditLog
+from devtools_platform.state.events import EventLog
+from devtools_platform.state.journal import Journal
+from devtools_platform.state.service import StateService, Write
+from devtools_platform.state.tasks import TaskFilter
 
 REQUEST = TaskRequest(text="Fix it", repo="/repo")
 HEADERS = {"Authorization": "Bearer secret"}
-
-
-class CountingEngine:
-    """Notes what it is told to start and cancel; a workflow never runs."""
-
-    def __init__(self) -> None:
-        self.started: list[str] = []
-        self.cancelled: list[str] = []
-
-    async def start(self, workflow: str, id_: str, argument: Mapping[str, Any]) -> None:
-        self.started.append(id_)
-
-    async def cancel(self, id_: str) -> None:
-        self.cancelled.append(id_)
+ANN = Write("ann")
+RESULT: dict[str, Any] = {"tokens": {}, "cost_usd": None}
 
 
 class NoTraces:
@@ -37,94 +31,248 @@ class NoTraces:
         return []
 
 
+class NoWorkspaces:
+    """Every workspace is gone."""
+
+    async def restore(self, task_id: str, snapshot: str, branch: str) -> bool:
+        return False
+
+    async def fork(self, source: str, target: str, snapshot: str, branch: str) -> bool:
+        return False
+
+    async def remove(self, task_id: str) -> None: ...
+
+
 async def admit(request: TaskRequest) -> TaskRequest:
     return request
 
 
-@pytest.fixture
-def state(database: sa.Engine) -> StateService:
-    return StateService(database, CountingEngine(), poll_s=0.02)
+def parts_of(database: sa.Engine, control: DbosControl) -> StateParts:
+    state = StateService(database, control, NoWorkspaces())
+    return StateParts(state, EventLog(database, 0.02), ApprovalDesk(database, control), AuditLog(database))
 
 
 @pytest.fixture
-def http(state: StateService) -> httpx2.AsyncClient:
-    app = build_api(state, admit=admit, traces=NoTraces(), token="secret")
+def parts(database: sa.Engine, control: DbosControl) -> StateParts:
+    return parts_of(database, control)
+
+
+@pytest.fixture
+def state(parts: StateParts) -> StateService:
+    return parts.service
+
+
+@pytest.fixture
+def events(parts: StateParts) -> EventLog:
+    return parts.events
+
+
+@pytest.fixture
+def journal(database: sa.Engine) -> Journal:
+    return Journal(database, "worker")
+
+
+@pytest.fixture
+def http(parts: StateParts) -> httpx2.AsyncClient:
+    app = build_api(parts, admit=admit, traces=NoTraces(), token="secret")
     return httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://state", headers=HEADERS)
 
 
-async def test_a_task_is_stored_started_and_found(state: StateService) -> None:
+async def test_a_task_is_stored_queued_and_found(state: StateService, control: DbosControl) -> None:
     id_ = await state.create_task(REQUEST)
     task = await state.get_task(id_)
 
     assert (task.status, task.text, task.cost_usd, task.tests) == ("queued", "Fix it", None, ())
-    assert state.engine.started == [id_]
-    assert (await state.list_tasks(limit=1))[0].id == id_
+    assert await control.find_missing([id_, "other"]) == {"other"}
+    assert (await state.list_tasks(limit=1)).items[0].id == id_
     with pytest.raises(NotFound, match="'zzz'"):
         await state.get_task("zzz")
 
 
-async def test_the_same_idempotency_key_is_the_same_task(state: StateService, http: httpx2.AsyncClient) -> None:
+async def test_a_task_whose_transaction_fails_leaves_neither_row_nor_workflow(
+    state: StateService, database: sa.Engine, control: DbosControl
+) -> None:
+    def create_and_fail(connection: sa.Connection) -> None:
+        made.append(state._create(connection, REQUEST, ANN)[0])
+        raise ValueError("a crash before the commit")
+
+    made: list[str] = []
+    with pytest.raises(ValueError, match="a crash"):
+        await in_thread(database, create_and_fail)
+    with pytest.raises(NotFound):
+        await state.get_task(made[0])
+    assert await control.find_missing(made) == set(made)
+
+
+async def test_the_same_idempotency_key_is_the_same_task(http: httpx2.AsyncClient) -> None:
     first, second, other = [
         (await http.post("/tasks", json=REQUEST.model_dump(), headers={"Idempotency-Key": key})).json()["id"]
         for key in ("a", "a", "b")
     ]
-
     assert first == second != other
 
+    reused = await http.post("/tasks", json={"text": "Other", "repo": "/r"}, headers={"Idempotency-Key": "a"})
+    assert (reused.status_code, reused.json()["code"]) == (409, "key_reused")
 
-async def test_an_event_is_stored_once_and_numbers_have_no_gaps(state: StateService) -> None:
+
+async def test_pages_follow_each_other_and_filters_hold(state: StateService) -> None:
+    ids = [await state.create_task(TaskRequest(text=f"Paint 50% of it {n}", repo="/paint")) for n in range(5)]
+    await state.cancel_task(ids[2], ANN)
+    wanted = TaskFilter(repo="/paint")
+
+    seen: list[str] = []
+    cursor: str | None = None
+    while True:
+        page = await state.list_tasks(wanted, limit=2, cursor=cursor)
+        seen += [task.id for task in page.items]
+        cursor = page.next
+        if cursor is None:
+            break
+    assert seen == ids[::-1]
+
+    cancelled = await state.list_tasks(TaskFilter(repo="/paint", status=("cancelled",)))
+    assert [task.id for task in cancelled.items] == [ids[2]]
+    assert len((await state.list_tasks(TaskFilter(repo="/paint", text="50% OF"))).items) == 5
+    assert not (await state.list_tasks(TaskFilter(repo="/paint", text="50_"))).items
+
+
+async def test_pausing_and_resuming_are_done_once(state: StateService, events: EventLog) -> None:
     id_ = await state.create_task(REQUEST)
-    await asyncio.gather(*(state.append_event(id_, f"key:{n % 5}", "note", None, {"n": n}) for n in range(20)))
+    await state.pause_task(id_, Write("ann", key=f"{id_}-p"))
+    await state.pause_task(id_, Write("ann", key=f"{id_}-p"))
+    with pytest.raises(Conflict, match="paused already"):
+        await state.pause_task(id_, ANN)
+    await state.resume_task(id_, ANN)
+    with pytest.raises(Conflict, match="not paused"):
+        await state.resume_task(id_, ANN)
 
-    events = await state.list_events(id_)
-    assert [event.seq for event in events] == [1, 2, 3, 4, 5, 6]
-    assert events[0].kind == "queued"
+    kinds = [event.kind for event in await events.list_events(id_)]
+    assert kinds == ["queued", "pause_requested", "resumed"]
 
 
-async def test_a_follower_gets_each_event_once_until_the_task_ends(state: StateService) -> None:
+async def test_a_key_for_one_task_is_refused_for_another(state: StateService) -> None:
+    first, second = await state.create_task(REQUEST), await state.create_task(REQUEST)
+    await state.pause_task(first, Write("ann", key=f"{first}-x"))
+    with pytest.raises(KeyReused):
+        await state.pause_task(second, Write("ann", key=f"{first}-x"))
+
+
+async def test_who_has_read_an_older_version_changes_nothing(state: StateService, http: httpx2.AsyncClient) -> None:
+    id_ = await state.create_task(REQUEST)
+    tag = (await http.get(f"/tasks/{id_}")).headers["ETag"]
+    await state.steer_task(id_, "Mind the tests.", ANN)
+
+    late = await http.post(f"/tasks/{id_}/pause", headers={"If-Match": tag})
+    assert (late.status_code, late.json()["code"]) == (409, "too_late")
+    with pytest.raises(TooLate, match="version 2, not 1"):
+        await state.pause_task(id_, Write("ann", version=1))
+    await state.pause_task(id_, Write("ann", version=2))
+
+
+async def test_what_people_say_is_taken_once_and_given_again_to_the_same_taker(
+    state: StateService, journal: Journal
+) -> None:
+    id_ = await state.create_task(REQUEST)
+    await state.steer_task(id_, "First.", ANN)
+    await state.steer_task(id_, "Second.", ANN)
+
+    assert await journal.take_messages(id_, "step 1") == ["First.", "Second."]
+    assert await journal.take_messages(id_, "step 2") == []
+    assert await journal.take_messages(id_, "step 1") == ["First.", "Second."]
+
+
+async def test_an_old_attempt_cannot_end_the_task(state: StateService, journal: Journal) -> None:
+    id_ = await state.create_task(REQUEST)
+    await journal.finish(id_, f"{id_}.7", "completed", None, "of another attempt", RESULT)
+    assert (await state.get_task(id_)).status == "queued"
+    assert not await journal.mark_working(id_, f"{id_}.7")
+
+    await journal.finish(id_, id_, "completed", None, "mine", RESULT)
+    assert (await state.get_task(id_)).message == "mine"
+
+
+async def test_a_task_without_its_workspace_is_not_retried(state: StateService) -> None:
+    id_ = await state.create_task(REQUEST)
+    with pytest.raises(Conflict, match="only one that has ended"):
+        await state.retry_task(id_, None, ANN)
+    await state.cancel_task(id_, ANN)
+    with pytest.raises(Conflict, match="workspace"):
+        await state.retry_task(id_, None, ANN)
+    with pytest.raises(NotFound, match="no step 7"):
+        await state.retry_task(id_, 7, ANN)
+
+
+async def test_an_artifact_is_kept_once_and_comes_back_as_it_was(state: StateService, journal: Journal) -> None:
+    id_ = await state.create_task(REQUEST)
+    first = await journal.store_artifact(id_, "k", "diff", "a.diff", "+ä\n")
+    assert await journal.store_artifact(id_, "k", "diff", "a.diff", "+ä\n") == first
+
+    listed = await state.list_artifacts(id_)
+    artifact, content = await state.read_artifact(first)
+    assert [item.id for item in listed] == [first]
+    assert (content, artifact.size, artifact.media_type) == ("+ä\n".encode(), 4, "text/x-diff")
+
+
+async def test_an_event_is_stored_once_and_numbers_have_no_gaps(
+    state: StateService, events: EventLog, journal: Journal
+) -> None:
+    id_ = await state.create_task(REQUEST)
+    await asyncio.gather(*(journal.append_event(id_, f"key:{n % 5}", "note", None, {"n": n}) for n in range(20)))
+
+    stored = await events.list_events(id_)
+    assert [event.seq for event in stored] == [1, 2, 3, 4, 5, 6]
+    assert stored[0].kind == "queued"
+
+
+async def test_a_follower_gets_each_event_once_until_the_task_ends(
+    state: StateService, events: EventLog, journal: Journal
+) -> None:
     id_ = await state.create_task(REQUEST)
 
     async def work() -> None:
         for number in range(5):
-            await state.append_event(id_, f"k{number}", "note", None, {})
-        await state.finish(id_, "completed", None, "done", {})
+            await journal.append_event(id_, f"k{number}", "note", None, {})
+        await journal.finish(id_, id_, "completed", None, "done", RESULT)
 
     async with asyncio.timeout(10):
         worker = asyncio.create_task(work())
-        seen = [event.seq async for event in state.follow_events(id_, after=1)]
+        seen = [event.seq async for event in events.follow_events(id_, after=1)]
         await worker
-    assert seen == [2, 3, 4, 5, 6]
+    assert seen == [2, 3, 4, 5, 6, 7]
 
 
-async def test_an_ended_task_stays_as_it_ended(state: StateService) -> None:
+async def test_an_ended_task_stays_as_it_ended(state: StateService, journal: Journal) -> None:
     id_ = await state.create_task(REQUEST)
-    await state.cancel_task(id_)
-    await state.finish(id_, "completed", None, "too late", {})
+    await state.cancel_task(id_, ANN)
+    await journal.finish(id_, id_, "completed", None, "too late", RESULT)
 
     assert (await state.get_task(id_)).status == "cancelled"
-    assert state.engine.cancelled == [id_]
     with pytest.raises(Conflict, match="is cancelled"):
-        await state.cancel_task(id_)
+        await state.cancel_task(id_, ANN)
 
 
-async def test_secrets_in_a_task_and_its_events_are_not_kept(state: StateService) -> None:
+async def test_secrets_in_a_task_and_its_events_are_not_kept(
+    state: StateService, events: EventLog, journal: Journal
+) -> None:
     token = "ghp_" + "a1B2" * 9
     id_ = await state.create_task(TaskRequest(text=f"use {token}", repo="/repo"))
-    await state.append_event(id_, "k", "note", None, {"deep": [{"token": token, "nul": "a\x00b"}]})
+    await journal.append_event(id_, "k", "note", None, {"deep": [{"token": token, "nul": "a\x00b"}]})
 
     assert token not in (await state.get_task(id_)).text
-    assert token not in str(await state.list_events(id_))
+    assert token not in str(await events.list_events(id_))
 
 
-async def test_sse_resumes_after_the_last_event_seen(state: StateService, http: httpx2.AsyncClient) -> None:
+async def test_sse_resumes_after_the_last_event_seen(
+    state: StateService, journal: Journal, http: httpx2.AsyncClient
+) -> None:
     id_ = await state.create_task(REQUEST)
-    await state.append_event(id_, "k", "note", None, {})
-    await state.finish(id_, "completed", None, "done", {})
+    await journal.append_event(id_, "k", "note", None, {})
+    await journal.finish(id_, id_, "completed", None, "done", RESULT)
     headers = {"Accept": "text/event-stream", "Last-Event-ID": "1"}
 
     text = (await http.get(f"/tasks/{id_}/events", headers=headers)).text
 
-    assert [line for line in text.splitlines() if line.startswith("id:")] == ["id: 2"]
+    assert [line for line in text.splitlines() if line.startswith("id:")] == ["id: 2", "id: 3"]
     assert (await http.get(f"/tasks/{id_}/events", headers={**headers, "Last-Event-ID": "x"})).status_code == 422
 
 
@@ -138,6 +286,21 @@ async def test_sse_resumes_after_the_last_event_seen(state: StateService, http: 
         ("POST", "/tasks", {"text": "x", "repo": "/r", "colour": 1}, 422),
         ("GET", "/tasks?limit=0", None, 422),
         ("GET", "/tasks?status=odd", None, 422),
+        ("GET", "/tasks?cursor=odd", None, 422),
+        ("GET", "/tasks?created_after=2026-01-01T00:00:00", None, 422),
+        ("POST", "/tasks/none/retry", {"step": 0}, 422),
+        ("POST", "/tasks/none/retry", {}, 404),
+        ("POST", "/tasks/none/fork", None, 404),
+        ("POST", "/tasks/none/messages", {"text": ""}, 422),
+        ("POST", "/tasks/none/messages", {"text": "x"}, 404),
+        ("GET", "/tasks/none/steps", None, 404),
+        ("GET", "/tasks/none/runs", None, 404),
+        ("GET", "/tasks/none/artifacts", None, 404),
+        ("GET", "/artifacts/none", None, 404),
+        ("GET", "/approvals/none", None, 404),
+        ("POST", "/approvals/none/decision", {"decision": "approve"}, 404),
+        ("POST", "/approvals/none/decision", {"decision": "perhaps"}, 422),
+        ("GET", "/audit?before=0", None, 422),
         ("GET", "/nowhere", None, 404),
         ("DELETE", "/tasks", None, 405),
     ],
@@ -152,8 +315,8 @@ async def test_wrong_requests_are_answered_in_one_shape(
 
 
 async def test_a_database_that_is_away_is_said_and_not_a_crash(tmp_path: Path) -> None:
-    away = StateService(sa.create_engine("postgresql+psycopg://x:y@127.0.0.1:9/z"), CountingEngine())
-    app = build_api(away, admit=admit, traces=NoTraces(), token="secret")
+    away = sa.create_engine("postgresql+psycopg://x:y@127.0.0.1:9/z")
+    app = build_api(parts_of(away, DbosControl(away)), admit=admit, traces=NoTraces(), token="secret")
     async with httpx2.AsyncClient(
         transport=httpx2.ASGITransport(app), base_url="http://state", headers=HEADERS
     ) as http:
