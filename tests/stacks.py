@@ -109,8 +109,18 @@ class StackProcess:
         assert response.status_code == 200, response.text
         return response.json()
 
-    def wait_for_end(self, task_id: str, timeout_s: float = 90) -> dict[str, Any]:
-        for event in self.follow(task_id, timeout_s):
+    def post(self, path: str, body: Any = None, **headers: str) -> httpx2.Response:
+        with self.http as http:
+            return http.post(path, json=body, headers=headers)
+
+    def wait_for_event(self, task_id: str, kind: str, after: int = 0) -> dict[str, Any]:
+        for event in self.follow(task_id, after=after):
+            if event["kind"] == kind:
+                return event
+        raise AssertionError(f"the task ended without an event {kind!r}: {self.get(f'/tasks/{task_id}')}")
+
+    def wait_for_end(self, task_id: str, timeout_s: float = 90, after: int = 0) -> dict[str, Any]:
+        for event in self.follow(task_id, timeout_s, after):
             if event["kind"] in {"finished", "failed", "cancelled"}:
                 break
         deadline = time.monotonic() + timeout_s

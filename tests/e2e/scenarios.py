@@ -61,6 +61,16 @@ RULES: list[dict[str, Any]] = [
             done("The test asked for the wrong thing.", "Mend the test"),
         ],
     },
+    {
+        "agent": "feature-dev",
+        "when": "ask me first",
+        "turns": [
+            call("workspace_run_command", command=["python3", "-c", "open('asked.txt', 'a').write('once\\n')"]),
+            FIX,
+            call("workspace_read_file", path="shop/prices.py"),
+            done("The discount starts at exactly 100.00.", "Give the discount from exactly 100.00"),
+        ],
+    },
     {"agent": "feature-dev", "when": "nothing to do", "turns": [done("Nothing to change.", "")]},
     {
         "agent": "feature-dev",

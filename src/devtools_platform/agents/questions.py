@@ -88,7 +88,12 @@ class Questions:
         """What becomes of a tool call that waits."""
         if question.is_paused:
             await self.hold()
-            return Answer(tool_call_id=question.tool_call_id, is_approved=True)
+            return Answer(
+                tool_call_id=question.tool_call_id,
+                is_approved=True,
+                approval=question.approval,
+                arguments=question.arguments,
+            )
         cost = await self.durable.step("cost", self._read_cost, float | None)  # pyright: ignore[reportArgumentType]
         approval = await self._ask(
             "tool",

@@ -26,8 +26,10 @@ def suspend(requests: DeferredToolRequests, messages: bytes) -> Suspended:
     questions: list[Question] = []
     for call in requests.approvals:
         facts: dict[str, Any] = requests.metadata.get(call.tool_call_id) or {}
-        known = {key: facts[key] for key in ("is_paused", "rule", "risk", "expires_after_s") if key in facts}
-        arguments = call.args_as_dict()
+        known = {
+            key: facts[key] for key in ("is_paused", "approval", "rule", "risk", "expires_after_s") if key in facts
+        }
+        arguments = facts.get("arguments", call.args_as_dict())
         questions.append(
             Question.model_validate(
                 {"tool_call_id": call.tool_call_id, "tool": call.tool_name, "arguments": arguments, **known}

@@ -55,7 +55,8 @@ class GatewayToolset(AbstractToolset[AgentDeps]):
         approval: str | None = ctx.tool_call_metadata["approval"] if ctx.tool_call_approved else None
         outcome = await self._tools.call_attentively(ctx.deps.caller, name, tool_args, key, approval)
         if outcome.is_paused:
-            raise ApprovalRequired({"is_paused": True})
+            # What was approved, perhaps with other arguments, stays approved over the pause.
+            raise ApprovalRequired({"is_paused": True, "approval": approval, "arguments": tool_args})
         result = outcome.result
         if result.is_error and result.data.get("code") == APPROVAL_REQUIRED:
             raise ApprovalRequired({"is_paused": False, **result.data})

@@ -93,6 +93,8 @@ class Question(BaseModel):
     arguments: dict[str, Any]
     is_paused: bool
     """True: nobody is asked, the task is paused."""
+    approval: str | None = None
+    """The approval a paused call had already."""
     rule: str = ""
     risk: Risk = "low"
     expires_after_s: float = 0.0
