@@ -90,6 +90,30 @@ def test_a_task_that_asks_is_listed_approved_and_audited(stack: StackProcess, sh
     assert page["items"][0]["id"] == task
 
 
+def test_a_task_is_paused_steered_resumed_retried_and_forked(stack: StackProcess, shop: Path) -> None:
+    task = stack.create_task(TASK, shop, ask_before=["publish"])["id"]
+    cli(stack, "task", "pause", task)
+    cli(stack, "task", "steer", task, "Keep the change small.")
+    cli(stack, "task", "resume", task)
+    for event in stack.follow(task):
+        if event["kind"] == "approval":
+            cli(stack, "task", "approve", event["data"]["id"])
+            break
+    assert stack.wait_for_end(task)["status"] == "completed"
+    assert cli(stack, "task", "pause", task, exit_code=4)["error"]["code"] == "conflict"
+    assert cli(stack, "task", "retry", task, "--from", "9999", exit_code=3)["error"]["code"] == "not_found"
+
+    assert cli(stack, "task", "retry", task)["attempt"] == 2
+    fork = cli(stack, "task", "fork", task)
+    assert (fork["forked_from"], fork["id"] != task) == (task, True)
+    kinds = [event["kind"] for event in stack.get(f"/tasks/{task}/events")]
+    assert [kind for kind in kinds if kind in {"pause_requested", "message", "resumed", "retried"}] == [
+        "pause_requested", "message", "resumed", "retried",
+    ]  # fmt: skip
+    for id_ in (task, fork["id"]):
+        cli(stack, "task", "cancel", id_)
+
+
 def test_a_running_stack_is_backed_up_and_comes_back_elsewhere(
     stack: StackProcess, shop: Path, tmp_path: Path, endpoint_env: dict[str, str]
 ) -> None:

@@ -53,7 +53,12 @@ class Backup:
             restored = await asyncio.to_thread(backup.restore, url, file, find_programs(), replace=replace)
             engine = database.connect(url)
             cleanup.callback(engine.dispose)
-            await asyncio.to_thread(database.migrate, engine)
+            try:
+                await asyncio.to_thread(database.migrate, engine)
+            except Conflict as error:
+                kept = restored.safety_backup
+                before = f" What was there before is in {str(kept)!r}." if kept else ""
+                raise Conflict(f"The backup is restored, but: {error}", hint=error.hint + before) from None
             return restored
 
     def _given_url(self) -> str | None:
