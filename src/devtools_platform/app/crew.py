@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import dataclass
 
 import sqlalchemy as sa
+from pydantic import SecretStr
 from pydantic_ai.durable_exec.dbos import DBOSDurability
 
 from devtools_platform.agents.adapters.git_workspaces import GitWorkspaces
@@ -63,7 +64,7 @@ def build_crew(
     engine = DbosEngine(database_url, control, worker_id=worker_id, limits=limits, queues=settings.queues)
     journal = Journal(store, worker_id)
     ledger = LedgerBridge(SqlLedger(store), journal, served)
-    token, secret = home.secret("token"), home.secret("secret")
+    token, secret = _secret(settings.stack_token, home, "token"), _secret(settings.stack_secret, home, "secret")
     client = GatewayClient(f"{gateway_url}/mcp", secret, timeout_s=settings.command_timeout_s + 30)
     tools = DurableTools(client, engine, journal)
     crew = Crew(
@@ -93,3 +94,8 @@ def build_crew(
         AGENT_RUN, AgentRunWorkflow(runner, served.is_small, served.needs_judge, settings.max_candidates, journal)
     )
     return Crewed(engine, Supervisor(store, engine, control, worker_id))
+
+
+def _secret(given: SecretStr | None, home: Home, name: str) -> str:
+    """The stack's own, or what a worker on another host was given in its place."""
+    return home.secret(name) if given is None else given.get_secret_value()

@@ -45,6 +45,11 @@ class Home:
             self.keep_secret(name, secrets.token_urlsafe(32))
         return file.read_text().strip()
 
+    def find_secret(self, name: str) -> str | None:
+        """A secret that was made or kept before; None when it was not."""
+        file = self.path / name
+        return file.read_text().strip() if file.exists() else None
+
     def keep_secret(self, name: str, value: str) -> None:
         """Write a secret that only the owner of the folder can read."""
         partial = self.path / f".{name}.{os.getpid()}.partial"

@@ -62,6 +62,13 @@ class ServedModel:
         return self.info is not None and self.info.sha256 == embedded_model.CODER.sha256
 
 
+def describe_model(served: ServedModel) -> str:
+    """In one line, for progress and announcements."""
+    if served.info is None:
+        return f"none: {served.missing}"
+    return f"{served.info.name} ({served.info.provider}, tier {served.info.tier})"
+
+
 async def choose_model(settings: Settings, logs: Path, progress: Callable[[str], None]) -> ServedModel:
     """Pick the model by the settings, start its server if it is ours. Having none is an outcome, not an error."""
     endpoint = await endpoints.choose_endpoint(settings)

@@ -5,8 +5,6 @@ database -> tracing -> model -> code index -> gateway -> engine -> state -> cons
 
 import asyncio
 import contextlib
-import logging
-import logging.handlers
 import os
 import socket
 import time
@@ -19,8 +17,6 @@ from typing import IO, Any
 
 import httpx2
 import sqlalchemy as sa
-from pydantic_ai import Agent
-from pydantic_ai.models.instrumented import InstrumentationSettings
 
 from devtools_platform.agents.adapters.git_workspaces import GitWorkspaces
 from devtools_platform.app.admission import Admission
@@ -28,7 +24,8 @@ from devtools_platform.app.console_data import ConsoleData
 from devtools_platform.app.crew import build_crew
 from devtools_platform.app.grants import ApprovalGrants
 from devtools_platform.app.home import Home
-from devtools_platform.app.models import ServedModel, choose_model
+from devtools_platform.app.models import ServedModel, choose_model, describe_model
+from devtools_platform.app.recording import log_to, trace_to
 from devtools_platform.app.serving import Serving, bind
 from devtools_platform.config import Settings
 from devtools_platform.console.api import build_api as build_console
@@ -45,7 +42,6 @@ from devtools_platform.gateway.toolsets.workspace import WorkspaceTools
 from devtools_platform.kit import database
 from devtools_platform.kit.sandbox import Limits
 from devtools_platform.observability.adapters.sql import SqlSpanStore
-from devtools_platform.observability.service import Tracing
 from devtools_platform.state.adapters.dbos.control import DbosControl
 from devtools_platform.state.adapters.embedded_postgres import EmbeddedPostgres
 from devtools_platform.state.api import StateParts
@@ -100,10 +96,10 @@ class Stack:
         home.prepare()
         async with AsyncExitStack() as cleanup:
             cleanup.enter_context(_own(home))
-            cleanup.enter_context(_log_to(home))
+            cleanup.enter_context(log_to(home.logs / "stack.log"))
             sockets = self._bind(cleanup)
             running = await self._start(home, sockets, cleanup, began)
-            home.announce({"pid": os.getpid(), "urls": running.urls.as_dict(), "model": _describe(running.model)})
+            home.announce({"pid": os.getpid(), "urls": running.urls.as_dict(), "model": describe_model(running.model)})
             cleanup.callback(home.withdraw)
             yield running
 
@@ -127,7 +123,7 @@ class Stack:
         urls = Urls(**{name: f"http://{self.settings.host}:{s.getsockname()[1]}" for name, s in sockets.items()})
         store, url = await self._start_database(cleanup)
         spans = SqlSpanStore(store)
-        self._start_tracing(spans, cleanup)
+        cleanup.enter_context(trace_to(spans, self.settings.environment))
         served = await self._start_model(home, cleanup)
         context = await self._start_context(home, cleanup)
         serving = Serving()
@@ -178,16 +174,11 @@ class Stack:
         await asyncio.to_thread(database.migrate, engine)
         return engine, url
 
-    def _start_tracing(self, spans: SqlSpanStore, cleanup: AsyncExitStack) -> None:
-        tracing = Tracing(spans, environment=self.settings.environment)
-        cleanup.callback(tracing.close)
-        Agent.instrument_all(InstrumentationSettings(tracer_provider=tracing.provider))
-
     async def _start_model(self, home: Home, cleanup: AsyncExitStack) -> ServedModel:
         served = await choose_model(self.settings, home.logs, lambda text: self.progress("model", text))
         if served.server is not None:
             cleanup.push_async_callback(served.server.stop)
-        self.progress("model", _describe(served))
+        self.progress("model", describe_model(served))
         return served
 
     async def _start_context(self, home: Home, cleanup: AsyncExitStack) -> ContextService:
@@ -229,12 +220,6 @@ async def _login_link(console: str, token: str) -> str:
         return str(response.json()["url"])
 
 
-def _describe(served: ServedModel) -> str:
-    if served.info is None:
-        return f"none: {served.missing}"
-    return f"{served.info.name} ({served.info.provider}, tier {served.info.tier})"
-
-
 async def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
@@ -248,18 +233,3 @@ def _own(home: Home) -> Any:
         yield
     finally:
         lock.close()
-
-
-@contextlib.contextmanager
-def _log_to(home: Home) -> Any:
-    """Everything the process logs goes to a bounded file; the terminal is for progress."""
-    handler = logging.handlers.RotatingFileHandler(home.logs / "stack.log", maxBytes=5_000_000, backupCount=2)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    root = logging.getLogger()
-    root.addHandler(handler)
-    logging.raiseExceptions = False  # a log on a full disk must not write tracebacks over the progress
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)
-        handler.close()

@@ -60,7 +60,7 @@ async def _carry_out(running: "Running", request: TaskRequest) -> TaskResult:
     client = StackClient(running.urls.state, running.token)
     task = await client.create_task(request)
     async for event in client.follow_events(task.id):
-        if line := describe_event(event, in_full=True):
+        if line := describe_event(event, in_full=True, data_dir=running.data_dir):
             err.print(line)
     return await client.get_task(task.id)
 

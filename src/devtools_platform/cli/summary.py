@@ -1,10 +1,12 @@
 """A task as a person reads it in a terminal: one line per event, one block at the end."""
 
+from pathlib import Path
 from typing import Any
 
 from rich.console import Group
 from rich.text import Text
 
+from devtools_platform.cli.output import program
 from devtools_platform.core.tasks import Event, TaskResult, TestRun
 
 MARKS = {
@@ -14,8 +16,8 @@ MARKS = {
 }
 
 
-def describe_event(event: Event, *, in_full: bool) -> Text | None:
-    """The event as a line, or None for what only `--watch` shows."""
+def describe_event(event: Event, *, in_full: bool, data_dir: Path | None = None) -> Text | None:
+    """The event as a line, or None for what only `--watch` shows. `data_dir`: what decides must be typed with it."""
     data: dict[str, Any] = dict(event.data)
     match event.kind:
         case "plan":
@@ -42,7 +44,44 @@ def describe_event(event: Event, *, in_full: bool) -> Text | None:
             tokens = f"{data['input_tokens']} + {data['output_tokens']} tokens" if not data["error"] else data["error"]
             return _line(event.agent or "", f"{data['model']}: {tokens} in {data['duration_s']:.1f} s", "dim")
         case _:
+            return _describe_control(event.kind, data, data_dir)
+
+
+def _describe_control(kind: str, data: dict[str, Any], data_dir: Path | None) -> Text | None:
+    """What people are asked, and what they do to the task."""
+    match kind:
+        case "approval":
+            return _question(data, data_dir)
+        case "approval_decided":
+            said = f"{data['status']} {data['tool'] or data['kind']}"
+            return _line("approval", f"{said}{_by(data)}{_because(data)}", "bold")
+        case "paused" | "pause_requested" | "resumed":
+            words = {"paused": "paused", "pause_requested": "will pause", "resumed": "resumed"}[kind]
+            return _line("task", f"{words}{_by(data)}", "yellow")
+        case "message":
+            return _line("message", f"{data['by']}: {_first_line(data['text'])}", "bold")
+        case "retried":
+            return _line("task", f"retried{_by(data)} from step {data['step']}, attempt {data['attempt']}", "yellow")
+        case "forked":
+            return _line("task", f"forked{_by(data)} from {data['source']} at step {data['step']}", "yellow")
+        case _:
             return None
+
+
+def _question(data: dict[str, Any], data_dir: Path | None) -> Text:
+    shown = ", ".join(f"{key}={_brief(value)}" for key, value in data["arguments"].items())
+    where = f" --data-dir {data_dir}" if data_dir else ""
+    asked = f"{data['tool'] or data['kind']}({shown}) waits for you (rule {data['rule']}, risk {data['risk']})"
+    ways = [f"{program()} task approve {data['id']}{where}", f"{program()} task deny {data['id']} --reason TEXT{where}"]
+    return Text("\n").join([_line("approval", asked, "bold yellow"), *(_line("", way) for way in ways)])
+
+
+def _by(data: dict[str, Any]) -> str:
+    return f" by {data['by']}" if data.get("by") else ""
+
+
+def _because(data: dict[str, Any]) -> str:
+    return f": {_first_line(data['reason'])}" if data.get("reason") else ""
 
 
 def summarise(task: TaskResult) -> Group:

@@ -1,25 +1,29 @@
-"""`dev-tools task`: hand over a task, watch it, look at it, cancel it."""
+"""`dev-tools task`: hand over a task, watch it, look at it."""
 
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
 from devtools_platform.app.client import StackClient
 from devtools_platform.app.home import Home
+from devtools_platform.cli import approvals, control
+from devtools_platform.cli.connection import AsJson, running_stack, show_task
 from devtools_platform.cli.output import err, no_progress, out, print_json, progress
 from devtools_platform.cli.stack import DataDir, stack_settings
-from devtools_platform.cli.summary import describe_event, summarise
+from devtools_platform.cli.summary import describe_event
 from devtools_platform.config import Settings
 from devtools_platform.core.agents import AGENTS, WORKING_AGENTS, AgentName
 from devtools_platform.core.errors import BadInput, NotRunning, UnknownAgent
-from devtools_platform.core.tasks import MAX_TASK_TEXT, TaskRequest, TaskResult
+from devtools_platform.core.tasks import MAX_TASK_TEXT, AskBefore, Status, TaskRequest, TaskResult
 
 app = typer.Typer(no_args_is_help=True, help="Tasks.")
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+for group in (approvals, control):
+    for name, command in group.COMMANDS.items():
+        app.command(name)(command)
 NO_BRANCH = 20
 
 
@@ -29,6 +33,11 @@ def run(
     repo: Annotated[Path, typer.Option(help="A git repository on this machine.")] = Path(),
     agent: Annotated[str | None, typer.Option(help=f"Give it to one agent: {', '.join(WORKING_AGENTS)}.")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Show every tool call as it happens.")] = False,
+    ask: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Wait for your approval before this: {', '.join(get_args(AskBefore))}. Repeatable."),
+    ] = None,
+    priority: Annotated[int, typer.Option(min=1, max=1000, help="The lowest number goes first.")] = 100,
     without_sandbox: Annotated[
         bool,
         typer.Option("--without-sandbox", help="Run the repository's commands unisolated; recorded in the result."),
@@ -37,14 +46,21 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Do a task on a branch of its own. Starts a stack for it if none is running."""
-    request = _request(text, repo, agent, without_sandbox=without_sandbox)
-    result = asyncio.run(_run(stack_settings(data_dir), request, watch=watch, quiet=as_json))
-    _show(result, as_json=as_json)
+    request = TaskRequest(
+        text=_text(text),
+        repo=str(repo.absolute()),
+        agent=_agent(agent),
+        without_sandbox=without_sandbox,
+        ask_before=_points(ask or []),
+        priority=priority,
+    )
+    result = asyncio.run(_run(data_dir, request, watch=watch, quiet=as_json))
+    show_task(result, as_json=as_json)
     if result.status != "completed":
         raise typer.Exit(NO_BRANCH)
 
 
-def _request(text: str, repo: Path, agent: str | None, *, without_sandbox: bool) -> TaskRequest:
+def _text(text: str) -> str:
     if not text.strip():
         raise BadInput("The task's text is empty; say what you want done.", hint='dev-tools task run "TEXT" --repo DIR')
     if len(text) > MAX_TASK_TEXT:
@@ -52,7 +68,14 @@ def _request(text: str, repo: Path, agent: str | None, *, without_sandbox: bool)
             f"The task's text has {len(text)} characters; at most {MAX_TASK_TEXT} are taken.",
             hint="Put the details in a file of the repository and name it in the text.",
         )
-    return TaskRequest(text=text, repo=str(repo.absolute()), agent=_agent(agent), without_sandbox=without_sandbox)
+    return text
+
+
+def _points(names: list[str]) -> tuple[AskBefore, ...]:
+    known: tuple[AskBefore, ...] = get_args(AskBefore)
+    if unknown := [name for name in names if name not in known]:
+        raise BadInput(f"There is no point {unknown[0]!r} to ask at.", hint=f"Give --ask {' or --ask '.join(known)}.")
+    return tuple(point for point in known if point in names)
 
 
 def _agent(name: str | None) -> AgentName | None:
@@ -64,13 +87,13 @@ def _agent(name: str | None) -> AgentName | None:
     raise UnknownAgent(f"There is no agent {name!r}.", hint=f"The agents are: {', '.join(AGENTS)}.")
 
 
-async def _run(settings: Settings, request: TaskRequest, *, watch: bool, quiet: bool) -> TaskResult:
-    async with _client(settings, quiet=quiet) as client:
+async def _run(data_dir: Path | None, request: TaskRequest, *, watch: bool, quiet: bool) -> TaskResult:
+    async with _client(stack_settings(data_dir), quiet=quiet) as client:
         task = await client.create_task(request)
         if not quiet:
             err.print(f"  task {task.id}: branch task/{task.id} of {request.repo}")
         async for event in client.follow_events(task.id):
-            line = describe_event(event, in_full=watch)
+            line = describe_event(event, in_full=watch, data_dir=data_dir)
             if line and not quiet:
                 err.print(line)
         return await client.get_task(task.id)
@@ -95,50 +118,53 @@ async def _client(settings: Settings, *, quiet: bool) -> AsyncGenerator[StackCli
 
 
 @app.command("list")
-def list_(limit: int = 20, data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """The newest tasks."""
-    tasks = asyncio.run(_running(data_dir).list_tasks(limit))
+def list_(
+    status: Annotated[list[str] | None, typer.Option(help="Only with this status. Repeatable.")] = None,
+    text: Annotated[str | None, typer.Option(help="Only those whose text contains this.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=500)] = 20,
+    cursor: Annotated[str | None, typer.Option(help="Where the page before said to go on.")] = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """The newest tasks. With --json: the tasks as `items`, and the next page's cursor as `next`."""
+    wanted = [_status(name) for name in status or []]
+    page = asyncio.run(running_stack(data_dir).list_tasks(limit, status=wanted, text=text, cursor=cursor))
     if as_json:
-        print_json([task.model_dump(mode="json") for task in tasks])
+        print_json(page.model_dump(mode="json"))
         return
-    for task in tasks:
-        out.print(f"{task.id}  {task.status:<10} {task.reason or '':<15} {task.text.splitlines()[0][:60]}")
-    if not tasks:
-        err.print('No tasks yet. Hand one over: dev-tools task run "TEXT" --repo DIR')
+    for task in page.items:
+        line = f"{task.id}  {task.status:<14} {task.reason or '':<15} {task.text.splitlines()[0][:60]}"
+        out.print(line, markup=False)
+    if page.next:
+        err.print(f"More: --cursor {page.next}", markup=False)
+    if not page.items:
+        err.print('No such tasks. Hand one over: dev-tools task run "TEXT" --repo DIR')
+
+
+def _status(name: str) -> Status:
+    known: tuple[Status, ...] = get_args(Status)
+    for status in known:
+        if name == status:
+            return status
+    raise BadInput(f"There is no status {name!r}.", hint=f"They are: {', '.join(known)}.")
 
 
 @app.command("show")
 def show(task_id: str, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """One task: plan, tests, review, branch, cost."""
-    _show(asyncio.run(_running(data_dir).get_task(task_id)), as_json=as_json)
+    show_task(asyncio.run(running_stack(data_dir).get_task(task_id)), as_json=as_json)
 
 
 @app.command("watch")
 def watch(task_id: str, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Follow a task until it ends."""
-    _show(asyncio.run(_watch(_running(data_dir), task_id, quiet=as_json)), as_json=as_json)
+    show_task(asyncio.run(_watch(data_dir, task_id, quiet=as_json)), as_json=as_json)
 
 
-async def _watch(client: StackClient, task_id: str, *, quiet: bool) -> TaskResult:
+async def _watch(data_dir: Path | None, task_id: str, *, quiet: bool) -> TaskResult:
+    client = running_stack(data_dir)
     async for event in client.follow_events(task_id):
-        line = describe_event(event, in_full=True)
+        line = describe_event(event, in_full=True, data_dir=data_dir)
         if line and not quiet:
             err.print(line)
     return await client.get_task(task_id)
-
-
-@app.command("cancel")
-def cancel(task_id: str, data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """Stop a task."""
-    _show(asyncio.run(_running(data_dir).cancel_task(task_id)), as_json=as_json)
-
-
-def _running(data_dir: Path | None) -> StackClient:
-    return StackClient.of(Home(stack_settings(data_dir).data_dir))
-
-
-def _show(task: TaskResult, *, as_json: bool) -> None:
-    if as_json:
-        print_json(task.model_dump(mode="json"))
-    else:
-        out.print(summarise(task))

@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from devtools_platform.core.errors import BadInput
 
 PREFIX = "DEV_TOOLS_"
+Queue = Literal["tasks", "agents"]
 
 
 def _default_data_dir() -> Path:
@@ -92,8 +93,16 @@ class Settings(BaseSettings):
     """Runs of each agent at once, over all workers."""
     agent_runs_per_minute: int | None = Field(default=None, ge=1)
     """Runs of each agent that may start in a minute, over all workers; unlimited by default."""
-    queues: tuple[Literal["tasks", "agents"], ...] = ("tasks", "agents")
+    queues: tuple[Queue, ...] = ("tasks", "agents")
     """What this process works on. Tasks need the workspaces of this data directory; agents need only the gateway."""
+    gateway_url: str | None = None
+    """Where a worker on another host finds the gateway, for example `http://10.0.0.5:8000`. It needs `stack_secret`."""
+    context_url: str | None = None
+    """Where a worker on another host finds the context service. It needs `stack_token`."""
+    stack_token: SecretStr | None = None
+    """The content of `token` in the stack's data directory, for a worker on another host."""
+    stack_secret: SecretStr | None = None
+    """The content of `secret` in the stack's data directory, for a worker on another host."""
     approval_rules: Path | None = None
     """A YAML file of approval rules to use instead of the shipped ones."""
     keep_workspaces_days: float = Field(default=7.0, ge=0, le=3650)

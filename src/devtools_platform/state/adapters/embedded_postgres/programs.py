@@ -39,6 +39,18 @@ class Programs:
         return self._root / "bin" / "postgres"
 
     @property
+    def pg_dump(self) -> Path:
+        return self._root / "bin" / "pg_dump"
+
+    @property
+    def pg_restore(self) -> Path:
+        return self._root / "bin" / "pg_restore"
+
+    @property
+    def psql(self) -> Path:
+        return self._root / "bin" / "psql"
+
+    @property
     def _root(self) -> Path:
         return self.site / PACKAGE / "pginstall"
 

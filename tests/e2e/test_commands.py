@@ -1,0 +1,140 @@
+"""The commands around a running stack, as typed: workers, control, approvals, audit, backup and restore."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from devtools_platform.app.demo import TASK
+from stacks import StackProcess, clean_env, run_cli, running_stack
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def cli(stack: StackProcess, *arguments: str, exit_code: int = 0) -> Any:
+    done = run_cli(*arguments, "--json", "--data-dir", str(stack.data_dir), env=stack.env)
+    assert done.returncode == exit_code, done.stderr + done.stdout
+    return json.loads(done.stdout)
+
+
+@contextmanager
+def working(stack: StackProcess, *arguments: str) -> Iterator[dict[str, Any]]:
+    command = [sys.executable, "-m", "devtools_platform", "worker", *arguments, "--json"]
+    process = subprocess.Popen(
+        [*command, "--data-dir", str(stack.data_dir)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(stack.env),
+    )  # fmt: skip
+    assert process.stdout is not None
+    try:
+        line = process.stdout.readline()
+        assert line, process.communicate()[1]
+        yield json.loads(line)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+
+
+def test_a_worker_joins_is_listed_and_says_good_bye(stack: StackProcess) -> None:
+    with working(stack, "--queues", "agents") as facts:
+        assert facts["queues"] == ["agents"]
+        statuses = {one["id"]: one["status"] for one in cli(stack, "worker", "list")}
+        assert statuses[facts["worker"]] == "alive"
+        assert len([status for status in statuses.values() if status == "alive"]) == 2
+
+    assert {one["id"]: one["status"] for one in cli(stack, "worker", "list")}[facts["worker"]] != "alive"
+
+
+def test_a_worker_without_a_stack_says_what_to_do(tmp_path: Path) -> None:
+    env = clean_env()
+    alone = run_cli("worker", "run", "--data-dir", str(tmp_path / "none"), env=env)
+    assert (alone.returncode, "dev-tools up" in alone.stderr) == (8, True), alone.stderr
+
+    away = {**env, "DEV_TOOLS_GATEWAY_URL": "http://10.0.0.5:8000"}
+    unfinished = run_cli("worker", "--data-dir", str(tmp_path / "none"), env=away)
+    assert unfinished.returncode == 2
+    assert "DATABASE_URL and DEV_TOOLS_STACK_SECRET" in unfinished.stderr
+
+    told = {**away, "DATABASE_URL": "postgresql://me@10.0.0.5/x", "DEV_TOOLS_STACK_SECRET": "s"}
+    both = run_cli("worker", "--data-dir", str(tmp_path / "none"), env=told)
+    assert both.returncode == 2
+    assert "--queues agents" in both.stderr
+
+
+def test_a_task_that_asks_is_listed_approved_and_audited(stack: StackProcess, shop: Path) -> None:
+    task = stack.create_task(TASK, shop, ask_before=["plan"])["id"]
+    for event in stack.follow(task):
+        if event["kind"] == "approval":
+            break
+    waiting = cli(stack, "task", "approvals", task)
+    assert [(one["kind"], one["status"]) for one in waiting] == [("plan", "pending")]
+
+    decided = cli(stack, "task", "approve", waiting[0]["id"], "--reason", "looks right")
+    assert (decided["status"], decided["reason"]) == ("approved", "looks right")
+    assert cli(stack, "task", "deny", waiting[0]["id"], "--reason", "late", exit_code=4)["error"]["code"] == "too_late"
+    assert stack.wait_for_end(task)["status"] == "completed"
+
+    numbers = [step["number"] for step in cli(stack, "task", "steps", task)]
+    assert numbers == sorted(numbers)
+    assert numbers
+    subject = f"approval:{waiting[0]['id']}"
+    assert [one["action"] for one in cli(stack, "audit", "list", "--subject", subject)] == ["approval.decide"]
+    assert cli(stack, "audit", "verify")["broken_at"] is None
+    page = cli(stack, "task", "list", "--status", "completed", "--limit", "1")
+    assert page["items"][0]["id"] == task
+
+
+def test_a_task_is_paused_steered_resumed_retried_and_forked(stack: StackProcess, shop: Path) -> None:
+    task = stack.create_task(TASK, shop, ask_before=["publish"])["id"]
+    cli(stack, "task", "pause", task)
+    cli(stack, "task", "steer", task, "Keep the change small.")
+    cli(stack, "task", "resume", task)
+    for event in stack.follow(task):
+        if event["kind"] == "approval":
+            cli(stack, "task", "approve", event["data"]["id"])
+            break
+    assert stack.wait_for_end(task)["status"] == "completed"
+    assert cli(stack, "task", "pause", task, exit_code=4)["error"]["code"] == "conflict"
+    assert cli(stack, "task", "retry", task, "--from", "9999", exit_code=3)["error"]["code"] == "not_found"
+
+    assert cli(stack, "task", "retry", task)["attempt"] == 2
+    fork = cli(stack, "task", "fork", task)
+    assert (fork["forked_from"], fork["id"] != task) == (task, True)
+    kinds = [event["kind"] for event in stack.get(f"/tasks/{task}/events")]
+    assert [kind for kind in kinds if kind in {"pause_requested", "message", "resumed", "retried"}] == [
+        "pause_requested", "message", "resumed", "retried",
+    ]  # fmt: skip
+    for id_ in (task, fork["id"]):
+        cli(stack, "task", "cancel", id_)
+
+
+def test_a_running_stack_is_backed_up_and_comes_back_elsewhere(
+    stack: StackProcess, shop: Path, tmp_path: Path, endpoint_env: dict[str, str]
+) -> None:
+    task = stack.run_task(TASK, shop)["id"]
+    file = tmp_path / "stack.backup"
+    assert cli(stack, "state", "backup", str(file))["bytes"] == file.stat().st_size
+    refused = cli(stack, "state", "restore", str(file), "--replace", exit_code=8)
+    assert refused["error"]["code"] == "already_running"
+
+    other = tmp_path / "other"
+    with running_stack(other, clean_env(**endpoint_env)) as fresh:
+        fresh.stop()
+        assert cli_keeping(fresh, "state", "restore", str(file))["safety_backup"] is None
+        fresh.start()
+        assert fresh.get(f"/tasks/{task}")["status"] == "completed"
+        assert cli(fresh, "audit", "verify")["broken_at"] is None
+
+
+def cli_keeping(stack: StackProcess, *arguments: str) -> Any:
+    """As `cli`, but the cluster of the stack that is down stays."""
+    command = [sys.executable, "-m", "devtools_platform", *arguments, "--json", f"--data-dir={stack.data_dir}"]
+    done = subprocess.run(command, capture_output=True, text=True, env=dict(stack.env), check=False, timeout=120)
+    assert done.returncode == 0, done.stderr + done.stdout
+    return json.loads(done.stdout)
