@@ -494,10 +494,13 @@ def run_all(options: argparse.Namespace, databases: Databases) -> dict[str, Any]
             figures: dict[str, Any] = {"failed": "no time left"}
         else:
             commits += databases.time_commits()
-            figures = measure(side)
+            try:
+                figures = measure(side)
+            except (OSError, subprocess.SubprocessError) as error:
+                figures = {"failed": type(error).__name__}
         results.setdefault(name, {})[case] = figures
         print(f"{name} {case}: {time.monotonic() - began:.1f} s", file=sys.stderr, flush=True)
-    results["commit_ms"] = round(median(commits), 1)
+    results["commit_ms"] = round(median(commits), 1) if commits else None
     results["load"] = round(os.getloadavg()[1], 1)
     return results
 
