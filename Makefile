@@ -41,6 +41,7 @@ test: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python bench/small_tasks.py
+	$(BIN)/python bench/state.py
 
 docs: $(VENV)/.dev
 	$(BIN)/python docs/generate.py
