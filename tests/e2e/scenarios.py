@@ -19,7 +19,51 @@ def edit(path: str, old: str, new: str) -> dict[str, Any]:
 
 FIX = edit("shop/prices.py", "if total > DISCOUNT_FROM:", "if total >= DISCOUNT_FROM:")
 
+
+def effect(agent: str) -> dict[str, Any]:
+    """An effect that shows how often it was had: one line more each time."""
+    return call("workspace_run_command", command=["python3", "-c", f"open('effects.log', 'a').write('{agent}\\n')"])
+
+
+def worker_of_six(agent: str) -> dict[str, Any]:
+    return {
+        "agent": agent,
+        "when": "SIX AGENTS",
+        "turns": [effect(agent), done(f"{agent} did its share.", "Six did it")],
+    }
+
+
+SIX: list[dict[str, Any]] = [
+    {
+        "agent": "orchestrator",
+        "when": "SIX AGENTS",
+        "turns": [
+            {
+                "output": {
+                    "steps": [
+                        {"agent": agent, "goal": f"SIX AGENTS: the share of {agent}."}
+                        for agent in ("infrastructure", "cicd", "documentation", "feature-dev")
+                    ]
+                }
+            }
+        ],
+    },
+    *(worker_of_six(agent) for agent in ("infrastructure", "cicd")),
+    {
+        "agent": "documentation",
+        "when": "SIX AGENTS",
+        # It may run nothing; done twice, this edit leaves two lines.
+        "turns": [edit("README.md", "\n\nPrices", "\nDocumented.\n\nPrices"), done("It did its share.", "Six did it")],
+    },
+    {
+        "agent": "feature-dev",
+        "when": "SIX AGENTS",
+        "turns": [effect("feature-dev"), FIX, done("feature-dev did its share.", "Six did it")],
+    },
+]
+
 RULES: list[dict[str, Any]] = [
+    *SIX,
     {
         "agent": "feature-dev",
         "when": "exactly 100",
