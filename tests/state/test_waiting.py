@@ -1,0 +1,93 @@
+"""A thousand tasks wait for people: small in memory, idle, all answerable, and taken up again after a kill."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import sqlalchemy as sa
+
+from devtools_platform.core.approvals import Verdict
+from devtools_platform.core.tasks import TaskRequest
+from devtools_platform.kit import schema
+from devtools_platform.state.adapters.dbos.control import DbosControl
+from devtools_platform.state.approvals import ApprovalDesk
+from devtools_platform.state.service import StateService
+from stacks import clean_env
+
+pytestmark = pytest.mark.timeout(400)
+
+TASKS = 1000
+WORKER = Path(__file__).with_name("waiting_worker.py")
+
+
+def start_worker(url: str, name: str) -> subprocess.Popen[str]:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    worker = subprocess.Popen([sys.executable, str(WORKER), url, name], **pipes, text=True, env=clean_env())
+    assert worker.stdout is not None
+    assert worker.stdout.readline() == "ready\n"
+    return worker
+
+
+def end(worker: subprocess.Popen[str]) -> None:
+    worker.kill()
+    worker.communicate()
+
+
+def count(database: sa.Engine, status: str) -> int:
+    with database.connect() as connection:
+        query = sa.select(sa.func.count()).where(schema.tasks.c.status == status)
+        return int(connection.execute(query).scalar_one())
+
+
+def held(database: sa.Engine, worker: str) -> int:
+    query = sa.text("SELECT count(*) FROM dbos.workflow_status WHERE status = 'PENDING' AND executor_id = :worker")
+    with database.connect() as connection:
+        return int(connection.execute(query, {"worker": worker}).scalar_one())
+
+
+def until(condition: object, wanted: int, *arguments: object, within_s: float) -> float:
+    """Seconds until `condition(*arguments)` is `wanted`."""
+    assert callable(condition)
+    began = time.monotonic()
+    while (found := condition(*arguments)) != wanted:
+        assert time.monotonic() - began < within_s, (found, wanted)
+        psutil.Process().cpu_percent(0.2)  # waits without keeping a core busy
+    return time.monotonic() - began
+
+
+async def test_a_thousand_tasks_wait_cheaply_and_outlive_their_worker(
+    postgres_database_url: str, postgres_database: sa.Engine
+) -> None:
+    database = postgres_database
+    first = start_worker(postgres_database_url, "first")
+    control = DbosControl(database)
+    state, desk = StateService(database, control, None), ApprovalDesk(database, control)  # pyright: ignore[reportArgumentType]
+    ids = [await state.create_task(TaskRequest(text="Wait", repo="/r")) for _ in range(TASKS)]
+    until(count, TASKS, database, "input_required", within_s=120)
+
+    process = psutil.Process(first.pid)
+    before, began = process.cpu_times(), time.monotonic()
+    process.cpu_percent(None)
+    psutil.Process().cpu_percent(10.0)
+    used, took = process.cpu_times(), time.monotonic() - began
+    share = (used.user + used.system - before.user - before.system) / took
+    megabytes = process.memory_info().rss / 2**20
+    print(f"\n{TASKS} waiting: {megabytes:.0f} MB, {share:.1%} of a core")  # noqa: T201 - the figures themselves
+    assert megabytes < 120
+    assert share < 0.05
+
+    end(first)
+    began = time.monotonic()
+    second = start_worker(postgres_database_url, "second")
+    until(held, TASKS, database, "second", within_s=60)
+    took = time.monotonic() - began
+    print(f"taken up again after {took:.1f} s")  # noqa: T201 - the figure itself
+    assert took < 30
+
+    for id_ in ids:
+        await desk.decide(f"{id_}-1", Verdict(decision="approve"), by="ann")
+    until(count, TASKS, database, "completed", within_s=120)
+    end(second)
