@@ -44,12 +44,12 @@ def store(request: pytest.FixtureRequest) -> str:
 def empty_database_url(store: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     if store == "sqlite":
         return sqlite_url(tmp_path_factory.mktemp("empty") / "store.db")
-    return _create_database(request.getfixturevalue("postgres_url"), template="template1")
+    return create_database(request.getfixturevalue("postgres_url"), template="template1")
 
 
 @pytest.fixture(scope="session")
 def migrated_template(postgres_url: str) -> str:
-    url = _create_database(postgres_url, template="template1")
+    url = create_database(postgres_url, template="template1")
     engine = connect(url)
     migrate(engine)
     engine.dispose()
@@ -59,7 +59,7 @@ def migrated_template(postgres_url: str) -> str:
 @pytest.fixture(scope="module")
 def postgres_database_url(postgres_url: str, migrated_template: str) -> str:
     """Of a migrated database that is this module's alone."""
-    return _create_database(postgres_url, template=migrated_template)
+    return create_database(postgres_url, template=migrated_template)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def sqlite_url(file: Path) -> str:
     return f"sqlite:///{file}"
 
 
-def _create_database(server_url: str, template: str) -> str:
+def create_database(server_url: str, template: str) -> str:
     name = f"test_{secrets.token_hex(4)}"
     engine = connect(server_url)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from conftest import create_database
 from devtools_platform.state.adapters.dbos.control import DbosControl
 from devtools_platform.state.adapters.dbos.engine import AgentLimits, DbosEngine
 
@@ -22,3 +23,9 @@ def control(database: sa.Engine, database_url: str) -> Iterator[DbosControl]:
     asyncio.run(engine.launch())
     yield made
     asyncio.run(engine.close())
+
+
+@pytest.fixture
+def fresh_postgres_url(postgres_url: str) -> str:
+    """Of an empty database that is this test's alone."""
+    return create_database(postgres_url, template="template1")
