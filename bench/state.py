@@ -15,7 +15,6 @@ import os
 import secrets
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -52,16 +51,6 @@ DAY_S = 86_400
 # -- one measurement of our engine: `--worker CASE` -----------------------------------------------------------------
 
 
-def open_database(url: str) -> sa.Engine:
-    """As the product does. For SQLite, WAL: the mode stays in the file."""
-    if not url.startswith("sqlite"):
-        return connect(url)
-    with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
-        connection.execute("PRAGMA journal_mode=WAL")
-    connection.close()
-    return sa.create_engine(url)
-
-
 class Arrivals:
     """Counts workflows of this process that have come to a place; another thread waits for all of them."""
 
@@ -84,7 +73,7 @@ class Arrivals:
 class Bench:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
-        self.store = open_database(options.url)
+        self.store = connect(options.url)
         self.control = DbosControl(self.store)
         limits = AgentLimits(concurrency=4)
         self.engine = DbosEngine(options.url, self.control, worker_id=f"bench-{os.getpid()}", limits=limits)

@@ -34,6 +34,9 @@ class NoTraces:
 class NoWorkspaces:
     """Every workspace is gone."""
 
+    async def exists(self, task_id: str) -> bool:
+        return False
+
     async def restore(self, task_id: str, snapshot: str, branch: str) -> bool:
         return False
 

@@ -37,7 +37,7 @@ async def main(url: str, worker_id: str) -> None:
 
     engine.register("task", ask_and_wait)
     await engine.launch()
-    supervisor = Supervisor(store, engine, control, worker_id)
+    supervisor = Supervisor(store, engine, worker_id)
     await supervisor.start()
     print("ready", flush=True)  # noqa: T201 - who started us waits for it
     await asyncio.to_thread(sys.stdin.read)

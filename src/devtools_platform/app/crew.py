@@ -93,7 +93,7 @@ def build_crew(
     engine.register(
         AGENT_RUN, AgentRunWorkflow(runner, served.is_small, served.needs_judge, settings.max_candidates, journal)
     )
-    return Crewed(engine, Supervisor(store, engine, control, worker_id))
+    return Crewed(engine, Supervisor(store, engine, worker_id))
 
 
 def _secret(given: SecretStr | None, home: Home, name: str) -> str:

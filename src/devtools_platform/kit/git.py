@@ -209,7 +209,13 @@ async def copy_workspace(source: Path, destination: Path) -> None:
     """A second clone with the same base, snapshots and origin; complete or not there at all."""
     half_done = destination.with_name(f".{destination.name}.partial")
     await asyncio.to_thread(shutil.rmtree, half_done, ignore_errors=True)
-    await asyncio.to_thread(shutil.copytree, source, half_done, symlinks=True)
+    try:
+        await asyncio.to_thread(shutil.copytree, source, half_done, symlinks=True)
+    except shutil.Error:  # files that came and went while it looked
+        await asyncio.to_thread(shutil.rmtree, half_done, ignore_errors=True)
+        raise Conflict(
+            f"The workspace {source.name!r} changed while it was copied.", hint="Pause its task, then try again."
+        ) from None
     half_done.rename(destination)
 
 

@@ -85,6 +85,8 @@ class Executor(Protocol):
 class WorkspaceKeeper(Protocol):
     """The private clones of tasks, where this process can reach them."""
 
+    async def exists(self, task_id: str) -> bool: ...
+
     async def restore(self, task_id: str, snapshot: str, branch: str) -> bool:
         """Bring a task's clone back to a snapshot (`base`: as cloned), on `branch`; False when it is gone."""
         ...

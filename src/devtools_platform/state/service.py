@@ -4,9 +4,10 @@ Every write is one transaction with its audit entry, and takes an idempotency ke
 The workflow that carries a task out lives above, in `agents`; it reports through `state.journal`.
 """
 
+import asyncio
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -55,6 +56,7 @@ class StateService:
     database: sa.Engine
     control: Control
     workspaces: WorkspaceKeeper
+    _launching: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
 
     async def is_reachable(self) -> bool:
         """Whether the database answers."""
@@ -199,24 +201,23 @@ class StateService:
         first = _first_step(id_, steps, step)
         attempt = row.attempt + 1
         workflow_id = f"{id_}.{attempt}"
-        if not await self.workspaces.restore(id_, _snapshot_before(steps, first), f"task/{workflow_id}"):
+        if not await self.workspaces.exists(id_):
             raise _workspace_gone(id_)
+        start = {"workflow": row.workflow_id, "step": first, "snapshot": _snapshot_before(steps, first)}
 
         def retry(connection: sa.Connection, now: sa.Row[Any]) -> None:
             _require_ended(now)
             if now.attempt != row.attempt:
                 raise TooLate(f"Task {id_!r} was retried a moment ago.", hint=_look(id_))
-            start = {"workflow": row.workflow_id, "step": first}
             fresh = {"status": "queued", "reason": None, "message": "", "result": None, "branch": None}
-            _update(
-                connection, now, **fresh, ended_at=None, is_paused=False, attempt=attempt, workflow_id=workflow_id,
-                starts_from=start,
-            )  # fmt: skip
+            moved = {"attempt": attempt, "workflow_id": workflow_id, "starts_from": start}
+            _update(connection, now, **fresh, **moved, ended_at=None, is_paused=False)
             told = {"by": write.actor, "step": first, "attempt": attempt}
             append_event(connection, id_, f"retried:{attempt}", "retried", None, told)
 
         await self._write(id_, write, "task.retry", data, retry)
-        await self.control.fork(row.workflow_id, workflow_id, first)
+        # Only whoever has won the row touches the workspace.
+        await self._launch(id_, workflow_id, start)
 
     async def fork_task(self, id_: str, step: int | None, write: Write) -> str:
         """A new task that has the history of this one up to `step`, which it does anew. Returns its id.
@@ -227,7 +228,9 @@ class StateService:
         steps = await self.control.list_steps(row.workflow_id)
         first = _first_step(id_, steps, step)
         new = _new_id()
-        if not await self.workspaces.fork(id_, new, _snapshot_before(steps, first), f"task/{new}"):
+        snapshot = _snapshot_before(steps, first)
+        start = {"workflow": row.workflow_id, "step": first, "snapshot": snapshot}
+        if not await self.workspaces.fork(id_, new, snapshot, f"task/{new}"):
             raise _workspace_gone(id_)
 
         def fork(connection: sa.Connection) -> str:
@@ -235,7 +238,6 @@ class StateService:
             deed = Deed(write.actor, "task.fork", f"task:{new}", data, write.key, makes_subject=True)
             if (subject := record(connection, deed)) is not None:
                 return subject.removeprefix("task:")
-            start = {"workflow": row.workflow_id, "step": first}
             connection.execute(
                 sa.insert(schema.tasks).values(
                     {**_new_row(new, to_request(row)), "forked_from": id_, "starts_from": start}
@@ -248,13 +250,32 @@ class StateService:
 
         made = await self._do(fork)
         if made == new:
-            await self.control.fork(row.workflow_id, new, first)
+            await self._launch(new, new, start)
             TASKS_CREATED.inc()
         else:
             await self.workspaces.remove(new)
         return made
 
+    async def start_missing(self) -> None:
+        """Start the retries and forks whose workflow a crash kept from being made."""
+        table = schema.tasks
+        query = sa.select(table.c.id, table.c.workflow_id, table.c.starts_from).where(
+            table.c.status == "queued", table.c.starts_from.is_not(None)
+        )
+        for row in await self._do(lambda c: c.execute(query).all()):
+            await self._launch(row.id, row.workflow_id, row.starts_from)
+
     # -- means ---------------------------------------------------------------------------------------------------
+
+    async def _launch(self, task_id: str, workflow_id: str, start: Mapping[str, Any]) -> None:
+        """Bring the workspace to where the history ends, then make the workflow. May be repeated."""
+        async with self._launching:
+            if not await self.control.find_missing([workflow_id]):
+                return
+            if not await self.workspaces.restore(task_id, start["snapshot"], f"task/{workflow_id}"):
+                await self._do(lambda c: _lose(c, task_id))
+                return
+            await self.control.fork(start["workflow"], workflow_id, start["step"])
 
     async def _write(
         self,
@@ -316,6 +337,13 @@ def _update(connection: sa.Connection, row: sa.Row[Any], **values: Any) -> int:
     changed = {**values, "version": row.version + 1, "updated_at": datetime.now(UTC)}
     connection.execute(sa.update(table).where(table.c.id == row.id).values(changed))
     return row.version + 1
+
+
+def _lose(connection: sa.Connection, task_id: str) -> None:
+    row = read_row(connection, task_id, lock=True)
+    lost = {"status": "failed", "reason": "workspace_lost", "message": str(_workspace_gone(task_id))}
+    _update(connection, row, **lost, ended_at=datetime.now(UTC))
+    append_event(connection, task_id, f"lost:{row.attempt}", "failed", None, lost)
 
 
 def _require_open(row: sa.Row[Any], done: str) -> None:

@@ -25,7 +25,7 @@ from devtools_platform.core.errors import DevToolsError
 from devtools_platform.core.tasks import FINAL, Worker
 from devtools_platform.kit import schema
 from devtools_platform.kit.database import in_thread
-from devtools_platform.state.interfaces import Control, Executor
+from devtools_platform.state.interfaces import Executor
 
 HEARTBEAT_S = 1.0
 DEAD_AFTER_S = 10.0
@@ -54,7 +54,6 @@ class Supervisor:
 
     database: sa.Engine
     executor: Executor
-    control: Control
     worker_id: str
     _beats: int = 0
     _task: asyncio.Task[None] | None = field(default=None, repr=False)
@@ -127,23 +126,7 @@ class Supervisor:
             count = await self.executor.recover([self.worker_id])
             log.warning("queued %d workflows again that this worker had lost", count)
             TAKEN_OVER.labels("orphan").inc(count)
-        await self._start_missing()
         await in_thread(self.database, _count_and_forget)
-
-    async def _start_missing(self) -> None:
-        """A retry or a fork whose workflow a crash kept from being made."""
-        table = schema.tasks
-        query = sa.select(table.c.workflow_id, table.c.starts_from).where(
-            table.c.status == "queued",
-            table.c.starts_from.is_not(None),
-            table.c.updated_at < datetime.now(UTC) - timedelta(seconds=ORPHANS_EVERY),
-        )
-        waiting = {
-            row.workflow_id: row.starts_from for row in await in_thread(self.database, lambda c: c.execute(query).all())
-        }
-        for workflow_id in await self.control.find_missing(list(waiting)):
-            start: Mapping[str, Any] = waiting[workflow_id]
-            await self.control.fork(str(start["workflow"]), workflow_id, int(start["step"]))
 
 
 async def list_workers(database: sa.Engine, held: Mapping[str, Sequence[str]]) -> list[Worker]:
