@@ -146,7 +146,7 @@ def test_too_little_disk_is_said_before_anything_is_stored(
     with running_stack(tmp_path / "data", env) as stack:
         exit_code, printed = cli(stack, TASK, "--repo", str(shop))
         assert (exit_code, printed["error"]["code"]) == (9, "disk_full")
-        assert stack.get("/tasks") == []
+        assert stack.get("/tasks")["items"] == []
 
 
 def test_a_misspelt_setting_names_the_nearest_one(tmp_path: Path) -> None:

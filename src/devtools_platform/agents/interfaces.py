@@ -116,6 +116,8 @@ class Workspaces(Protocol):
         """Keep the files as they are, for a retry or a fork from here."""
         ...
 
+    async def remove(self, task_id: str) -> None: ...
+
 
 class CodeIndex(Protocol):
     """Code context for a repository."""

@@ -430,6 +430,8 @@ class TaskWorkflow:
             lambda: log.finish(progress.task_id, progress.workflow_id, status, reason, message, result),
             type(None),
         )
+        if reason == "disk_full":  # kept for a retry otherwise; here its room is what everybody else needs
+            await durable.step("clean", lambda: self.crew.workspaces.remove(progress.task_id), type(None))
         return {"status": status, "reason": reason}
 
 
