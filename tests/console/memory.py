@@ -48,6 +48,9 @@ class MemoryTasks:
             "trace_id": "0af7651916cd43dd8448eb211c80319c",
             "model": None,
             "degraded": (),
+            "attempt": 1,
+            "forked_from": None,
+            "version": 1,
             "created_at": NOON,
             "ended_at": None,
         }
