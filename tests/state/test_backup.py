@@ -213,8 +213,12 @@ def test_the_password_is_no_argument_of_a_program(url: str) -> None:
 
 
 def test_sqlite_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="only PostgreSQL"):
-        back_up("sqlite:///x.db", tmp_path / "file", PROGRAMS)
+    url = f"sqlite:///{tmp_path}/store.db"
+    with pytest.raises(BadInput, match="The store is sqlite"):
+        back_up(url, tmp_path / "file", PROGRAMS)
+    with pytest.raises(BadInput, match="The store is sqlite"):
+        restore(url, tmp_path / "file", PROGRAMS)
+    assert not (tmp_path / "file").exists()
 
 
 class NewerServer:
@@ -230,10 +234,10 @@ class NewerServer:
         self.pg_dump = self.pg_restore = self.psql = script
 
 
-def test_a_server_newer_than_our_programs_is_named(database_url: str, tmp_path: Path) -> None:
+def test_a_server_newer_than_our_programs_is_named(postgres_database_url: str, tmp_path: Path) -> None:
     programs: Any = NewerServer(tmp_path)
 
     with pytest.raises(Conflict, match=r"server version: 18\.1") as caught:
-        back_up(database_url, tmp_path / "file", programs)
+        back_up(postgres_database_url, tmp_path / "file", programs)
 
     assert "--format=custom" in caught.value.hint

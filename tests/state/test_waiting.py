@@ -42,6 +42,13 @@ def count(database: sa.Engine, status: str) -> int:
         return int(connection.execute(query).scalar_one())
 
 
+def waiting(database: sa.Engine) -> int:
+    """How many workflows have come to their wait: its time limit is the last thing they store before it."""
+    query = sa.text("SELECT count(*) FROM dbos.operation_outputs WHERE function_name = 'DBOS.sleep'")
+    with database.connect() as connection:
+        return int(connection.execute(query).scalar_one())
+
+
 def held(database: sa.Engine, worker: str) -> int:
     query = sa.text("SELECT count(*) FROM dbos.workflow_status WHERE status = 'PENDING' AND executor_id = :worker")
     with database.connect() as connection:
@@ -67,6 +74,7 @@ async def test_a_thousand_tasks_wait_cheaply_and_outlive_their_worker(
     state, desk = StateService(database, control, None), ApprovalDesk(database, control)  # pyright: ignore[reportArgumentType]
     ids = [await state.create_task(TaskRequest(text="Wait", repo="/r")) for _ in range(TASKS)]
     until(count, TASKS, database, "input_required", within_s=120)
+    until(waiting, TASKS, database, within_s=120)
 
     process = psutil.Process(first.pid)
     before, began = process.cpu_times(), time.monotonic()

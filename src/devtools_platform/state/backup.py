@@ -53,8 +53,13 @@ class Target:
     def of(cls, url: str) -> "Target":
         """Raises `BadInput` for what is no PostgreSQL URL."""
         engine = connect(url)
-        parsed = engine.url
+        parsed, store = engine.url, engine.dialect.name
         engine.dispose()
+        if store != "postgresql":
+            raise BadInput(
+                f"The store is {store}; a backup is made by PostgreSQL's own tools, of PostgreSQL only.",
+                hint="Stop the stack and copy the file of an SQLite store: everything is in it.",
+            )
         password = parsed.password or parsed.query.get("password")
         env = {**ENV, "PGPASSWORD": str(password)} if password else dict(ENV)
         bare = parsed.set(drivername="postgresql").difference_update_query(["password"])

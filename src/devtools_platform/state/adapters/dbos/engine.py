@@ -7,6 +7,7 @@ hold no slot, and agents, one partition per agent, where the limits are.
 import asyncio
 import contextvars
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -30,6 +31,7 @@ POLL_S = 0.5
 RECHECK_S = 300.0
 """How often a workflow that waits for a message looks for one that it was not told of. The library's 60 s cost 4 %
 of a core with 1,000 waiting."""
+ORPHANED_AFTER_S = 30.0
 SHORTEST_WATCH_S = 0.05
 LONGEST_WATCH_S = 1.0
 
@@ -74,7 +76,7 @@ class DbosEngine:
         self._workflows: dict[str, Callable[..., Any]] = {}
         self._limits = limits
         self._ends = Ends(control)
-        self._suspects: set[str] = set()
+        self._orphanage = Orphanage()
 
     def register(self, name: str, workflow: Workflow) -> None:
         """Make `workflow` startable and recoverable under `name`. Call before `launch`."""
@@ -141,15 +143,31 @@ class DbosEngine:
         return len(await asyncio.to_thread(DBOS._recover_pending_workflows, list(worker_ids)))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
 
     async def list_orphans(self) -> set[str]:
-        """Seen twice in a row: a workflow that was taken a moment ago is not known here yet."""
         held = await asyncio.to_thread(self._list_held)
-        unknown = held - set(self._dbos._active_workflows_set.activeList())  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-        orphans, self._suspects = unknown & self._suspects, unknown
-        return orphans
+        active = set(self._dbos._active_workflows_set.activeList())  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        return self._orphanage.judge(held - active, active, time.monotonic())
 
     def _list_held(self) -> set[str]:
         rows = self._dbos._sys_db.get_pending_workflows(self._worker_id, WORKFLOW_VERSION)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
         return {row.workflow_id for row in rows}
+
+
+@dataclass
+class Orphanage:
+    """Tells workflows that got lost from those that are only on their way.
+
+    The engine takes everything that waits from a queue at once and then starts it one by one, which with a
+    thousand takes many seconds. So what is not known here is lost only when it stayed so for a while in which
+    none of the others was started either.
+    """
+
+    _since: dict[str, float] = field(default_factory=dict[str, float])
+
+    def judge(self, unknown: set[str], active: set[str], now: float) -> set[str]:
+        """`unknown`: taken by this process, by the database's word, and not `active` in it. `now` in seconds."""
+        is_starting = any(id_ in active for id_ in self._since)
+        self._since = {id_: now if is_starting else self._since.get(id_, now) for id_ in unknown}
+        return {id_ for id_, since in self._since.items() if now - since >= ORPHANED_AFTER_S}
 
 
 @dataclass
