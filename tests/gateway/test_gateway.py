@@ -189,3 +189,25 @@ async def test_a_call_sent_again_while_it_runs_waits_for_the_first(client: Gatew
 
     assert shop.count == 1
     assert not any(result.is_error for result in results)
+
+
+async def test_a_key_answers_only_the_caller_and_the_tool_it_was_first_used_for(
+    client: GatewayClient, shop: Shop
+) -> None:
+    await client.call(DEV, "shop_count", {"by": 7}, "key-mine")
+    stranger = Caller("task2", "feature-dev")
+
+    for caller, tool in ((stranger, "shop_count"), (DEV, "shop_look")):
+        refused = await client.call(caller, tool, {}, "key-mine")
+        assert (refused.is_error, refused.data.get("code")) == (True, "forbidden"), refused
+        assert "7" not in refused.text
+    assert shop.count == 7
+
+
+async def test_an_approval_nobody_asked_for_is_no_key(client: GatewayClient, shop: Shop) -> None:
+    await client.call(DEV, "shop_order", {"by": 5}, "key-approved", "a1")
+    before = shop.count
+    for key in ("key-plain-1", "key-plain-2"):
+        counted = await client.call(DEV, "shop_count", {}, key, "a1")
+        assert not counted.is_error
+    assert shop.count == before + 2, "each a call of its own, and none the approved one's answer"

@@ -8,7 +8,7 @@ import httpx2
 import pytest
 import sqlalchemy as sa
 
-from devtools_platform.core.errors import Conflict, KeyReused, NotFound, TooLate
+from devtools_platform.core.errors import Conflict, DiskFull, KeyReused, NotFound, TooLate
 from devtools_platform.core.tasks import TaskRequest
 from devtools_platform.kit.database import in_thread
 from devtools_platform.state.adapters.dbos.control import DbosControl
@@ -29,6 +29,26 @@ RESULT: dict[str, Any] = {"tokens": {}, "cost_usd": None}
 class NoTraces:
     async def read_trace(self, task_id: str) -> list[dict[str, Any]]:
         return []
+
+
+class Workspaces:
+    """Every workspace is there; what `restore` answers, or raises, a test decides."""
+
+    def __init__(self, outcome: bool | Exception = True) -> None:  # noqa: FBT001, FBT002 - an answer, not a switch
+        self.outcome = outcome
+
+    async def exists(self, task_id: str) -> bool:
+        return True
+
+    async def restore(self, task_id: str, snapshot: str, branch: str) -> bool:
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
+
+    async def fork(self, source: str, target: str, snapshot: str, branch: str) -> bool:
+        return True
+
+    async def remove(self, task_id: str) -> None: ...
 
 
 class NoWorkspaces:
@@ -203,6 +223,48 @@ async def test_a_task_without_its_workspace_is_not_retried(state: StateService) 
         await state.retry_task(id_, None, ANN)
     with pytest.raises(NotFound, match="no step 7"):
         await state.retry_task(id_, 7, ANN)
+
+
+async def ended_task(state: StateService, journal: Journal) -> str:
+    id_ = await state.create_task(REQUEST)
+    await journal.finish(id_, id_, "failed", "not_solved", "no", RESULT)
+    return id_
+
+
+async def test_a_retried_task_is_queued_and_then_at_work_though_its_first_steps_are_replayed(
+    database: sa.Engine, control: DbosControl, journal: Journal
+) -> None:
+    state = StateService(database, control, Workspaces())
+    id_ = await ended_task(state, journal)
+    await state.retry_task(id_, None, ANN)
+    assert (await state.get_task(id_)).status == "queued"
+    assert await control.find_missing([f"{id_}.2"]) == set()
+
+    await journal.begin_run(f"{id_}.2/feature-dev/1", id_, "feature-dev", 1)
+    assert (await state.get_task(id_)).status == "working"
+
+
+async def test_a_retry_that_could_not_start_is_started_later_and_a_hopeless_one_ends(
+    database: sa.Engine, control: DbosControl, journal: Journal
+) -> None:
+    full, gone = DiskFull("no room"), Conflict("no such snapshot")
+    workspaces = Workspaces(full)
+    state = StateService(database, control, workspaces)
+    waiting = await ended_task(state, journal)
+    with pytest.raises(DiskFull):
+        await state.retry_task(waiting, None, Write("ann", key=f"{waiting}-retry"))
+    await state.start_missing()  # one that cannot start keeps nobody else from starting
+    assert await control.find_missing([f"{waiting}.2"]) == {f"{waiting}.2"}
+
+    workspaces.outcome = True
+    await state.start_missing()
+    assert await control.find_missing([f"{waiting}.2"]) == set()
+
+    workspaces.outcome = gone
+    hopeless = await ended_task(state, journal)
+    await state.retry_task(hopeless, None, ANN)
+    task = await state.get_task(hopeless)
+    assert (task.status, task.reason) == ("failed", "workspace_lost")
 
 
 async def test_an_artifact_is_kept_once_and_comes_back_as_it_was(state: StateService, journal: Journal) -> None:

@@ -146,7 +146,7 @@ class Stack:
         cleanup.push_async_callback(crewed.stop)
         retention = Retention(store, control, workspaces, *_keeping(self.settings))
         cleanup.push_async_callback(_cancel, asyncio.create_task(retention.run()))
-        await state.start_missing()  # what a crash kept from starting, before anybody can ask for more
+        cleanup.push_async_callback(_cancel, asyncio.create_task(state.keep_starting()))
         await serving.serve(
             build_state(parts, admit=Admission(self.settings).admit, traces=spans, token=token), sockets["state"]
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 from prometheus_client import Counter, Histogram
 
-from devtools_platform.core.approvals import Action, ApprovalRules, Environment
+from devtools_platform.core.approvals import Action, ApprovalRule, ApprovalRules, Environment
 from devtools_platform.core.errors import Forbidden
 from devtools_platform.core.interfaces import ToolServer
 from devtools_platform.core.redact import redact, redact_text
@@ -50,7 +50,7 @@ class Gateway:
         self.rules = rules
         self.grants = grants
         self.environment: Environment = environment
-        self._running: dict[str, asyncio.Task[tuple[ToolResult, bool]]] = {}
+        self._running: dict[tuple[str, Caller, str], asyncio.Task[tuple[ToolResult, bool]]] = {}
         self._routes = {
             f"{server.name}_{tool.name}": Route(server, tool) for server in servers for tool in server.list_tools()
         }
@@ -79,54 +79,48 @@ class Gateway:
                 await self.records.finish(key, ToolResult("denied by policy", is_error=True), 0.0)
                 TOOL_CALLS.labels("", name if name in self._routes else "unknown", caller.agent, "denied").inc()
                 raise Forbidden(self._why_denied(caller, name))
-            if (refusal := await self._ask(caller, route, name, arguments, approval)) is not None:
+            rule = self.rules.find(self._action(caller, route, name))
+            if rule is not None and approval is None:
                 TOOL_CALLS.labels(route.server.name, name, caller.agent, "asked").inc()
-                return refusal
-            # An approval is good for one effect, whoever sends it again.
-            key = key if approval is None else f"approval:{approval}"
+                return _ask_first(rule, route)
+            if rule is not None and approval is not None:
+                await self._check_grant(approval, caller, name, arguments)
+                key = f"approval:{approval}"  # good for one effect, whoever sends it again
             result, is_replayed = await self._once(route, caller, name, arguments, key)
             span.set_attribute("devtools.tool.replayed", is_replayed)
             span.set_attribute("devtools.tool.is_error", result.is_error)
             return result
 
-    async def _ask(
-        self, caller: Caller, route: Route, name: str, arguments: Mapping[str, Any], approval: str | None
-    ) -> ToolResult | None:
-        """None when the call may run; otherwise what the caller has to do about it."""
-        action = Action(kind="tool", agent=caller.agent, environment=self.environment, tool=name, risk=route.tool.risk)
-        rule = self.rules.find(action)
-        if rule is None:
-            return None
-        if approval is None:
-            facts = {"rule": rule.name, "risk": route.tool.risk, "expires_after_s": rule.expires_after_s}
-            return ToolResult(
-                f"A person must approve this call first (rule {rule.name!r}).",
-                {"code": APPROVAL_REQUIRED, **facts},
-                is_error=True,
-            )
+    def _action(self, caller: Caller, route: Route, name: str) -> Action:
+        return Action(kind="tool", agent=caller.agent, environment=self.environment, tool=name, risk=route.tool.risk)
+
+    async def _check_grant(self, approval: str, caller: Caller, name: str, arguments: Mapping[str, Any]) -> None:
+        """Raises `Forbidden` unless a person approved exactly this call."""
         granted = await self.grants.find_grant(approval, caller, name)
         if granted is None:
             raise Forbidden(f"{approval!r} is no approval of {name} for {caller.agent} in task {caller.task_id}.")
         if redact(granted) != redact(arguments):
             raise Forbidden(f"Approval {approval!r} is for other arguments than these.")
-        return None
 
     async def _once(
         self, route: Route, caller: Caller, name: str, arguments: Mapping[str, Any], key: str
     ) -> tuple[ToolResult, bool]:
         """The call's result, and whether it was there already. Who sends a running call again waits for it."""
-        if (running := self._running.get(key)) is not None:
+        flight = (key, caller, name)
+        if (running := self._running.get(flight)) is not None:
             return (await asyncio.shield(running))[0], True
         # A task of its own: a caller that hangs up does not leave the tool's work half done and unrecorded.
         work = asyncio.create_task(self._begin_and_run(route, caller, name, arguments, key))
-        self._running[key] = work
-        work.add_done_callback(lambda _: self._running.pop(key, None))
+        self._running[flight] = work
+        work.add_done_callback(lambda _: self._running.pop(flight, None))
         return await asyncio.shield(work)
 
     async def _begin_and_run(
         self, route: Route, caller: Caller, name: str, arguments: Mapping[str, Any], key: str
     ) -> tuple[ToolResult, bool]:
         stored = await self.records.begin(key, caller, name, redact(arguments), "allow")
+        if stored is not None and not stored.is_same_call:
+            raise Forbidden(f"The idempotency key {key!r} belongs to another call.", hint="Send a key of your own.")
         if stored is not None and (answer := _replay(stored, route)) is not None:
             if stored.state == "started":
                 await self.records.mark_doubtful(key)
@@ -151,6 +145,12 @@ class Gateway:
         if name not in self._routes:
             return f"There is no tool {name!r}. {caller.agent} may call: {', '.join(self.list_tools(caller))}."
         return f"{caller.agent} may not call {name!r}: the gateway's policy lists it in none of its toolsets."
+
+
+def _ask_first(rule: ApprovalRule, route: Route) -> ToolResult:
+    facts = {"rule": rule.name, "risk": route.tool.risk, "expires_after_s": rule.expires_after_s}
+    text = f"A person must approve this call first (rule {rule.name!r})."
+    return ToolResult(text, {"code": APPROVAL_REQUIRED, **facts}, is_error=True)
 
 
 def _replay(stored: StoredCall, route: Route) -> ToolResult | None:

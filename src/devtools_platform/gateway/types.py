@@ -32,3 +32,5 @@ class StoredCall:
     text: str = ""
     data: Mapping[str, object] | None = None
     is_error: bool = False
+    is_same_call: bool = True
+    """Whether it was made by this caller, for this tool. Another's answer is nobody else's business."""

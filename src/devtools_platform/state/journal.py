@@ -81,7 +81,10 @@ class Journal:
         """A run of an agent begins, or goes on in this worker after another one died."""
 
         def begin(connection: sa.Connection) -> None:
-            read_row(connection, task_id, lock=True)
+            task = read_row(connection, task_id, lock=True)
+            if task.status == "queued":  # a retry: that its work began is part of the history it replays
+                working = sa.update(schema.tasks).where(schema.tasks.c.id == task_id)
+                connection.execute(working.values(status="working", updated_at=datetime.now(UTC)))
             table = schema.runs
             again = sa.update(table).where(table.c.id == id_).values(worker=self.worker_id)
             if connection.execute(again).rowcount:

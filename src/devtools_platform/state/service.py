@@ -5,6 +5,7 @@ The workflow that carries a task out lives above, in `agents`; it reports throug
 """
 
 import asyncio
+import logging
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from prometheus_client import Counter
 
-from devtools_platform.core.errors import Conflict, NotFound, TooLate, Unavailable
+from devtools_platform.core.errors import Conflict, DevToolsError, NotFound, TooLate, Unavailable
 from devtools_platform.core.redact import redact_text
 from devtools_platform.core.tasks import FINAL, Artifact, Page, Run, Step, TaskRequest, TaskResult
 from devtools_platform.kit import schema
@@ -32,7 +33,10 @@ CONTROL_TOPIC = "control"
 TELL_STEP = "tell"
 SNAPSHOT_STEP = "snapshot"
 BASE_SNAPSHOT = "base"
+START_AGAIN_S = 15.0
 ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"  # no letter that reads as another
+
+log = logging.getLogger(__name__)
 
 TASKS_ENDED = Counter("devtools_tasks_ended_total", "Tasks that ended", ["status", "reason"])
 TASKS_CREATED = Counter("devtools_tasks_created_total", "Tasks that were handed over")
@@ -257,13 +261,27 @@ class StateService:
         return made
 
     async def start_missing(self) -> None:
-        """Start the retries and forks whose workflow a crash kept from being made."""
+        """Start the retries and forks whose workflow a crash or a full disk kept from being made."""
         table = schema.tasks
         query = sa.select(table.c.id, table.c.workflow_id, table.c.starts_from).where(
             table.c.status == "queued", table.c.starts_from.is_not(None)
         )
         for row in await self._do(lambda c: c.execute(query).all()):
-            await self._launch(row.id, row.workflow_id, row.starts_from)
+            try:
+                await self._launch(row.id, row.workflow_id, row.starts_from)
+            except DevToolsError as error:
+                log.warning("task %s cannot start yet: %s", row.id, error)
+
+    async def keep_starting(self) -> None:
+        """Do so now and every while, until cancelled."""
+        while True:
+            try:
+                await self.start_missing()
+            except DevToolsError as error:
+                log.warning("nothing was started: %s", error)
+            except Exception:
+                log.exception("starting what is missing broke; it is tried again")
+            await asyncio.sleep(START_AGAIN_S)
 
     # -- means ---------------------------------------------------------------------------------------------------
 
@@ -272,7 +290,11 @@ class StateService:
         async with self._launching:
             if not await self.control.find_missing([workflow_id]):
                 return
-            if not await self.workspaces.restore(task_id, start["snapshot"], f"task/{workflow_id}"):
+            try:
+                is_there = await self.workspaces.restore(task_id, start["snapshot"], f"task/{workflow_id}")
+            except Conflict:  # the snapshot is gone, and waiting will not bring it back
+                is_there = False
+            if not is_there:
                 await self._do(lambda c: _lose(c, task_id))
                 return
             await self.control.fork(start["workflow"], workflow_id, start["step"])

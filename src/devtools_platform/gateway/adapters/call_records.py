@@ -62,5 +62,7 @@ def _insert_or_read(connection: sa.Connection, row: Mapping[str, Any]) -> Stored
     if insert_once(connection, tool_calls, row, on=["key"]):
         return None
     stored = connection.execute(sa.select(tool_calls).where(tool_calls.c.key == row["key"])).one()
+    if any(getattr(stored, name) != row[name] for name in ("task_id", "agent", "server", "tool")):
+        return StoredCall(stored.state, is_same_call=False)
     result: Mapping[str, Any] = stored.result or {}
     return StoredCall(stored.state, result.get("text", ""), result.get("data", {}), bool(stored.is_error))

@@ -208,6 +208,9 @@ class Ends:
                 ended = await self.control.find_ended(list(self._waiting))
             except Away:
                 ended = set[str]()
+            except Exception:  # every waiting task depends on this loop
+                log.exception("looking for ended workflows broke; it goes on")
+                ended = set[str]()
             for id_ in ended:
                 for event in self._waiting.pop(id_, []):
                     event.set()
