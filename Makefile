@@ -4,11 +4,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := src tests bench docs
 
-.PHONY: help demo test check bench docs format lock clean system
+.PHONY: help demo test check conformance bench docs format lock clean system
 help:
 	@echo "make demo    a real task, from nothing to a reviewed branch, with the embedded model"
 	@echo "make check   format, lint, types, imports"
 	@echo "make test    the whole suite"
+	@echo "make conformance  the official MCP suite through the gateway (needs npm)"
 	@echo "make bench   measured figures, written to docs/benchmarks.md by hand"
 	@echo "make docs    the generated reference pages"
 
@@ -38,6 +39,9 @@ check: $(VENV)/.dev
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+conformance: $(VENV)/.dev
+	$(BIN)/python tests/gateway/conformance.py
 
 bench: $(VENV)/.dev
 	$(BIN)/python bench/small_tasks.py
