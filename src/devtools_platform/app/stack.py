@@ -32,6 +32,7 @@ from devtools_platform.agents.toolset import DurableTools
 from devtools_platform.app.admission import Admission
 from devtools_platform.app.code_index import HttpCodeIndex
 from devtools_platform.app.console_data import ConsoleData
+from devtools_platform.app.gateway_doors import open_doors
 from devtools_platform.app.home import Home
 from devtools_platform.app.models import LedgerBridge, ServedModel, build_models, choose_model
 from devtools_platform.app.preflight import StackPreflight
@@ -46,7 +47,7 @@ from devtools_platform.core.tools import Caller
 from devtools_platform.gateway.adapters.call_records import SqlCallRecords
 from devtools_platform.gateway.api import build_api as build_gateway
 from devtools_platform.gateway.api import load_policy
-from devtools_platform.gateway.service import Gateway
+from devtools_platform.gateway.hub import OpenGateway
 from devtools_platform.gateway.toolsets.workspace import WorkspaceTools
 from devtools_platform.kit import database
 from devtools_platform.kit.sandbox import Limits
@@ -139,9 +140,10 @@ class Stack:
         engine = DbosEngine(url, executor_id=EXECUTOR, concurrency=self.settings.concurrent_tasks)
         state = StateService(store, engine)
         gateway = self._build_gateway(home, store, context, state)
+        doors = open_doors(self.settings, home, store, gateway)
         await serving.serve(build_context(context, token=token), sockets["context"])
         self.progress("context", urls.context)
-        await serving.serve(build_gateway(gateway, token=token, secret=secret), sockets["gateway"])
+        await serving.serve(build_gateway(gateway, token=token, secret=secret, **doors), sockets["gateway"])
         self.progress("gateway", urls.gateway)
 
         bridge = LedgerBridge(ledger, state, served)
@@ -195,7 +197,7 @@ class Stack:
         cleanup.push_async_callback(service.aclose)
         return service
 
-    def _build_gateway(self, home: Home, store: sa.Engine, context: ContextService, state: StateService) -> Gateway:
+    def _build_gateway(self, home: Home, store: sa.Engine, context: ContextService, state: StateService) -> OpenGateway:
         async def collection_of(caller: Caller) -> str:
             request = await state.get_request(caller.task_id)
             return name_collection(Path(request.repo))
@@ -206,7 +208,7 @@ class Stack:
             sandbox_program=self.settings.sandbox_program,
         )
         servers = [workspace, ContextTools(context, collection_of)]
-        return Gateway(servers, load_policy(), SqlCallRecords(store))
+        return OpenGateway(servers, load_policy(), SqlCallRecords(store))
 
     def _register_workflows(
         self,

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from devtools_platform import __version__
-from devtools_platform.cli import demo, model, stack, task
+from devtools_platform.cli import demo, model, stack, task, tools
 from devtools_platform.cli.output import fail, print_json
 from devtools_platform.config import load_settings
 from devtools_platform.core.errors import DevToolsError
@@ -18,6 +18,8 @@ from devtools_platform.core.errors import DevToolsError
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__)
 app.add_typer(task.app, name="task")
 app.add_typer(model.app, name="model")
+app.add_typer(tools.app, name="tools")
+app.add_typer(tools.token_app, name="token")
 app.command("up")(stack.up)
 app.command("doctor")(stack.doctor)
 app.command("demo")(demo.demo)

@@ -36,7 +36,6 @@ class TokenRecord:
     created_at: float
     expires_at: float
     revoked_at: float | None = None
-    used_at: float | None = None
 
     @property
     def is_valid(self) -> bool:
