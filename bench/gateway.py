@@ -29,13 +29,16 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
 
 SECRET = "bench-0123456789abcdef0123456789abcdef"
-PEERS = ("fastmcp==4.1.2", "mcp-proxy==0.13.0", "uvloop", "httptools")
+PEERS = {"fastmcp": "fastmcp==4.1.2", "mcp-proxy": "mcp-proxy==0.13.0"}
+"""Each in an environment of its own: they need different releases of the SDK."""
 META = {
     "io.modelcontextprotocol/protocolVersion": "2026-07-28",
     "io.modelcontextprotocol/clientCapabilities": {},
     "io.modelcontextprotocol/clientInfo": {"name": "wrk", "version": "1"},
 }
 PARAMS = {"name": "echo", "arguments": {"text": "hello, upstream"}}
+STDIO = f"{sys.executable} -S {ROOT / 'tests' / 'fakes' / 'misbehaving.py'}"
+"""A server over stdio for the peer that serves nothing else; its own CPU is not counted."""
 TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -48,12 +51,12 @@ def upstream(port: int) -> None:
 
     text = {"resultType": "complete", "content": [{"type": "text", "text": "hello, upstream"}], "isError": False}
     tool = {"name": "echo", "description": "Echo.", "inputSchema": {"type": "object"}}
+    complete = {"resultType": "complete", "ttlMs": 0, "cacheScope": "public"}
     results: dict[str, Any] = {
-        "server/discover": {"supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}}, "resultType": "complete",
-                            "ttlMs": 0, "cacheScope": "public"},
+        "server/discover": {"supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}}, **complete},
         "initialize": {"protocolVersion": "2025-11-25", "capabilities": {"tools": {}},
                        "serverInfo": {"name": "bench", "version": "1"}},
-        "tools/list": {"resultType": "complete", "ttlMs": 0, "cacheScope": "public", "tools": [tool]},
+        "tools/list": {**complete, "tools": [tool]},
         "tools/call": text,
     }  # fmt: skip
     many = int(os.environ.get("BENCH_TOOLS", "1"))
@@ -110,8 +113,9 @@ def ours(port: int, up: str, url: str) -> None:
 
     store = connect(url)
     Tracing(SqlSpanStore(store), environment="test")
-    spec = ServerSpec(description="x", url=up, allow_private=True, agents=("cicd",), writes="allow")
-    connector = Connector(Path(tempfile.mkdtemp()), {}, {}, ssl.create_default_context(), {})
+    place: dict[str, Any] = {"url": up, "allow_private": True} if up.startswith("http") else {"command": up.split()}
+    spec = ServerSpec.model_validate({"description": "x", "agents": ("cicd",), "writes": "allow", **place})
+    connector = Connector(Path(tempfile.mkdtemp()), {"PATH": "/usr/bin:/bin"}, {}, ssl.create_default_context(), {})
     server = Upstream("up", spec, connector)
     lock = ToolLock(Path(tempfile.mkdtemp()) / "mcp.lock")
     gateway = OpenGateway([], load_policy(), SqlCallRecords(store))
@@ -131,8 +135,8 @@ def ours(port: int, up: str, url: str) -> None:
 FASTMCP = """
 import sys
 from fastmcp.server import create_proxy
-create_proxy(sys.argv[2]).run(transport="http", host="127.0.0.1", port=int(sys.argv[1]), log_level="ERROR", show_banner=False,
-    stateless_http=True, json_response=True)
+create_proxy(sys.argv[2]).run(transport="http", host="127.0.0.1", port=int(sys.argv[1]), log_level="ERROR",
+    show_banner=False, stateless_http=True, json_response=True)
 """
 
 
@@ -156,6 +160,7 @@ def running(argv: list[str], port: int, **env: str) -> Iterator[Measured]:
     process = subprocess.Popen(
         argv,
         env={**os.environ, "PYTHONPATH": str(ROOT / "src"), **env},
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
@@ -178,13 +183,13 @@ def free_port() -> int:
 
 
 def script(folder: Path, name: str, token: str | None, tool: str) -> Path:
-    body = json.dumps(
-        {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {**PARAMS, "name": tool, "_meta": META}}
-    )
+    era = "2025-11-25" if name == "mcp-proxy" else "2026-07-28"
+    meta = {} if name == "mcp-proxy" else {"_meta": META}
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {**PARAMS, "name": tool, **meta}})
     headers = {
         "Content-Type": "application/json",
         "Accept": "application/json, text/event-stream",
-        "MCP-Protocol-Version": "2026-07-28",
+        "MCP-Protocol-Version": era,
         "Mcp-Method": "tools/call",
         "Mcp-Name": tool,
         **({"Authorization": f"Bearer {token}"} if token else {}),
@@ -225,11 +230,12 @@ def measure(name: str, url: str, server: Measured, lua: Path, seconds: int) -> d
     return found
 
 
-def peers(cache: Path) -> Path:
-    python = cache / "gateway-peers" / "bin" / "python"
+def peer(cache: Path, name: str) -> Path:
+    """The interpreter of a peer's environment, made on first use."""
+    python = cache / name / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(python.parents[1])], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "-q", *PEERS], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "-q", PEERS[name], "uvloop", "httptools"], check=True)
     return python
 
 
@@ -263,7 +269,7 @@ def main() -> None:
     engine = connect(url)
     migrate(engine)
     engine.dispose()
-    wanted = options.only or ["direct", "ours", "ours-1000-tools", "fastmcp", "mcp-proxy"]
+    wanted = options.only or ["direct", "ours", "ours-1000-tools", "fastmcp", "ours-stdio", "mcp-proxy"]
     here = [sys.executable, str(Path(__file__)), "--serve"]
     up = free_port()
     token = issue_run_token(SECRET, Caller("bench", "cicd"))
@@ -286,20 +292,13 @@ def main() -> None:
                         measure(name, target, server, lua, options.seconds)
                         continue
                     if name.startswith("ours"):
-                        argv = [*here, "ours", str(port), target, url]
+                        argv = [*here, "ours", str(port), STDIO if name == "ours-stdio" else target, url]
                     elif name == "fastmcp":
-                        argv = [str(peers(options.cache)), "-c", FASTMCP, str(port), target]
+                        argv = [str(peer(options.cache, "fastmcp")), "-c", FASTMCP, str(port), target]
                     else:
-                        python = peers(options.cache)
-                        argv = [
-                            str(python.parent / "mcp-proxy"),
-                            "--port",
-                            str(port),
-                            "--stateless",
-                            "--transport",
-                            "streamablehttp",
-                            target,
-                        ]
+                        python = peer(options.cache, "mcp-proxy")
+                        argv = [str(python.parent / "mcp-proxy"), "--port", str(port), "--stateless", "--"]
+                        argv += [*STDIO.split(), "--legacy"]
                     with running(argv, port) as gateway:
                         measure(name, f"http://127.0.0.1:{port}/mcp", gateway, lua, options.seconds)
     finally:

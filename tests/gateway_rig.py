@@ -167,6 +167,7 @@ async def running(
     wait: bool = True,
     policy: Policy | None = None,
 ) -> AsyncIterator[Rig]:
+    await asyncio.to_thread(folder.mkdir, exist_ok=True)
     connector = Connector(folder, ENVIRONMENT, secrets or {}, ssl.create_default_context(), {"python": sys.executable})
     upstreams = [Upstream(name, spec, connector) for name, spec in specs.items()]
     gateway = OpenGateway([], policy or Policy(toolsets={}, agents={}), NoRecords())

@@ -6,23 +6,21 @@ most the batch that was not yet written; calls under an idempotency key have the
 
 import asyncio
 import hashlib
-import json
 import logging
-import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
 
-from devtools_platform.core.redact import redact
+from devtools_platform.core.redact import holds_secret, redact
 
 log = logging.getLogger(__name__)
 
-FLUSH_EVERY_S = 0.5
-MAX_BATCH = 500
+FLUSH_EVERY_S = 1.0
+MAX_BATCH = 200
 MAX_BACKLOG = 50_000
 """Notes kept while the store is away. Beyond it calls are refused: an unaudited call must not happen."""
 MAX_ARGUMENT_BYTES = 4_000
@@ -47,8 +45,7 @@ class Note:
     result: bytes
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(msgspec.Struct, frozen=True):
     """One line of the audit log."""
 
     seq: int
@@ -58,7 +55,8 @@ class Line:
     task_id: str
     server: str
     tool: str
-    arguments: Any
+    arguments: str
+    """JSON, secrets masked."""
     decision: str
     outcome: str
     result_hash: str | None
@@ -134,6 +132,7 @@ class Audit:
                 for _ in batch:
                     self._notes.popleft()
                 self._last = (lines[-1].seq, lines[-1].hash)
+                await asyncio.sleep(0)  # calls go first
 
 
 def chain(notes: Sequence[Note], seq: int, previous: str) -> list[Line]:
@@ -141,23 +140,23 @@ def chain(notes: Sequence[Note], seq: int, previous: str) -> list[Line]:
     lines: list[Line] = []
     for note in notes:
         seq += 1
-        fields: dict[str, Any] = {
-            "seq": seq,
-            "at": round(note.at, 6),
-            "principal": note.principal,
-            "agent": note.agent,
-            "task_id": note.task_id,
-            "server": note.server,
-            "tool": note.tool,
-            "arguments": _arguments(note.arguments),
-            "decision": note.decision,
-            "outcome": note.outcome,
-            "result_hash": hashlib.sha256(note.result).hexdigest() if note.result else None,
-            "duration_s": round(note.duration_s, 6),
-            "trace_id": note.trace_id,
-        }
+        fields = (
+            seq,
+            round(note.at, 6),
+            note.principal,
+            note.agent,
+            note.task_id,
+            note.server,
+            note.tool,
+            _arguments(note.arguments),
+            note.decision,
+            note.outcome,
+            hashlib.sha256(note.result).hexdigest() if note.result else None,
+            round(note.duration_s, 6),
+            note.trace_id,
+        )
         digest = _hash(previous, fields)
-        lines.append(Line(**fields, previous=previous, hash=digest))
+        lines.append(Line(*fields, previous, digest))
         previous = digest
     return lines
 
@@ -165,26 +164,25 @@ def chain(notes: Sequence[Note], seq: int, previous: str) -> list[Line]:
 def first_broken(lines: Sequence[Line], previous: str) -> int | None:
     """The number of the first line that does not follow from the one before; None when all do."""
     for line in lines:
-        fields = asdict(line)
-        if fields.pop("previous") != previous or fields.pop("hash") != _hash(previous, fields):
+        fields = msgspec.structs.astuple(line)[:-2]
+        if line.previous != previous or line.hash != _hash(previous, fields):
             return line.seq
         previous = line.hash
     return None
 
 
-def _hash(previous: str, fields: dict[str, Any]) -> str:
-    text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(f"{previous}\n{text}".encode()).hexdigest()
+def _hash(previous: str, fields: tuple[Any, ...]) -> str:
+    return hashlib.sha256(previous.encode() + b"\n" + msgspec.json.encode(fields)).hexdigest()
 
 
-def _arguments(raw: bytes) -> Any:
+def _arguments(raw: bytes) -> str:
     if len(raw) > MAX_ARGUMENT_BYTES:
-        return {"omitted": f"{len(raw)} bytes", "sha256": hashlib.sha256(raw).hexdigest()}
+        omitted = {"omitted": f"{len(raw)} bytes", "sha256": hashlib.sha256(raw).hexdigest()}
+        return msgspec.json.encode(omitted).decode()
+    text = raw.decode("utf-8", "replace") or "{}"
+    if not holds_secret(text) and "\\u" not in text and "earer" not in text.lower():
+        return text
     try:
-        return redact(msgspec.json.decode(raw or b"{}"))
+        return msgspec.json.encode(redact(msgspec.json.decode(text))).decode()
     except (msgspec.MsgspecError, RecursionError):
-        return {"unreadable": f"{len(raw)} bytes"}
-
-
-def now() -> float:
-    return time.time()
+        return msgspec.json.encode({"unreadable": f"{len(raw)} bytes"}).decode()

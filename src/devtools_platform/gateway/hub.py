@@ -5,17 +5,19 @@ Here is what those do not need: servers of others, whose answers are passed on a
 """
 
 import logging
+import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import msgspec
-from mcp.shared.inbound import find_invalid_x_mcp_header, x_mcp_header_map
 from msgspec import Raw
 from opentelemetry import trace
-from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, TraceFlags
 from prometheus_client import Counter, Gauge
 
 from devtools_platform.core.errors import Conflict, NotFound
@@ -24,6 +26,7 @@ from devtools_platform.core.tools import Caller, Tool, ToolResult
 from devtools_platform.gateway.audit import Audit, Note
 from devtools_platform.gateway.limits import RateLimits
 from devtools_platform.gateway.mcp.exchange import Call, Exchange, Silent
+from devtools_platform.gateway.mcp.headers import ParamHeader, param_headers
 from devtools_platform.gateway.mcp.messages import (
     INVALID_PARAMS,
     METHOD_NOT_FOUND,
@@ -53,6 +56,9 @@ UPSTREAM_UP = Gauge("devtools_mcp_server_up", "Whether an MCP server behind the 
 RESTARTS = Counter("devtools_mcp_server_restarts_total", "Connections made anew", ["server"])
 QUARANTINE = Gauge("devtools_mcp_tools_quarantined", "Tools in quarantine", ["server"])
 
+SPANS_PER_MINUTE = 600
+"""Spans recorded of calls at servers of others; beyond it a call carries its trace on without one of its own."""
+
 Approve = Callable[[Caller, str, Mapping[str, Any], str | None], Awaitable[ToolResult | None]]
 """What `ask` means: None lets the call go ahead, a result says what it waits for."""
 
@@ -76,7 +82,7 @@ class Entry:
     is_read_only: bool
     verdict: Verdict
     rules: tuple[ToolRule, ...] = ()
-    param_headers: Mapping[tuple[str, ...], str] = field(default_factory=dict[tuple[str, ...], str])
+    param_headers: tuple[ParamHeader, ...] = ()
     schema: Any = None
     ok: Any = None
     bad: Any = None
@@ -271,7 +277,7 @@ class Hub:
         hints = read_object(definition.get("annotations"))
         is_read_only = _decoded(hints.get("readOnlyHint")) is True
         spec = upstream.spec
-        headers = {} if find_invalid_x_mcp_header(schema) else x_mcp_header_map(schema)
+        headers = param_headers(schema)
         return Entry(
             full,
             name,
@@ -493,8 +499,13 @@ class Hub:
             return False
         return principal.agent is None or principal.agent in upstream.spec.agents
 
-    def _span(self, principal: Principal, entry: Entry, meta: Params) -> Any:
+    def _span(self, principal: Principal, entry: Entry, meta: Params) -> AbstractContextManager[Span]:
+        """A span in the caller's trace. Under load most are only passed on: the audit log has every call."""
         parent = _parent(read_text(meta.get("traceparent")), principal)
+        if self.limits.wait_s("", "spans", SPANS_PER_MINUTE):
+            trace_id = parent.trace_id if parent is not None else random.getrandbits(127) + 1
+            span_id = random.getrandbits(63) + 1
+            return nullcontext(NonRecordingSpan(SpanContext(trace_id, span_id, is_remote=False)))
         context = trace.set_span_in_context(NonRecordingSpan(parent)) if parent is not None else None
         attributes = {"gen_ai.tool.name": entry.full, "devtools.principal": principal.id}
         return tracer.start_as_current_span(f"tools/call {entry.full}", context=context, attributes=attributes)
@@ -585,6 +596,11 @@ def _parent(traceparent: str | None, principal: Principal) -> SpanContext | None
             if all(ids):
                 return SpanContext(*ids, is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED))
     if principal.agent is not None and principal.scopes is None:
-        id_ = trace_id_for(principal.caller.task_id)
-        return SpanContext(int(id_, 16), int(id_[:16], 16), is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+        return _task_root(principal.caller.task_id)
     return None
+
+
+@lru_cache(maxsize=1024)
+def _task_root(task_id: str) -> SpanContext:
+    id_ = trace_id_for(task_id)
+    return SpanContext(int(id_, 16), int(id_[:16], 16), is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED))

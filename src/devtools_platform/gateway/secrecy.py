@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import msgspec
 from msgspec import Raw
 
-from devtools_platform.core.redact import MASK, find_secrets, redact
+from devtools_platform.core.redact import MASK, holds_secret, redact
 
 MIN_LENGTH = 8
 _ESCAPED = re.compile(rb"\\[u/]")
@@ -24,7 +24,7 @@ class Secrets:
         plain = text.decode("utf-8", "replace")
         if _ESCAPED.search(text):
             plain = msgspec.json.encode(msgspec.json.decode(text)).decode() if text else ""
-        return bool(find_secrets(plain)) or bool(self._pattern and self._pattern.search(plain))
+        return holds_secret(plain) or bool(self._pattern and self._pattern.search(plain))
 
     def redact(self, result: Raw) -> Raw:
         """A result with every secret replaced; the same bytes when there is none, which is nearly always."""

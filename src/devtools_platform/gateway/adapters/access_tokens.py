@@ -17,11 +17,16 @@ class SqlTokens:
 
     async def load(self) -> Sequence[TokenRecord]:
         rows = await in_thread(self.database, lambda c: c.execute(sa.select(gateway_tokens)).mappings().all())
-        return [TokenRecord(**{**row, "scopes": tuple(row["scopes"].split())}) for row in rows]
+        return [_record(dict(row)) for row in rows]
 
     async def save(self, record: TokenRecord) -> None:
         row = {**vars(record), "scopes": " ".join(record.scopes)}
         await in_thread(self.database, lambda c: _replace(c, row))
+
+
+def _record(row: dict[str, Any]) -> TokenRecord:
+    fields: dict[str, Any] = {**row, "scopes": tuple(str(row["scopes"]).split())}
+    return TokenRecord(**fields)
 
 
 def _replace(connection: sa.Connection, row: dict[str, Any]) -> None:

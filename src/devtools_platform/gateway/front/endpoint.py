@@ -14,7 +14,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
-from mcp.shared.inbound import decode_header_value, validate_mcp_param_headers
 from msgspec import UNSET, Raw
 from starlette.types import Receive, Scope, Send
 
@@ -24,6 +23,7 @@ from devtools_platform.gateway.front.exchange import HttpExchange, id_or_none
 from devtools_platform.gateway.front.listen import RESOURCE_UPDATED, TOOLS_CHANGED, Subscription, read_subscription
 from devtools_platform.gateway.hub import Entry, Hub, current_exchange, refusal, wire_result
 from devtools_platform.gateway.mcp.exchange import Call, Client
+from devtools_platform.gateway.mcp.headers import check_headers, decode_value
 from devtools_platform.gateway.mcp.messages import (
     CAPABILITIES_KEY,
     CLIENT_KEY,
@@ -48,7 +48,6 @@ from devtools_platform.gateway.mcp.messages import (
     Message,
     Params,
     RpcError,
-    as_object,
     encode,
     error_bytes,
     raw,
@@ -226,7 +225,7 @@ class McpEndpoint:
         if method == "tools/call":
             entry = self._tool(place, read_text(params.get("name")))
             if entry is not None and entry.param_headers:
-                _check_argument_headers(entry, params, headers)
+                check_headers(entry.param_headers, msgspec.json.decode(params.get("arguments", b"{}")), headers)
         call = Call(method, params, meta)
         work = self._work(place, id_, call, exchange, entry, is_modern=True)
         await exchange.serve(work, _status_in)
@@ -669,20 +668,12 @@ def _modern_client(
         raise RpcError(HEADER_MISMATCH, "The header Mcp-Method does not match the body's method.")
     if (key := NAME_OF.get(method)) is not None and (name := read_text(params.get(key))) is not None:
         given = headers.get(b"mcp-name")
-        if given is None or decode_header_value(given.decode("latin-1")) != name:
+        if given is None or decode_value(given.decode("latin-1")) != name:
             raise RpcError(HEADER_MISMATCH, f"The header Mcp-Name does not match the body's {key}.")
     if version != MODERN:
         data = {"supported": [MODERN], "requested": version}
         raise RpcError(UNSUPPORTED_VERSION, "Unsupported protocol version", data)
     return Client(principal.id, capabilities, info, "", level)
-
-
-def _check_argument_headers(entry: Entry, params: Params, headers: Mapping[bytes, bytes]) -> None:
-    arguments = msgspec.json.decode(params.get("arguments", b"{}"))
-    given = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers.items()}
-    rejection = validate_mcp_param_headers(entry.schema, as_object(arguments), given)
-    if rejection is not None:
-        raise RpcError(rejection.code, rejection.message)
 
 
 def _in_era(result: Raw | bytes, call: Call, *, is_modern: bool) -> Raw | bytes:

@@ -13,11 +13,11 @@ from collections.abc import AsyncGenerator, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from mcp.shared.inbound import encode_header_value, mcp_param_headers
 from msgspec import UNSET, Raw
 
 from devtools_platform.core.errors import DevToolsError
 from devtools_platform.gateway.mcp.exchange import Call, Client, Exchange, Silent
+from devtools_platform.gateway.mcp.headers import ParamHeader, encode_value, headers_for
 from devtools_platform.gateway.mcp.messages import (
     INTERNAL_ERROR,
     LEGACY,
@@ -76,9 +76,7 @@ class ModernHttp:
     facts: ServerFacts
     on_event: Event
     max_bytes: int
-    param_headers: Mapping[str, Mapping[tuple[str, ...], str]] = field(
-        default_factory=dict[str, Mapping[tuple[str, ...], str]]
-    )
+    param_headers: Mapping[str, tuple[ParamHeader, ...]] = field(default_factory=dict[str, tuple[ParamHeader, ...]])
     """Tool -> which of its arguments are repeated in headers."""
     _ids: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
 
@@ -101,7 +99,7 @@ class ModernHttp:
     def _headers(self, call: Call) -> dict[str, str]:
         headers = {**ACCEPT, **self.headers.values, "mcp-protocol-version": MODERN, "mcp-method": call.method}
         if name := NAME_OF.get(call.method):
-            headers["mcp-name"] = encode_header_value(read_text(call.params.get(name)) or "")
+            headers["mcp-name"] = encode_value(read_text(call.params.get(name)) or "")
             if mapped := self.param_headers.get(headers["mcp-name"]):
                 headers |= _argument_headers(mapped, call.params.get("arguments"))
         return headers
@@ -377,8 +375,8 @@ def _outcome(message: Message, reply: Reply) -> Raw:
     return message.result
 
 
-def _argument_headers(mapped: Mapping[tuple[str, ...], str], arguments: Raw | None) -> dict[str, str]:
-    return mcp_param_headers(mapped, decode(arguments or b"{}"))
+def _argument_headers(mapped: tuple[ParamHeader, ...], arguments: Raw | None) -> dict[str, str]:
+    return headers_for(mapped, decode(arguments or b"{}"))
 
 
 async def connect_http(
