@@ -15,13 +15,14 @@ from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import UNSET, Raw
+from opentelemetry.context import attach, detach
 from starlette.types import Receive, Scope, Send
 
 from devtools_platform import __version__
 from devtools_platform.core.errors import DevToolsError, Forbidden, TooLarge, Unauthorized
 from devtools_platform.gateway.front.exchange import HttpExchange, id_or_none
 from devtools_platform.gateway.front.listen import RESOURCE_UPDATED, TOOLS_CHANGED, Subscription, read_subscription
-from devtools_platform.gateway.hub import Entry, Hub, current_exchange, refusal, wire_result
+from devtools_platform.gateway.hub import Entry, Hub, caller_context, current_exchange, refusal, wire_result
 from devtools_platform.gateway.mcp.exchange import Call, Client
 from devtools_platform.gateway.mcp.headers import check_headers, decode_value
 from devtools_platform.gateway.mcp.messages import (
@@ -314,11 +315,15 @@ class McpEndpoint:
         if key is not None and place.principal.scopes is not None:
             owned = f"{place.principal.id}:{key}"  # nobody replays, or blocks, somebody else's call
         token = current_exchange.set(exchange)
+        context = caller_context(call.meta, place.principal)
+        attached = attach(context) if context is not None else None
         try:
             return wire_result(await self.hub.gateway.call(place.principal.caller, entry.full, arguments, owned))
         except Forbidden as error:
             raise refusal("forbidden", str(error), error.hint) from None
         finally:
+            if attached is not None:
+                detach(attached)
             current_exchange.reset(token)
 
     async def _search_tool(
