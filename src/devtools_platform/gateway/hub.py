@@ -249,7 +249,7 @@ class Hub:
             QUARANTINE.labels(upstream.name).set(held)
             if isinstance(upstream.link, ModernHttp):
                 mine = [e for e in entries.values() if e.upstream is upstream and e.param_headers]
-                upstream.link.param_headers = {e.name: e.param_headers for e in mine}
+                upstream.link.declare({e.name: e.param_headers for e in mine})
         self._entries = entries
         self._views = {}
         self.version += 1

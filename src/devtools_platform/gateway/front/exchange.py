@@ -71,7 +71,6 @@ class HttpExchange:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - we are in one
         watch = loop.call_later(WATCH_AFTER_S, self._begin_watch, task)
-        self._ping = loop.call_later(PING_EVERY_S, self._keep_alive)
         try:
             message = await work
         except asyncio.CancelledError:
@@ -81,7 +80,8 @@ class HttpExchange:
             return
         finally:
             watch.cancel()
-            self._ping.cancel()
+            if self._ping is not None:
+                self._ping.cancel()
             if self._watch is not None:
                 self._watch.cancel()
         if self._pump is None:
@@ -149,6 +149,7 @@ class HttpExchange:
 
     def _begin_watch(self, task: "asyncio.Task[Any]") -> None:
         self._watch = asyncio.create_task(self._watching(task))
+        self._ping = asyncio.get_running_loop().call_later(PING_EVERY_S, self._keep_alive)
 
     async def _watching(self, task: "asyncio.Task[Any]") -> None:
         while (await self._receive())["type"] != "http.disconnect":

@@ -55,6 +55,7 @@ from devtools_platform.gateway.upstreams.link import (
 log = logging.getLogger(__name__)
 
 MAX_SESSIONS = 256
+MAX_HEADS = 4096
 SESSION_IDLE_S = 600.0
 ACCEPT = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
 HTTP_NOT_FOUND = 404
@@ -78,12 +79,13 @@ class ModernHttp:
     max_bytes: int
     param_headers: Mapping[str, tuple[ParamHeader, ...]] = field(default_factory=dict[str, tuple[ParamHeader, ...]])
     """Tool -> which of its arguments are repeated in headers."""
+    _heads: dict[tuple[str, bytes], bytes] = field(default_factory=dict[tuple[str, bytes], bytes])
     _ids: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
 
     async def request(self, call: Call, exchange: Exchange) -> Raw:
         id_ = next(self._ids)
         body = request_bytes(id_, call.method, modern_params(call, exchange.client))
-        reply = await _post(self.client, self._headers(call), body, self.max_bytes)
+        reply = await _send(self.client, self._head(call), body, self.max_bytes)
         token = call.meta.get("progressToken")
         try:
             async for message in _messages(reply):
@@ -95,6 +97,22 @@ class ModernHttp:
         finally:
             reply.close()
         raise LinkDown("It ended the answer's stream without an answer.", may_have_run=True)
+
+    def declare(self, param_headers: Mapping[str, tuple[ParamHeader, ...]]) -> None:
+        """Take over which arguments are repeated in headers, from a catalogue that was just read."""
+        self.param_headers = param_headers
+        self._heads.clear()
+
+    def _head(self, call: Call) -> bytes:
+        """The request's head up to its length; the same for every call of a tool without headers for its arguments."""
+        name = bytes(call.params.get(NAME_OF.get(call.method, ""), b""))
+        found = self._heads.get((call.method, name))
+        if found is None:
+            headers = self._headers(call)
+            found = self.client.head("POST", headers)
+            if headers.get("mcp-name") not in self.param_headers and len(self._heads) < MAX_HEADS:
+                self._heads[call.method, name] = found
+        return found
 
     def _headers(self, call: Call) -> dict[str, str]:
         headers = {**ACCEPT, **self.headers.values, "mcp-protocol-version": MODERN, "mcp-method": call.method}
@@ -333,8 +351,12 @@ class _SessionLost(Exception):
 
 
 async def _post(client: HttpClient, headers: Mapping[str, str], body: bytes, max_bytes: int) -> Reply:
+    return await _send(client, client.head("POST", headers), body, max_bytes)
+
+
+async def _send(client: HttpClient, head: bytes, body: bytes, max_bytes: int) -> Reply:
     try:
-        return await client.send("POST", headers, body, max_bytes=max_bytes)
+        return await client.send_raw(b"".join((head, b"%d\r\n\r\n" % len(body), body)), max_bytes)
     except TooLarge as error:
         raise LinkDown(str(error), may_have_run=True, is_fault=False) from None
     except (NotConnected, DevToolsError, OSError) as error:
