@@ -4,12 +4,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := src tests bench docs
 
-.PHONY: help demo test check chaos bench docs format lock clean system
+.PHONY: help demo test check chaos conformance bench docs format lock clean system
 help:
 	@echo "make demo    a real task, from nothing to a reviewed branch, with the embedded model"
 	@echo "make check   format, lint, types, imports"
 	@echo "make test    the whole suite"
 	@echo "make chaos   100 kills of workers over six-agent tasks"
+	@echo "make conformance  the official MCP suite through the gateway (needs npm)"
 	@echo "make bench   measured figures, written to docs/benchmarks.md by hand"
 	@echo "make docs    the generated reference pages"
 
@@ -42,6 +43,8 @@ test: $(VENV)/.dev
 
 chaos: $(VENV)/.dev
 	CHAOS_KILLS=100 $(BIN)/python -m pytest -s tests/e2e/test_chaos.py
+conformance: $(VENV)/.dev
+	$(BIN)/python tests/gateway/conformance.py
 
 bench: $(VENV)/.dev
 	$(BIN)/python bench/small_tasks.py

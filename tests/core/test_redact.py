@@ -1,6 +1,6 @@
 import pytest
 
-from devtools_platform.core.redact import find_secrets, redact, redact_text
+from devtools_platform.core.redact import find_secrets, holds_secret, redact, redact_text
 
 SECRETS = [
     "ghp_" + "a1B2" * 9,
@@ -21,6 +21,7 @@ def test_known_shapes_of_secrets_are_masked_and_found(secret: str) -> None:
     assert secret not in redact_text(text)
     assert "and more" in redact_text(text)
     assert [line for line, _ in find_secrets(text)] == [2]
+    assert holds_secret(text)
 
 
 def test_passwords_in_urls_and_bearer_headers_are_masked() -> None:
@@ -33,6 +34,7 @@ def test_nested_data_is_masked_and_ordinary_code_is_not() -> None:
     assert redact(data) == {"a": ["x", {"b": "***"}], "n": 1}
     code = "def sk_total(task): return task-force and skip-this-one and https://example.com/path"
     assert redact_text(code) == code
+    assert not holds_secret(code)
 
 
 @pytest.mark.timeout(5)

@@ -50,7 +50,7 @@ class AgentRunner:
         durable: DurableCapability,
         max_turns: int,
     ) -> None:
-        self.definitions = definitions
+        self.definitions: dict[str, Definition] = {**definitions}
         self.tools = tools
         self._max_turns = max_turns
         self._agents = {

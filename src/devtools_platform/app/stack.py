@@ -22,6 +22,7 @@ from devtools_platform.agents.adapters.git_workspaces import GitWorkspaces
 from devtools_platform.app.admission import Admission
 from devtools_platform.app.console_data import ConsoleData
 from devtools_platform.app.crew import build_crew
+from devtools_platform.app.gateway_doors import open_doors
 from devtools_platform.app.grants import ApprovalGrants
 from devtools_platform.app.home import Home
 from devtools_platform.app.models import ServedModel, choose_model, describe_model
@@ -134,9 +135,10 @@ class Stack:
         state = StateService(store, control, workspaces)
         parts = StateParts(state, EventLog(store), ApprovalDesk(store, control), AuditLog(store))
         gateway = self._build_gateway(home, store, context, parts)
+        doors = open_doors(self.settings, home, store, gateway)
         await serving.serve(build_context(context, token=token), sockets["context"])
         self.progress("context", urls.context)
-        await serving.serve(build_gateway(gateway, token=token, secret=secret), sockets["gateway"])
+        await serving.serve(build_gateway(gateway, token=token, secret=secret, **doors), sockets["gateway"])
         self.progress("gateway", urls.gateway)
 
         crewed = build_crew(

@@ -1,5 +1,6 @@
 """Settings and their sources. The only package that reads the environment; above it everyone is handed settings."""
 
+from devtools_platform.config.environment import program_environment, read_variables
 from devtools_platform.config.settings import Settings, load_settings
 
-__all__ = ["Settings", "load_settings"]
+__all__ = ["Settings", "load_settings", "program_environment", "read_variables"]

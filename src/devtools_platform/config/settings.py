@@ -47,6 +47,15 @@ class Settings(BaseSettings):
     console_port: int = Field(default=8080, ge=0, le=65535)
     """0 takes any free port; `dev-tools up` prints what it took."""
 
+    gateway_servers: str = ""
+    """Names of the MCP servers to start behind the gateway, parted by commas; see its catalogue."""
+    gateway_catalog: Path | None = None
+    """A catalogue of your own, over the shipped one."""
+    gateway_lock: Path | None = None
+    """Where approved tool definitions are pinned: put it under git. By default `mcp.lock` in the data directory."""
+    gateway_hosts: str = ""
+    """Names, parted by commas, under which the gateway may be reached beside this machine's own."""
+
     database_url: SecretStr | None = Field(
         default=None, validation_alias=AliasChoices("database_url", "DATABASE_URL", "DEV_TOOLS_DATABASE_URL")
     )

@@ -31,6 +31,14 @@ class BadInput(DevToolsError):
     exit_code = 2
 
 
+class TooLarge(DevToolsError):
+    """More was sent than is taken."""
+
+    code = "too_large"
+    status = 413
+    exit_code = 2
+
+
 class NotARepository(BadInput):
     """The given folder is not a git repository with at least one commit."""
 

@@ -47,6 +47,17 @@ def redact(value: Any) -> Any:
     return value
 
 
+_ANCHORS = ("gh", "do", "sk-", "lin_", "AKIA", "xox", "eyJ", "-----BEGIN", "://")
+"""Every shape above holds one of these as it stands; looking for them costs a hundredth of the search."""
+
+
+def holds_secret(text: str) -> bool:
+    """Whether `text` has any known shape of secret, as fast as that can be said."""
+    if not any(anchor in text for anchor in _ANCHORS):
+        return False
+    return _SHAPES.search(text) is not None or _URL_PASSWORD.search(text) is not None
+
+
 def find_secrets(text: str) -> list[tuple[int, str]]:
     """(line number from 1, what it looks like) for every secret shape in `text`."""
     found = [(match.start(), match.group()[:6] + "…") for match in _SHAPES.finditer(text)]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from devtools_platform.core.agents import AgentName
+from devtools_platform.core.agents import CallerName
 from devtools_platform.core.approvals import Risk
 
 APPROVAL_REQUIRED = "approval_required"
@@ -31,7 +31,7 @@ class Caller:
     """Who calls a tool. Comes from the verified token, never from arguments."""
 
     task_id: str
-    agent: AgentName
+    agent: CallerName
     without_sandbox: bool = False
 
 

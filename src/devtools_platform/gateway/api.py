@@ -1,34 +1,46 @@
-"""The gateway's front door (:8000): MCP at `/mcp` for agents, a little REST for people and scripts.
+"""The gateway's front door (:8000): MCP at `/mcp` for agents, REST for people and scripts.
 
-`/mcp` is spoken by the official SDK in both of its eras. A caller is known by its run token and by nothing it says.
+REST takes the stack's own token for everything, and a named token (`dev-tools token create`) for tools alone.
 """
 
-import uuid
+import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from importlib import resources
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-import mcp_types as mcp
 import yaml
-from fastapi import FastAPI
-from mcp.server.context import ServerRequestContext
-from mcp.server.lowlevel import Server
-from mcp.shared.exceptions import MCPError
-from starlette.types import ASGIApp, Receive, Scope, Send
+from fastapi import FastAPI, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.types import Receive, Scope, Send
 
-from devtools_platform import __version__
-from devtools_platform.core.errors import DevToolsError, Unauthorized
-from devtools_platform.core.tools import Caller, Tool, ToolResult
-from devtools_platform.gateway.service import Gateway, Route
+from devtools_platform.core.errors import (
+    BadInput,
+    DevToolsError,
+    Forbidden,
+    NotFound,
+    ToolFailed,
+    Unavailable,
+)
+from devtools_platform.core.tools import Caller
+from devtools_platform.gateway.audit import GENESIS, Audit, Line
+from devtools_platform.gateway.front.endpoint import McpEndpoint
+from devtools_platform.gateway.hub import Entry, Hub, as_tool_result
+from devtools_platform.gateway.identity import DEFAULT_DAYS, MAX_DAYS, PREFIX, Identity, describe
+from devtools_platform.gateway.mcp.exchange import Call, Client, Silent
+from devtools_platform.gateway.mcp.messages import INVALID_PARAMS, REFUSED, UNAVAILABLE, RpcError, decode, raw
+from devtools_platform.gateway.principal import Principal
+from devtools_platform.gateway.search import SearchMode
+from devtools_platform.gateway.secrecy import Secrets
+from devtools_platform.gateway.service import Gateway
+from devtools_platform.gateway.trust import Quarantined, ToolLock
 from devtools_platform.gateway.types import Policy
+from devtools_platform.gateway.upstreams.upstream import Upstream
 from devtools_platform.kit.http import create_app, error_response
-from devtools_platform.kit.tokens import verify_run_token
 
-APPROVAL = "dev-tools/approval"
-"""The `_meta` field with the id of the approval by which a call may run that a person had to be asked about."""
-IDEMPOTENCY_KEY = "dev-tools/idempotency-key"
-"""The `_meta` field that names a call for good; without it every request is a call of its own."""
+OPERATOR = Principal("operator", "the operator", Caller("operator", "person"), None, ("tools:*",), sees_all=True)
+"""Who holds the stack's own token."""
 
 
 def load_policy() -> Policy:
@@ -37,103 +49,270 @@ def load_policy() -> Policy:
     return Policy.model_validate(yaml.safe_load(text))
 
 
-def build_api(gateway: Gateway, *, token: str, secret: str) -> FastAPI:
-    """`token` opens the REST side; `secret` verifies the run tokens that open `/mcp`."""
-    server = _mcp_server(gateway)
-    mcp_app = server.streamable_http_app(json_response=True, stateless_http=True)
+class NoAudit:
+    """For a gateway without servers of others: calls of its own tools are recorded by `Gateway`."""
+
+    async def last(self) -> tuple[int, str]:
+        return 0, GENESIS
+
+    async def append(self, lines: object) -> None:
+        return
+
+    async def read(self, after: int, limit: int) -> list[Line]:
+        return []
+
+
+class App:
+    """`/mcp` as raw ASGI, everything else with FastAPI."""
+
+    def __init__(self, rest: FastAPI, mcp: McpEndpoint, identity: Identity, token: str) -> None:
+        self.rest = rest
+        self.mcp = mcp
+        self._identity = identity
+        self._token = token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.rest(scope, receive, send)
+        elif scope["path"] == "/mcp" or scope["path"].startswith("/mcp/"):
+            await self.mcp(scope, receive, send)
+        else:
+            try:
+                scope = self._as_principal(scope)
+            except DevToolsError as error:
+                await error_response(error)(scope, receive, send)
+                return
+            await self.rest(scope, receive, send)
+
+    def _as_principal(self, scope: Scope) -> Scope:
+        """A named token opens what concerns tools; behind it the request goes on with the stack's token."""
+        given = dict(scope["headers"]).get(b"authorization", b"")
+        if PREFIX.encode() not in given:
+            return scope
+        principal = self._identity.verify(given)
+        if scope["path"].split("/")[1] not in {"tools", "servers", "health"} or "/approve" in scope["path"]:
+            raise Forbidden(
+                f"The token {principal.name!r} is for tools; {scope['path'][:100]!r} needs the stack's own token.",
+                hint="The stack's token is in the file `token` of its data directory.",
+            )
+        headers = [(k, v) for k, v in scope["headers"] if k != b"authorization"]
+        headers.append((b"authorization", f"Bearer {self._token}".encode()))
+        return {**scope, "headers": headers, "devtools.principal": principal}
+
+
+class ToolCall(BaseModel):
+    """Arguments of a call, and optionally the key that names it for good."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    key: str | None = Field(default=None, max_length=200)
+    approval: str | None = Field(default=None, max_length=200)
+    is_confirmed: bool = False
+    """The operator has seen what it does and wants it, where a person must be asked."""
+
+
+class NewToken(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    scopes: list[str]
+    agent: str | None = None
+    task_id: str | None = None
+    days: float = Field(default=DEFAULT_DAYS, gt=0, le=MAX_DAYS)
+    per_minute: int | None = Field(default=None, ge=1, le=1_000_000)
+
+
+class Approval(BaseModel):
+    """Which tools to take out of quarantine, each with the hash that was looked at."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tools: dict[str, str]
+    accept_findings: bool = False
+
+
+def build_api(
+    gateway: Gateway,
+    *,
+    token: str,
+    secret: str,
+    hub: Hub | None = None,
+    identity: Identity | None = None,
+    hosts: frozenset[str] = frozenset(),
+    search: SearchMode | None = None,
+) -> App:
+    """`token` opens the REST side; `secret` verifies the run tokens that open `/mcp`.
+
+    Without a `hub` the gateway has no tools but its own.
+    """
+    if hub is None:
+        audit, lock = Audit(NoAudit()), ToolLock(Path("mcp.lock"))
+        hub = Hub(gateway, [], lock=lock, audit=audit, secrecy=Secrets((token, secret)), key=secret)
+    identity = identity or Identity(secret)
+    search = search or SearchMode()
+    mcp = McpEndpoint(hub, identity.verify, hosts=hosts, search=search)
 
     async def health() -> dict[str, Any]:
-        return {"servers": len(gateway.servers), "tools": len(gateway.list_tools())}
+        servers = {name: _state(upstream, hub) for name, upstream in hub.upstreams.items()}
+        return {"servers": len(gateway.servers) + len(servers), "tools": len(hub.entries()), "upstreams": servers}
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
-        async with server.session_manager.run():
+        await identity.load()
+        await hub.start()
+        try:
             yield
+        finally:
+            await mcp.stop()
+            await hub.stop()
 
-    app = create_app("gateway", token=token, health=health, open_paths=frozenset({"/mcp"}), lifespan=lifespan)
+    app = create_app("gateway", token=token, health=health, lifespan=lifespan)
+    _add_tools(app, gateway, hub, search)
+    _add_trust(app, hub)
+    _add_tokens(app, identity)
+    return App(app, mcp, identity, token)
 
+
+def _principal(request: Request) -> Principal:
+    return request.scope.get("devtools.principal", OPERATOR)
+
+
+def _add_tools(app: FastAPI, gateway: Gateway, hub: Hub, search: SearchMode) -> None:
     @app.get("/servers", tags=["tools"])
     async def list_servers() -> list[dict[str, Any]]:
-        return [{"name": s.name, "tools": len(s.list_tools())} for s in gateway.servers]
+        own = [
+            {"name": s.name, "kind": "own", "state": "ready", "tools": len(s.list_tools()), "quarantined": 0}
+            for s in gateway.servers
+        ]
+        return own + [{"name": name, **_state(upstream, hub)} for name, upstream in hub.upstreams.items()]
 
     @app.get("/tools", tags=["tools"])
-    async def list_tools() -> list[dict[str, Any]]:
-        return [_describe(name, route) for name, route in gateway.list_tools().items()]
+    async def list_tools(request: Request) -> list[dict[str, Any]]:
+        return [_describe(entry) for entry in hub.view(_principal(request)).entries.values()]
 
-    _ = (list_servers, list_tools)
-    app.mount("/", RunTokens(mcp_app, secret))
-    return app
+    @app.get("/tools/search", tags=["tools"])
+    async def search_tools(
+        request: Request,
+        q: Annotated[str, Query(min_length=1, max_length=1000)],
+        limit: Annotated[int, Query(ge=1, le=50)] = 5,
+    ) -> list[dict[str, Any]]:
+        return [_describe(entry) for entry in search.find(hub, _principal(request), q, limit)]
 
-
-def _describe(name: str, route: Route) -> dict[str, Any]:
-    tool = route.tool
-    facts = {"description": tool.description, "is_read_only": tool.is_read_only}
-    return {"name": name, "server": route.server.name, **facts, "input_schema": tool.input_schema}
-
-
-class RunTokens:
-    """Raw ASGI: only a caller with a valid run token gets through; who it is goes into the scope."""
-
-    def __init__(self, app: ASGIApp, secret: str) -> None:
-        self.app = app
-        self.secret = secret
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] != "/mcp":
-            await self.app(scope, receive, send)
-            return
+    @app.post("/tools/{server}/{tool}", tags=["tools"])
+    async def call_tool(server: str, tool: str, call: ToolCall, request: Request) -> dict[str, Any]:
+        principal = _principal(request)
         try:
-            caller = verify_run_token(self.secret, _bearer(scope))
-        except Unauthorized as error:
-            response = error_response(error)
-            response.headers["WWW-Authenticate"] = "Bearer"
-            await response(scope, receive, send)
-            return
-        await self.app({**scope, "devtools.caller": caller}, receive, send)
+            entry = hub.find(principal, f"{server}_{tool}")
+            return await _call(hub, principal, entry, call)
+        except RpcError as error:
+            raise _as_ours(error) from None
+
+    _ = (list_servers, list_tools, search_tools, call_tool)
 
 
-def _bearer(scope: Scope) -> str:
-    headers: Mapping[bytes, bytes] = dict(scope["headers"])
-    kind, _, value = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
-    if kind.lower() != "bearer" or not value:
-        raise Unauthorized("`/mcp` needs `Authorization: Bearer RUN_TOKEN`.")
-    return value.strip()
-
-
-def _mcp_server(gateway: Gateway) -> Server[Any]:
-    async def on_list_tools(
-        context: ServerRequestContext[Any], _: mcp.PaginatedRequestParams | None
-    ) -> mcp.ListToolsResult:
-        routes = gateway.list_tools(_caller(context))
-        return mcp.ListToolsResult(tools=[_to_mcp(name, route.tool) for name, route in routes.items()])
-
-    async def on_call_tool(context: ServerRequestContext[Any], params: mcp.CallToolRequestParams) -> mcp.CallToolResult:
-        meta: Mapping[str, Any] = context.meta or {}
-        key = str(meta.get(IDEMPOTENCY_KEY) or uuid.uuid4())
-        try:
-            approval = meta.get(APPROVAL)
-            granted = None if approval is None else str(approval)
-            result = await gateway.call(_caller(context), params.name, params.arguments or {}, key, granted)
-        except DevToolsError as error:
-            raise MCPError(code=mcp.INVALID_PARAMS, message=str(error), data=error.to_dict()) from None
-        return _to_mcp_result(result)
-
-    return Server("dev-tools", version=__version__, on_list_tools=on_list_tools, on_call_tool=on_call_tool)
-
-
-def _caller(context: ServerRequestContext[Any]) -> Caller:
-    return context.request.scope["devtools.caller"]  # pyright: ignore[reportOptionalMemberAccess]
-
-
-def _to_mcp(name: str, tool: Tool) -> mcp.Tool:
-    hints = mcp.ToolAnnotations(read_only_hint=tool.is_read_only)
-    schema = dict(tool.input_schema)
-    return mcp.Tool(name=name, description=tool.description, input_schema=schema, annotations=hints)
-
-
-def _to_mcp_result(result: ToolResult) -> mcp.CallToolResult:
-    return mcp.CallToolResult(
-        content=[mcp.TextContent(type="text", text=result.text)],
-        structured_content=dict(result.data),
-        is_error=result.is_error,
+async def _call(hub: Hub, principal: Principal, entry: Entry, call: ToolCall) -> dict[str, Any]:
+    began = time.perf_counter()
+    if call.is_confirmed and principal is not OPERATOR:
+        raise Forbidden("Only who holds the stack's own token can confirm a call.", hint="Leave out `is_confirmed`.")
+    request = Call("tools/call", {"name": raw(entry.name), "arguments": raw(call.arguments)})
+    exchange = Silent(Client(principal.id))
+    answer = await hub.call(
+        principal, entry, request, exchange, key=call.key, approval=call.approval, is_confirmed=call.is_confirmed
     )
+    result = as_tool_result(answer)
+    return {
+        "text": result.text,
+        "data": result.data,
+        "is_error": result.is_error,
+        "content": decode(answer).get("content", []),
+        "duration_s": round(time.perf_counter() - began, 6),
+    }
+
+
+def _as_ours(error: RpcError) -> DevToolsError:
+    data: Any = error.data
+    if error.code == REFUSED:
+        hint = str(data.get("hint", "")) if isinstance(data, dict) else ""  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+        return Forbidden(error.message, hint=hint)
+    if error.code == UNAVAILABLE:
+        return Unavailable(error.message, hint="See `dev-tools tools doctor`.")
+    if error.message.startswith("There is no tool"):
+        return NotFound(error.message, hint="See `dev-tools tools list`.")
+    if error.code == INVALID_PARAMS:
+        return BadInput(error.message, hint="See the tool's input schema: `dev-tools tools list --json`.")
+    return ToolFailed(error.message, hint="Read the message; the tool's server sent it.")
+
+
+def _add_trust(app: FastAPI, hub: Hub) -> None:
+    @app.get("/quarantine", tags=["trust"])
+    async def list_quarantine(server: str | None = None) -> list[dict[str, Any]]:
+        return [_held(name, q) for name, q in hub.quarantine.items() if server in {None, q.server}]
+
+    @app.post("/servers/{server}/approve", tags=["trust"])
+    async def approve(server: str, approval: Approval) -> dict[str, Any]:
+        approved = hub.approve_tools(server, approval.tools, accept_findings=approval.accept_findings)
+        return {"server": server, "approved": approved, "lock": str(hub.lock.file)}
+
+    _ = (list_quarantine, approve)
+
+
+def _add_tokens(app: FastAPI, identity: Identity) -> None:
+    @app.get("/tokens", tags=["tokens"])
+    async def list_tokens() -> list[Mapping[str, object]]:
+        return [describe(record) for record in identity.list_tokens()]
+
+    @app.post("/tokens", tags=["tokens"], status_code=201)
+    async def create_token(new: NewToken) -> dict[str, object]:
+        record, token = await identity.create(
+            new.name, scopes=new.scopes, agent=new.agent, task_id=new.task_id, days=new.days, per_minute=new.per_minute
+        )
+        return {**describe(record), "token": token}
+
+    @app.post("/tokens/{id_}/rotate", tags=["tokens"])
+    async def rotate_token(id_: str) -> dict[str, object]:
+        record, token = await identity.rotate(id_)
+        return {**describe(record), "token": token}
+
+    @app.delete("/tokens/{id_}", tags=["tokens"])
+    async def revoke_token(id_: str) -> Mapping[str, object]:
+        return describe(await identity.revoke(id_))
+
+    _ = (list_tokens, create_token, rotate_token, revoke_token)
+
+
+def _describe(entry: Entry) -> dict[str, Any]:
+    return {
+        "name": entry.full,
+        "server": entry.server,
+        "description": entry.description,
+        "is_read_only": entry.is_read_only,
+        "decision": entry.verdict,
+        "input_schema": entry.schema,
+    }
+
+
+def _state(upstream: Upstream, hub: Hub) -> dict[str, Any]:
+    facts = upstream.link.facts if upstream.link is not None else None
+    return {
+        "kind": "command" if upstream.spec.command else "openapi" if upstream.spec.openapi else "url",
+        "state": upstream.state,
+        "reason": upstream.reason or None,
+        "protocol": facts.version if facts else None,
+        "release": facts.release if facts else None,
+        "tools": sum(entry.upstream is upstream for entry in hub.entries().values()),
+        "quarantined": sum(held.server == upstream.name for held in hub.quarantine.values()),
+        "restarts": upstream.restarts,
+    }
+
+
+def _held(name: str, held: Quarantined) -> dict[str, Any]:
+    return {
+        "name": name,
+        "server": held.server,
+        "tool": held.tool,
+        "reason": held.reason,
+        "digest": held.digest,
+        "description": held.description,
+        "findings": [{"where": f.where, "what": f.what} for f in held.findings],
+    }

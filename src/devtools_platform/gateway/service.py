@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from opentelemetry.trace import Span
 from prometheus_client import Counter, Histogram
 
+from devtools_platform.core.agents import CallerName
 from devtools_platform.core.approvals import Action, ApprovalRule, ApprovalRules, Environment
 from devtools_platform.core.errors import Forbidden
 from devtools_platform.core.interfaces import ToolServer
@@ -79,20 +81,52 @@ class Gateway:
                 await self.records.finish(key, ToolResult("denied by policy", is_error=True), 0.0)
                 TOOL_CALLS.labels("", name if name in self._routes else "unknown", caller.agent, "denied").inc()
                 raise Forbidden(self._why_denied(caller, name))
-            rule = self.rules.find(self._action(caller, route, name))
-            if rule is not None and approval is None:
-                TOOL_CALLS.labels(route.server.name, name, caller.agent, "asked").inc()
-                return _ask_first(rule, route)
-            if rule is not None and approval is not None:
-                await self._check_grant(approval, caller, name, arguments)
-                key = f"approval:{approval}"  # good for one effect, whoever sends it again
-            result, is_replayed = await self._once(route, caller, name, arguments, key)
-            span.set_attribute("devtools.tool.replayed", is_replayed)
-            span.set_attribute("devtools.tool.is_error", result.is_error)
-            return result
+            return await self._decide_and_run(route, caller, name, arguments, key, approval, None, span)
 
-    def _action(self, caller: Caller, route: Route, name: str) -> Action:
-        return Action(kind="tool", agent=caller.agent, environment=self.environment, tool=name, risk=route.tool.risk)
+    async def call_permitted(
+        self,
+        route: Route,
+        caller: Caller,
+        name: str,
+        arguments: Mapping[str, Any],
+        key: str,
+        approval: str | None = None,
+        must_ask: ApprovalRule | None = None,
+    ) -> ToolResult:
+        """The same for a caller whose right to the tool is established. `must_ask` asks where no rule of ours does."""
+        with task_span(caller.task_id, caller.agent, f"tools/call {name}") as span:
+            span.set_attribute("gen_ai.tool.name", name)
+            span.set_attribute("devtools.tool.key", key)
+            return await self._decide_and_run(route, caller, name, arguments, key, approval, must_ask, span)
+
+    async def _decide_and_run(
+        self,
+        route: Route,
+        caller: Caller,
+        name: str,
+        arguments: Mapping[str, Any],
+        key: str,
+        approval: str | None,
+        must_ask: ApprovalRule | None,
+        span: Span,
+    ) -> ToolResult:
+        rule = self.find_rule(caller.agent, name, route.tool) or must_ask
+        if rule is not None and approval is None:
+            TOOL_CALLS.labels(route.server.name, name, caller.agent, "asked").inc()
+            return _ask_first(rule, route)
+        if rule is not None and approval is not None:
+            await self._check_grant(approval, caller, name, arguments)
+            key = f"approval:{approval}"  # good for one effect, whoever sends it again
+        result, is_replayed = await self._once(route, caller, name, arguments, key)
+        span.set_attribute("devtools.tool.replayed", is_replayed)
+        span.set_attribute("devtools.tool.is_error", result.is_error)
+        return result
+
+    def find_rule(self, agent: CallerName, name: str, tool: Tool) -> ApprovalRule | None:
+        """The rule of this stack by which a person is asked before the call; None when nobody is."""
+        return self.rules.find(
+            Action(kind="tool", agent=agent, environment=self.environment, tool=name, risk=tool.risk)
+        )
 
     async def _check_grant(self, approval: str, caller: Caller, name: str, arguments: Mapping[str, Any]) -> None:
         """Raises `Forbidden` unless a person approved exactly this call."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from devtools_platform.core.agents import AgentName
+from devtools_platform.core.agents import AgentName, CallerName
 
 Decision = Literal["allow", "ask", "deny"]
 
@@ -20,7 +20,10 @@ class Policy(BaseModel):
     agents: Mapping[AgentName, Sequence[str]]
     """Agent -> names of toolsets."""
 
-    def tools_of(self, agent: AgentName) -> frozenset[str]:
+    def tools_of(self, agent: CallerName) -> frozenset[str]:
+        """Nothing for a person: the scopes of their token say what they may call."""
+        if agent == "person":
+            return frozenset()
         return frozenset(tool for name in self.agents.get(agent, ()) for tool in self.toolsets[name])
 
 

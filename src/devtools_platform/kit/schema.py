@@ -355,3 +355,39 @@ workers = Table(
     _now("heartbeat_at"),
 )
 """`process_space` names the boot and the process namespace in which `pid` means something."""
+gateway_tokens = Table(
+    "gateway_tokens",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("hash", Text, nullable=False, unique=True),
+    Column("agent", Text),
+    Column("task_id", Text),
+    Column("scopes", Text, nullable=False),
+    Column("per_minute", Integer),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    Column("revoked_at", Double),
+)
+"""Tokens that open the gateway, as SHA-256; `scopes` are parted by spaces, times are seconds since 1970."""
+
+gateway_audit = Table(
+    "gateway_audit",
+    metadata,
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", Double, nullable=False),
+    Column("principal", Text, nullable=False),
+    Column("agent", Text),
+    Column("task_id", Text, nullable=False),
+    Column("server", Text, nullable=False),
+    Column("tool", Text, nullable=False),
+    Column("arguments", Text, nullable=False),
+    Column("decision", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("result_hash", Text),
+    Column("duration_s", Double, nullable=False),
+    Column("trace_id", Text),
+    Column("previous", Text, nullable=False),
+    Column("hash", Text, nullable=False),
+)
+"""Calls at servers of others, each line's hash covering the one before; `arguments` is JSON text, as it was hashed."""

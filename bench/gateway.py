@@ -1,0 +1,318 @@
+"""What the gateway costs a call, beside its peers, in the same run: CPU of each process by /proc, latency by wrk.
+
+The upstream is a hand-written server that answers at once, so that what is between it and wrk dominates. Ours runs
+as the product: uvloop and httptools, tokens, policy, audit into PostgreSQL, metrics and spans on. Peers come from PyPI
+into an environment of their own under bench's cache folder; wrk must be on PATH (Debian: `apt-get install wrk`).
+
+    python bench/gateway.py [--seconds 5] [--only NAME]
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
+
+SECRET = "bench-0123456789abcdef0123456789abcdef"
+PEERS = {"fastmcp": "fastmcp==4.1.2", "mcp-proxy": "mcp-proxy==0.13.0"}
+"""Each in an environment of its own: they need different releases of the SDK."""
+META = {
+    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+    "io.modelcontextprotocol/clientCapabilities": {},
+    "io.modelcontextprotocol/clientInfo": {"name": "wrk", "version": "1"},
+}
+PARAMS = {"name": "echo", "arguments": {"text": "hello, upstream"}}
+STDIO = f"{sys.executable} -S {ROOT / 'tests' / 'fakes' / 'misbehaving.py'}"
+"""A server over stdio for the peer that serves nothing else; its own CPU is not counted."""
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+# The programs that are measured, each started by this file in a process of its own
+
+
+def upstream(port: int) -> None:
+    """Answers at once, in both eras."""
+    import uvicorn
+
+    text = {"resultType": "complete", "content": [{"type": "text", "text": "hello, upstream"}], "isError": False}
+    tool = {"name": "echo", "description": "Echo.", "inputSchema": {"type": "object"}}
+    complete = {"resultType": "complete", "ttlMs": 0, "cacheScope": "public"}
+    results: dict[str, Any] = {
+        "server/discover": {"supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}}, **complete},
+        "initialize": {"protocolVersion": "2025-11-25", "capabilities": {"tools": {}},
+                       "serverInfo": {"name": "bench", "version": "1"}},
+        "tools/list": {**complete, "tools": [tool]},
+        "tools/call": text,
+    }  # fmt: skip
+    many = int(os.environ.get("BENCH_TOOLS", "1"))
+    more = [{**tool, "name": f"tool_{n}", "description": f"Tool number {n} of many." * 5} for n in range(many - 1)]
+    results["tools/list"]["tools"] = [tool, *more]
+    bodies = {method: json.dumps(result).encode() for method, result in results.items()}
+    import msgspec
+
+    class Head(msgspec.Struct):
+        method: str
+        id: int | str | None = None
+
+    decode = msgspec.json.Decoder(Head).decode
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        message = await receive()
+        status, body = 405, b""
+        if scope["method"] == "POST":
+            head = decode(message["body"])
+            result = bodies.get(head.method)
+            if head.id is None:
+                status = 202
+            elif result is None:
+                status, body = 404, b'{"jsonrpc":"2.0","id":%d,"error":{"code":-32601,"message":"no"}}' % head.id
+            else:
+                status = 200
+                body = b'{"jsonrpc":"2.0","id":' + json.dumps(head.id).encode() + b',"result":' + result + b"}"
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    uvicorn.run(app, host="127.0.0.1", port=port, log_level="error", access_log=False, lifespan="off")
+
+
+def ours(port: int, up: str, url: str) -> None:
+    """The product's gateway, everything on."""
+    import uvicorn
+
+    from devtools_platform.app.grants import ApprovalGrants
+    from devtools_platform.gateway.adapters.audit_log import SqlAudit
+    from devtools_platform.gateway.adapters.call_records import SqlCallRecords
+    from devtools_platform.gateway.api import build_api, load_policy
+    from devtools_platform.gateway.audit import Audit
+    from devtools_platform.gateway.hub import Hub
+    from devtools_platform.gateway.secrecy import Secrets
+    from devtools_platform.gateway.service import Gateway
+    from devtools_platform.gateway.trust import ToolLock
+    from devtools_platform.gateway.upstreams.connect import Connector
+    from devtools_platform.gateway.upstreams.types import ServerSpec
+    from devtools_platform.gateway.upstreams.upstream import Upstream
+    from devtools_platform.kit.database import connect
+    from devtools_platform.observability.adapters.sql import SqlSpanStore
+    from devtools_platform.observability.service import Tracing
+    from devtools_platform.state.adapters.dbos.control import DbosControl
+    from devtools_platform.state.approvals import ApprovalDesk
+    from devtools_platform.state.rules import load_rules
+
+    store = connect(url)
+    Tracing(SqlSpanStore(store), environment="test")
+    place: dict[str, Any] = {"url": up, "allow_private": True} if up.startswith("http") else {"command": up.split()}
+    spec = ServerSpec.model_validate({"description": "x", "agents": ("cicd",), "writes": "allow", **place})
+    connector = Connector(Path(tempfile.mkdtemp()), {"PATH": "/usr/bin:/bin"}, {}, ssl.create_default_context(), {})
+    server = Upstream("up", spec, connector)
+    lock = ToolLock(Path(tempfile.mkdtemp()) / "mcp.lock")
+    grants = ApprovalGrants(ApprovalDesk(store, DbosControl(store)))
+    gateway = Gateway(
+        [], load_policy(), SqlCallRecords(store), rules=load_rules(None), grants=grants, environment="test"
+    )
+    hub = Hub(gateway, [server], lock=lock, audit=Audit(SqlAudit(store)), secrecy=Secrets([SECRET]), key=SECRET)
+    changed = server.on_change
+
+    def approve(upstream: Upstream) -> None:
+        changed(upstream)
+        if held := {q.tool: q.digest for q in hub.quarantine.values()}:
+            hub.approve_tools("up", held, accept_findings=True)
+
+    server.on_change = approve
+    app = build_api(gateway, token="rest", secret=SECRET, hub=hub)
+    uvicorn.run(app, host="127.0.0.1", port=port, log_level="error", access_log=False)  # type: ignore[arg-type]
+
+
+FASTMCP = """
+import sys
+from fastmcp.server import create_proxy
+create_proxy(sys.argv[2]).run(transport="http", host="127.0.0.1", port=int(sys.argv[1]), log_level="ERROR",
+    show_banner=False, stateless_http=True, json_response=True)
+"""
+
+
+# Measuring
+
+
+class Measured:
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+
+    def cpu_s(self) -> float:
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / TICK
+
+    def rss_mb(self) -> float:
+        return int(re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{self.process.pid}/status").read_text())[0]) / 1024
+
+
+@contextlib.contextmanager
+def running(argv: list[str], port: int, **env: str) -> Iterator[Measured]:
+    process = subprocess.Popen(
+        argv,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), **env},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        for _ in range(600):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
+                break
+            assert process.poll() is None, f"{argv} ended"
+            time.sleep(0.1)
+        time.sleep(1.5)
+        yield Measured(process)
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
+def script(folder: Path, name: str, token: str | None, tool: str) -> Path:
+    era = "2025-11-25" if name == "mcp-proxy" else "2026-07-28"
+    meta = {} if name == "mcp-proxy" else {"_meta": META}
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {**PARAMS, "name": tool, **meta}})
+    headers = {
+        "Content-Type": "application/json",
+        "Accept": "application/json, text/event-stream",
+        "MCP-Protocol-Version": era,
+        "Mcp-Method": "tools/call",
+        "Mcp-Name": tool,
+        **({"Authorization": f"Bearer {token}"} if token else {}),
+    }
+    lines = [f"wrk.method = 'POST'\nwrk.body = [==[{body}]==]"]
+    lines += [f"wrk.headers['{key}'] = '{value}'" for key, value in headers.items()]
+    lines.append(
+        "bad = 0\nfunction response(status, headers, body)\n"
+        "  if status ~= 200 or not string.find(body, 'hello, upstream', 1, true) then bad = bad + 1 end\nend\n"
+        "local threads = {}\nfunction setup(thread) table.insert(threads, thread) end\n"
+        "function done(summary, latency, requests)\n  local wrong = 0\n"
+        "  for _, t in ipairs(threads) do wrong = wrong + t:get('bad') end\n"
+        "  io.write(string.format('RESULT %d %d %d %d\\n', summary.requests, wrong,"
+        " latency:percentile(50), latency:percentile(99)))\nend"
+    )
+    path = folder / f"{name}.lua"
+    path.write_text("\n".join(lines))
+    return path
+
+
+def wrk(url: str, lua: Path, width: int, seconds: int) -> dict[str, float]:
+    command = ["wrk", "-t1", f"-c{width}", f"-d{seconds}s", "--timeout", "30s", "-s", str(lua), url]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    count, wrong, p50, p99 = map(int, re.findall(r"RESULT (\d+) (\d+) (\d+) (\d+)", done.stdout)[0])
+    return {"calls": count, "wrong": wrong, "per_s": count / seconds, "p50_ms": p50 / 1000, "p99_ms": p99 / 1000}
+
+
+def measure(name: str, url: str, server: Measured, lua: Path, seconds: int) -> dict[str, Any]:
+    wrk(url, lua, 4, 2)
+    found: dict[str, Any] = {"name": name}
+    for width in (1, 32):
+        before = server.cpu_s()
+        result = wrk(url, lua, width, seconds)
+        result["cpu_ms"] = (server.cpu_s() - before) * 1000 / max(1, result["calls"])
+        found[f"c{width}"] = {key: round(value, 3) for key, value in result.items()}
+    found["rss_mb"] = round(server.rss_mb(), 1)
+    print(json.dumps(found))
+    return found
+
+
+def peer(cache: Path, name: str) -> Path:
+    """The interpreter of a peer's environment, made on first use."""
+    python = cache / name / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(python.parents[1])], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "-q", PEERS[name], "uvloop", "httptools"], check=True)
+    return python
+
+
+async def postgres(folder: Path) -> Any:
+    from devtools_platform.state.adapters.embedded_postgres import EmbeddedPostgres
+
+    server = EmbeddedPostgres(folder, service_root=folder.parent)
+    return server, await server.start(lambda _: None)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=int, default=5)
+    parser.add_argument("--only", action="append")
+    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "dev-tools-bench")
+    parser.add_argument("--serve", nargs="+")
+    options = parser.parse_args()
+    if options.serve:
+        kind, port, *rest = options.serve
+        {"upstream": upstream, "ours": ours}[kind](int(port), *rest)
+        return
+    if shutil.which("wrk") is None:
+        sys.exit("wrk is not on PATH (Debian: apt-get install wrk).")
+    from devtools_platform.core.tools import Caller
+    from devtools_platform.kit.database import connect, migrate
+    from devtools_platform.kit.tokens import issue_run_token
+
+    folder = Path(tempfile.mkdtemp(prefix="dev-tools-bench-"))
+    folder.chmod(0o711)
+    database, url = asyncio.run(postgres(folder / "pg"))
+    engine = connect(url)
+    migrate(engine)
+    engine.dispose()
+    wanted = options.only or ["direct", "ours", "ours-1000-tools", "fastmcp", "ours-stdio", "mcp-proxy"]
+    here = [sys.executable, str(Path(__file__)), "--serve"]
+    up = free_port()
+    token = issue_run_token(SECRET, Caller("bench", "cicd"))
+    try:
+        for many in ("1", "1000"):
+            names = [name for name in wanted if (name == "ours-1000-tools") == (many == "1000")]
+            if not names:
+                continue
+            with running([*here, "upstream", str(up)], up, BENCH_TOOLS=many) as server:
+                target = f"http://127.0.0.1:{up}/mcp"
+                for name in names:
+                    port = free_port()
+                    lua = script(
+                        folder,
+                        name,
+                        token if name.startswith("ours") else None,
+                        "up_echo" if name.startswith("ours") else "echo",
+                    )
+                    if name == "direct":
+                        measure(name, target, server, lua, options.seconds)
+                        continue
+                    if name.startswith("ours"):
+                        argv = [*here, "ours", str(port), STDIO if name == "ours-stdio" else target, url]
+                    elif name == "fastmcp":
+                        argv = [str(peer(options.cache, "fastmcp")), "-c", FASTMCP, str(port), target]
+                    else:
+                        python = peer(options.cache, "mcp-proxy")
+                        argv = [str(python.parent / "mcp-proxy"), "--port", str(port), "--stateless", "--"]
+                        argv += [*STDIO.split(), "--legacy"]
+                    with running(argv, port) as gateway:
+                        measure(name, f"http://127.0.0.1:{port}/mcp", gateway, lua, options.seconds)
+    finally:
+        asyncio.run(database.stop())
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""What stands at the gateway's doors: the servers of others that the settings name, tokens, trust, audit."""
+
+import ssl
+import sys
+from pathlib import Path
+from typing import TypedDict
+
+import sqlalchemy as sa
+
+from devtools_platform.app.home import Home
+from devtools_platform.config import Settings, program_environment, read_variables
+from devtools_platform.gateway.adapters.access_tokens import SqlTokens
+from devtools_platform.gateway.adapters.audit_log import SqlAudit
+from devtools_platform.gateway.audit import Audit
+from devtools_platform.gateway.catalog import choose, load_catalog, secret_names
+from devtools_platform.gateway.hub import Hub
+from devtools_platform.gateway.identity import Identity
+from devtools_platform.gateway.secrecy import Secrets
+from devtools_platform.gateway.service import Gateway
+from devtools_platform.gateway.trust import ToolLock
+from devtools_platform.gateway.upstreams.connect import Connector
+from devtools_platform.gateway.upstreams.upstream import Upstream
+
+
+class Doors(TypedDict):
+    hub: Hub
+    identity: Identity
+    hosts: frozenset[str]
+
+
+def open_doors(settings: Settings, home: Home, store: sa.Engine, gateway: Gateway) -> Doors:
+    """Raises `BadInput` for a catalogue, a lock or a name that cannot be used."""
+    token, secret = home.secret("token"), home.secret("secret")
+    specs = choose(load_catalog(settings.gateway_catalog), names(settings.gateway_servers))
+    secrets = read_variables(secret_names(specs))
+    connector = Connector(
+        home.logs,
+        _with_our_programs(program_environment()),
+        secrets,
+        ssl.create_default_context(),
+        {"data_dir": str(home.path), "python": sys.executable},
+    )
+    hub = Hub(
+        gateway,
+        [Upstream(name, spec, connector) for name, spec in specs.items()],
+        lock=ToolLock.load(settings.gateway_lock or home.path / "mcp.lock"),
+        audit=Audit(SqlAudit(store)),
+        secrecy=Secrets([token, secret, *secrets.values()]),
+        key=secret,
+    )
+    hosts = frozenset({*names(settings.gateway_hosts), settings.host})
+    return {"hub": hub, "identity": Identity(secret, SqlTokens(store)), "hosts": hosts}
+
+
+def names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _with_our_programs(environment: dict[str, str]) -> dict[str, str]:
+    """Servers installed beside us are found first."""
+    beside = str(Path(sys.executable).parent)
+    return {**environment, "PATH": f"{beside}:{environment.get('PATH', '/usr/bin:/bin')}"}

@@ -1,0 +1,1 @@
+"""The gateway's `/mcp`: both eras of the protocol, as raw ASGI."""

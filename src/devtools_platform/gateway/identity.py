@@ -1,0 +1,195 @@
+"""Tokens of people and managed agents: shown once, stored as a hash, scoped, expiring, revocable at once."""
+
+import hashlib
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from devtools_platform.core.agents import AGENTS, AgentName
+from devtools_platform.core.errors import BadInput, NotFound, Unauthorized
+from devtools_platform.core.tools import Caller
+from devtools_platform.gateway.principal import TOOLS, Principal, run_principal
+from devtools_platform.kit.tokens import verify_run_token
+
+PREFIX = "dtg_"
+"""So that scanners, ours among them, know a token of this gateway when they see one."""
+DEFAULT_DAYS = 90
+MAX_DAYS = 366
+MAX_CACHED = 4096
+RUN_TOKEN_CACHE_S = 60.0
+
+
+@dataclass(frozen=True)
+class TokenRecord:
+    """A token as it is stored: everything but the token."""
+
+    id: str
+    name: str
+    hash: str
+    agent: AgentName | None
+    task_id: str | None
+    scopes: tuple[str, ...]
+    per_minute: int | None
+    created_at: float
+    expires_at: float
+    revoked_at: float | None = None
+
+    @property
+    def is_valid(self) -> bool:
+        return self.revoked_at is None and self.expires_at > time.time()
+
+
+class TokenStore(Protocol):
+    async def load(self) -> Sequence[TokenRecord]: ...
+
+    async def save(self, record: TokenRecord) -> None:
+        """Insert or replace by id."""
+        ...
+
+
+class Identity:
+    """Who a request comes from. `verify` is on the call path: a hash and a look-up, nothing that waits."""
+
+    def __init__(self, secret: str, store: TokenStore | None = None) -> None:
+        self._secret = secret
+        self._store = store
+        self._by_hash: dict[str, TokenRecord] = {}
+        self._known: OrderedDict[bytes, tuple[Principal, float]] = OrderedDict()
+
+    async def load(self) -> None:
+        """Read what is stored. Before it, only run tokens are known."""
+        if self._store is not None:
+            self._by_hash = {record.hash: record for record in await self._store.load()}
+            self._known.clear()
+
+    def verify(self, header: bytes) -> Principal:
+        """From an Authorization header. Raises `Unauthorized`."""
+        known = self._known.get(header)
+        now = time.time()
+        if known is not None and known[1] > now:
+            return known[0]
+        kind, _, value = header.decode("latin-1").partition(" ")
+        token = value.strip()
+        if kind.lower() != "bearer" or not token:
+            raise Unauthorized(
+                "`/mcp` needs `Authorization: Bearer TOKEN`.", hint="Make a token with `dev-tools token create NAME`."
+            )
+        principal, until = self._look_up(token, now)
+        if len(self._known) >= MAX_CACHED:
+            self._known.popitem(last=False)
+        self._known[header] = (principal, until)
+        return principal
+
+    def _look_up(self, token: str, now: float) -> tuple[Principal, float]:
+        if not token.startswith(PREFIX):
+            return run_principal(verify_run_token(self._secret, token)), now + RUN_TOKEN_CACHE_S
+        record = self._by_hash.get(hash_token(token))
+        if record is None or record.revoked_at is not None:
+            raise Unauthorized(
+                "The token is not known, or it was revoked.", hint="Make one with `dev-tools token create`."
+            )
+        if record.expires_at <= now:
+            raise Unauthorized(
+                f"The token {record.name!r} has expired.", hint=f"Renew it with `dev-tools token rotate {record.id}`."
+            )
+        return principal_of(record), record.expires_at
+
+    def list_tokens(self) -> list[TokenRecord]:
+        """All, the newest first."""
+        return sorted(self._by_hash.values(), key=lambda record: -record.created_at)
+
+    async def create(
+        self,
+        name: str,
+        *,
+        scopes: Sequence[str],
+        agent: str | None = None,
+        task_id: str | None = None,
+        days: float = DEFAULT_DAYS,
+        per_minute: int | None = None,
+    ) -> tuple[TokenRecord, str]:
+        """A new token and its one showing. Raises `BadInput`."""
+        _check(name, scopes, agent, days)
+        token = PREFIX + secrets.token_urlsafe(32)
+        now = time.time()
+        record = TokenRecord(
+            secrets.token_hex(4),
+            name,
+            hash_token(token),
+            agent,  # pyright: ignore[reportArgumentType] - checked above
+            task_id,
+            tuple(scopes),
+            per_minute,
+            now,
+            now + days * 86_400,
+        )
+        await self._keep(record)
+        return record, token
+
+    async def revoke(self, id_: str) -> TokenRecord:
+        """Raises `NotFound`."""
+        record = replace(self._find(id_), revoked_at=time.time())
+        await self._keep(record)
+        return record
+
+    async def rotate(self, id_: str) -> tuple[TokenRecord, str]:
+        """The same rights under a new token; the old one ends now. Raises `NotFound`."""
+        old = self._find(id_)
+        days = max(1.0, (old.expires_at - old.created_at) / 86_400)
+        made = await self.create(
+            old.name,
+            scopes=old.scopes,
+            agent=old.agent,
+            task_id=old.task_id,
+            days=min(days, MAX_DAYS),
+            per_minute=old.per_minute,
+        )
+        await self.revoke(id_)
+        return made
+
+    async def _keep(self, record: TokenRecord) -> None:
+        if self._store is not None:
+            await self._store.save(record)
+        self._by_hash[record.hash] = record
+        self._known.clear()
+
+    def _find(self, id_: str) -> TokenRecord:
+        for record in self._by_hash.values():
+            if record.id == id_:
+                return record
+        raise NotFound(f"There is no token {id_!r}.", hint="See `dev-tools token list`.")
+
+
+def principal_of(record: TokenRecord) -> Principal:
+    """A token for no agent is a person's."""
+    caller = Caller(record.task_id or f"token:{record.id}", record.agent or "person")
+    return Principal(
+        f"token:{record.id}", record.name, caller, record.agent, record.scopes, record.per_minute, record.expires_at
+    )
+
+
+def hash_token(token: str) -> str:
+    """Of 256 random bits a plain hash is enough: there is nothing to guess."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def describe(record: TokenRecord) -> Mapping[str, object]:
+    """A token as people see it: no hash."""
+    facts = {key: value for key, value in vars(record).items() if key != "hash"}
+    return {**facts, "scopes": list(record.scopes), "is_valid": record.is_valid}
+
+
+def _check(name: str, scopes: Sequence[str], agent: str | None, days: float) -> None:
+    if not 0 < len(name) <= 100:  # noqa: PLR2004 - fits a table
+        raise BadInput("A token needs a name of at most 100 characters.", hint="Name it for who uses it.")
+    if agent is not None and agent not in AGENTS:
+        raise BadInput(f"{agent!r} is no agent.", hint=f"One of {', '.join(AGENTS)}.")
+    if not scopes or any(not scope.startswith(TOOLS) or len(scope) > 200 for scope in scopes):  # noqa: PLR2004
+        raise BadInput(
+            f"The scopes are {list(scopes)!r}.", hint="Write them as tools:SERVER_TOOL, `*` allowed: tools:git_*."
+        )
+    if not 0 < days <= MAX_DAYS:
+        raise BadInput(f"A token lasts up to {MAX_DAYS} days, not {days!r}.")

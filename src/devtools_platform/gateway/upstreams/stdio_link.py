@@ -1,0 +1,468 @@
+"""An MCP server as a child process: one child for all callers, their calls told apart by id.
+
+The child is in a process group of its own and ends with us. What it prints on standard error is kept in its log.
+Its standard output is hostile: lines are bounded, nonsense is counted, and a flood ends the child, not us.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+from msgspec import UNSET, Raw
+
+from devtools_platform.gateway.mcp.exchange import Call, Client, Exchange, Silent
+from devtools_platform.gateway.mcp.messages import (
+    INPUT_METHODS,
+    INTERNAL_ERROR,
+    LEGACY,
+    MODERN,
+    UNAVAILABLE,
+    Message,
+    Params,
+    RpcError,
+    error_bytes,
+    notification_bytes,
+    raw,
+    read_error,
+    read_message,
+    read_params,
+    request_bytes,
+    result_bytes,
+)
+from devtools_platform.gateway.upstreams.link import (
+    LIST_CHANGED,
+    RESOURCE_UPDATED,
+    Event,
+    LinkDown,
+    ServerFacts,
+    answer,
+    facts_from_discover,
+    facts_from_initialize,
+    legacy_params,
+    modern_params,
+    pass_on,
+)
+from devtools_platform.kit.process import Child, bound_log, die_with_parent
+
+log = logging.getLogger(__name__)
+
+READ_BYTES = 1 << 16
+DISCOVER_TIMEOUT_S = 5.0
+"""Some servers of the older era do not answer a method they do not know; then we go on with the handshake."""
+STOP_TIMEOUT_S = 2.0
+WAIT_FOR_TURN_S = 10.0
+MAX_BAD_LINES = 50
+LOGGED_BAD_LINES = 3
+MAX_UNASKED_PER_S = 2_000
+"""Lines that answer nothing (notifications, nonsense); more is a flood."""
+ENDLESS_LINE_BYTES = 500_000_000
+MAX_WRITE_BACKLOG = 8_000_000
+_ID_AT_START = re.compile(rb'^\s*\{[^{}\[\]]{0,200}?"id"\s*:\s*(\d{1,18})\b')
+_ID_AT_END = re.compile(rb'"id"\s*:\s*(\d{1,18})\s*(?:,\s*"jsonrpc"\s*:\s*"2\.0"\s*)?\}\s*$')
+
+
+@dataclass(frozen=True)
+class Command:
+    """How to start a server. `env` is all it sees of an environment."""
+
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    log_file: Path
+    cwd: Path | None = None
+
+
+@dataclass
+class _Pending:
+    exchange: Exchange
+    token: Raw | None
+    answer: "asyncio.Future[Raw]"
+
+
+class Pipes:
+    """A child and its two pipes, framed in lines. `on_line` gets each line, `on_end` the reason of the end."""
+
+    def __init__(self, command: Command, max_bytes: int, link: "StdioLink") -> None:
+        self.link = link
+        self.max_bytes = max_bytes
+        bound_log(command.log_file)
+        descriptor = os.open(command.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        start = os.fstat(descriptor).st_size
+        try:
+            process = subprocess.Popen(  # the kernel watches the thread that starts it: ours
+                list(command.argv),
+                env=dict(command.env),
+                cwd=command.cwd,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=descriptor,
+                start_new_session=True,
+                preexec_fn=die_with_parent(),  # noqa: PLW1509 - one system call, bound beforehand
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            raise LinkDown(f"{command.argv[0]!r} cannot be started: {error}.") from None
+        finally:
+            os.close(descriptor)
+        self.child = Child(process, command.log_file, start)
+        self._buffer = bytearray()
+        self._skipping = 0
+        self._head = b""
+        self._out = bytearray()
+        self._loop = asyncio.get_running_loop()
+        assert process.stdin is not None  # noqa: S101 - asked for above
+        assert process.stdout is not None  # noqa: S101 - asked for above
+        self._stdin, self._stdout = process.stdin.fileno(), process.stdout.fileno()
+        for descriptor in (self._stdin, self._stdout):
+            os.set_blocking(descriptor, False)
+        self._loop.add_reader(self._stdout, self._read)
+        self._is_open = True
+
+    def write(self, line: bytes) -> None:
+        """Queue one message. Raises `LinkDown` when the child does not take what it is sent."""
+        if not self._is_open:
+            raise LinkDown("Its process has ended.", is_final=True)
+        if len(self._out) > MAX_WRITE_BACKLOG:
+            raise LinkDown("It does not read what it is sent.")
+        was_empty = not self._out
+        # Within valid JSON a raw newline can only be white space; on this wire it would end the message.
+        self._out += line.replace(b"\n", b" ").replace(b"\r", b" ") + b"\n"
+        if was_empty:
+            self._flush()
+
+    def _flush(self) -> None:
+        try:
+            while self._out:
+                del self._out[: os.write(self._stdin, bytes(self._out[:READ_BYTES]))]
+        except BlockingIOError:
+            self._loop.add_writer(self._stdin, self._flush)
+            return
+        except OSError:
+            self._out.clear()
+        self._loop.remove_writer(self._stdin)
+
+    def _read(self) -> None:
+        try:
+            chunk = os.read(self._stdout, READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            chunk = b""
+        if not chunk:
+            self.link.ended("Its process has ended.")
+            return
+        start = 0
+        while (end := chunk.find(b"\n", start)) >= 0:
+            self._line(chunk[start:end])
+            start = end + 1
+            if not self._is_open:
+                return
+        self._grow(chunk[start:])
+
+    def _line(self, rest: bytes) -> None:
+        if self._skipping:
+            tail = bytes(self._buffer[-200:]) + rest
+            self._skipping = 0
+            self._buffer.clear()
+            self.link.oversized(self._head, tail[-200:])
+            return
+        line = bytes(self._buffer) + rest if self._buffer else rest
+        self._buffer.clear()
+        if len(line) > self.max_bytes:
+            self.link.oversized(line[:300], line[-200:])
+        elif line.strip():
+            self.link.received(line)
+
+    def _grow(self, rest: bytes) -> None:
+        self._buffer += rest
+        if self._skipping:
+            self._skipping += len(rest)
+            del self._buffer[:-200]
+        elif len(self._buffer) > self.max_bytes:
+            self._head, self._skipping = bytes(self._buffer[:300]), len(self._buffer)
+            del self._buffer[:-200]
+        if self._skipping > ENDLESS_LINE_BYTES:
+            self.link.ended("It printed a line without an end.")
+
+    def shut(self) -> None:
+        """Close our ends; nothing is read or written any more."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        self._loop.remove_reader(self._stdout)
+        self._loop.remove_writer(self._stdin)
+        for pipe in (self.child.process.stdin, self.child.process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+    async def stop(self) -> None:
+        """End the child and everything it started, also what has left its process group."""
+        descendants: list[psutil.Process] = []
+        with contextlib.suppress(psutil.Error):
+            descendants = psutil.Process(self.child.pid).children(recursive=True)
+        self.shut()
+        await self.child.stop(STOP_TIMEOUT_S)
+        for process in descendants:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+
+
+@dataclass
+class StdioLink:
+    """The connection over a child's pipes, in whichever era it answered."""
+
+    on_event: Event
+    on_end: Callable[[str], None]
+    """Called once, with the reason, when the child has gone or had to be given up."""
+    max_bytes: int
+    is_interactive: bool = False
+    """A handshake server may ask its caller something. Its questions name no call, so its calls run one by one."""
+    facts: ServerFacts = field(default_factory=lambda: ServerFacts("modern", MODERN))
+    _pipes: Pipes | None = None
+    _pending: dict[int, _Pending] = field(default_factory=dict[int, _Pending])
+    _ids: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
+    _one_by_one: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _tasks: set["asyncio.Task[None]"] = field(default_factory=set["asyncio.Task[None]"])
+    _bad_lines: int = 0
+    _unasked: int = 0
+    _window: float = 0.0
+    _listening: int | None = None
+
+    async def open(self, command: Command, protocol: str) -> None:
+        """Start the child and agree on an era. Raises `LinkDown`."""
+        self._pipes = Pipes(command, self.max_bytes, self)
+        try:
+            if not (protocol in {"auto", MODERN} and await self._discover(is_only=protocol == MODERN)):
+                await self._initialize(LEGACY[0] if protocol == "auto" else protocol)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _discover(self, *, is_only: bool) -> bool:
+        try:
+            async with asyncio.timeout(None if is_only else DISCOVER_TIMEOUT_S):
+                result = await self._send(
+                    "server/discover", modern_params(Call("server/discover", {}), Client("gateway"))
+                )
+        except (RpcError, TimeoutError) as error:
+            if is_only:
+                raise LinkDown(f"It does not speak {MODERN}: {error}") from None
+            return False
+        self.facts = facts_from_discover(result)
+        return True
+
+    async def _initialize(self, version: str) -> None:
+        asks: dict[str, Any] = {"sampling": {}, "elicitation": {}, "roots": {}} if self.is_interactive else {}
+        params = {
+            "protocolVersion": raw(version),
+            "capabilities": raw(asks),
+            "clientInfo": raw({"name": "dev-tools", "version": "1"}),
+        }
+        try:
+            self.facts = facts_from_initialize(await self._send("initialize", params))
+        except RpcError as error:
+            raise LinkDown(f"It refuses the handshake: {error}") from None
+        self._write(notification_bytes("notifications/initialized", {}))
+
+    async def request(self, call: Call, exchange: Exchange) -> Raw:
+        if self.facts.era == "modern":
+            return await self._exchange(call, exchange)
+        if not self.is_interactive or call.method not in INPUT_METHODS:
+            return await self._exchange(call, exchange)
+        try:
+            async with asyncio.timeout(WAIT_FOR_TURN_S):
+                await self._one_by_one.acquire()
+        except TimeoutError:
+            raise RpcError(
+                UNAVAILABLE, "It waits for another caller's answer to a question; try again later."
+            ) from None
+        try:
+            return await self._exchange(call, exchange)
+        finally:
+            self._one_by_one.release()
+
+    async def _exchange(self, call: Call, exchange: Exchange) -> Raw:
+        id_ = next(self._ids)
+        token = call.meta.get("progressToken")
+        if token is not None:  # two callers may have chosen the same one
+            call = Call(call.method, call.params, {**call.meta, "progressToken": raw(id_)})
+        is_modern = self.facts.era == "modern"
+        params = modern_params(call, exchange.client) if is_modern else legacy_params(call)
+        return await self._send(call.method, params, exchange, token, id_)
+
+    async def _send(
+        self,
+        method: str,
+        params: Params,
+        exchange: Exchange | None = None,
+        token: Raw | None = None,
+        id_: int | None = None,
+    ) -> Raw:
+        id_ = next(self._ids) if id_ is None else id_
+        future: asyncio.Future[Raw] = asyncio.get_running_loop().create_future()
+        self._pending[id_] = _Pending(exchange or Silent(), token, future)
+        try:
+            self._write(request_bytes(id_, method, params))
+            return await future
+        except asyncio.CancelledError:
+            with contextlib.suppress(LinkDown):
+                self._write(notification_bytes("notifications/cancelled", {"requestId": raw(id_)}))
+            raise
+        finally:
+            self._pending.pop(id_, None)
+
+    def _write(self, line: bytes) -> None:
+        if self._pipes is None:
+            raise LinkDown("Its process has ended.", is_final=True)
+        self._pipes.write(line)
+
+    def received(self, line: bytes) -> None:
+        """One line of the child."""
+        try:
+            message = read_message(line)
+        except RpcError:
+            self._bad_line(line)
+            return
+        if message.method is UNSET:
+            self._settle(message)
+            return
+        if self._is_flood():
+            return
+        params = _params_of(message)
+        if isinstance(message.id, int | str):
+            self._spawn(self._answer(message.id, str(message.method), params))
+        elif message.method in LIST_CHANGED or message.method == RESOURCE_UPDATED:
+            self.on_event(str(message.method), params, None)
+        else:
+            self._note(str(message.method), params)
+
+    def _settle(self, message: Message) -> None:
+        pending = self._pending.get(message.id) if isinstance(message.id, int) else None
+        if pending is None or pending.answer.done():
+            return  # an answer to a call that was given up
+        if message.error is not UNSET:
+            pending.answer.set_exception(read_error(message.error))
+        elif message.result is not UNSET:
+            pending.answer.set_result(Raw(bytes(message.result)))
+        else:
+            pending.answer.set_exception(RpcError(INTERNAL_ERROR, "The server's answer holds no result."))
+
+    def _note(self, method: str, params: Params) -> None:
+        """A notification of a call. Progress says whose; a log message only where just one call runs."""
+        if method == "notifications/progress":
+            token = params.get("progressToken")
+            pending = self._pending.get(int(bytes(token))) if token is not None and bytes(token).isdigit() else None
+        else:
+            pending = self._only_one()
+        if pending is not None:
+            pass_on(method, params, pending.exchange, pending.token)
+
+    def _only_one(self) -> _Pending | None:
+        callers = [p for p in self._pending.values() if not isinstance(p.exchange, Silent)]
+        return callers[0] if len(callers) == 1 else None
+
+    async def _answer(self, id_: int | str, method: str, params: Params) -> None:
+        caller = self._only_one()
+        try:
+            result = await answer(method, params, self._asked(method, caller))
+            line = result_bytes(id_, result)
+        except RpcError as error:
+            line = error_bytes(id_, error)
+        with contextlib.suppress(LinkDown):
+            self._write(line)
+
+    def _asked(self, method: str, caller: _Pending | None) -> Exchange:
+        if method == "ping":
+            return Silent()
+        if caller is None or not self.is_interactive:
+            raise RpcError(INTERNAL_ERROR, f"{method!r} cannot be attributed to one caller.")
+        return caller.exchange
+
+    def _bad_line(self, line: bytes) -> None:
+        self._bad_lines += 1
+        if self._bad_lines <= LOGGED_BAD_LINES:
+            log.warning("a server printed a line that is no message: %.200r", line)
+        if match := _ID_AT_START.search(line) or _ID_AT_END.search(line):
+            self._fail(int(match.group(1)), LinkDown("Its answer is no JSON-RPC.", may_have_run=True, is_fault=False))
+        elif len(callers := [i for i, p in self._pending.items() if not isinstance(p.exchange, Silent)]) == 1:
+            self._fail(callers[0], LinkDown("Its answer is no JSON-RPC.", may_have_run=True, is_fault=False))
+        if self._bad_lines > MAX_BAD_LINES:
+            self.ended(f"It printed {MAX_BAD_LINES} lines that are no messages.")
+
+    def oversized(self, head: bytes, tail: bytes) -> None:
+        """A line was longer than allowed and thrown away: fail the call it answers, or, unknown, all of them."""
+        match = _ID_AT_START.search(head) or _ID_AT_END.search(tail)
+        error = LinkDown(f"Its answer is larger than {self.max_bytes} bytes.", may_have_run=True, is_fault=False)
+        for id_ in [int(match.group(1))] if match else list(self._pending):
+            self._fail(id_, error)
+
+    def _fail(self, id_: int, error: LinkDown) -> None:
+        pending = self._pending.get(id_)
+        if pending is not None and not pending.answer.done():
+            pending.answer.set_exception(error)
+
+    def _is_flood(self) -> bool:
+        now = time.monotonic()
+        if now - self._window > 1.0:
+            self._window, self._unasked = now, 0
+        self._unasked += 1
+        if self._unasked > MAX_UNASKED_PER_S:
+            self.ended(f"It sent more than {MAX_UNASKED_PER_S} messages in a second that nobody asked for.")
+            return True
+        return False
+
+    def ended(self, reason: str) -> None:
+        """The child is gone, or must go: every call fails now, and the upstream decides what comes next."""
+        pipes, self._pipes = self._pipes, None
+        if pipes is None:
+            return
+        pipes.shut()
+        for id_ in list(self._pending):
+            self._fail(id_, LinkDown(reason, may_have_run=True, is_final=True))
+        self._spawn(pipes.stop())
+        self.on_end(reason)
+
+    async def listen(self, client: Client, uris: tuple[str, ...] = ()) -> None:
+        if self.facts.era == "legacy":
+            for uri in uris:
+                await self._exchange(Call("resources/subscribe", {"uri": raw(uri)}), Silent(client))
+            return
+        kinds: dict[str, Any] = {f"{kind}ListChanged": True for kind in ("tools", "prompts", "resources")}
+        filters = {"resourceSubscriptions": list(uris)} if uris else kinds
+        call = Call("subscriptions/listen", {"notifications": raw(filters)})
+        await self._exchange(call, Silent(client))
+
+    def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    @property
+    def pid(self) -> int | None:
+        return self._pipes.child.pid if self._pipes else None
+
+    async def close(self) -> None:
+        pipes, self._pipes = self._pipes, None
+        for id_ in list(self._pending):
+            self._fail(id_, LinkDown("It is being stopped.", may_have_run=True, is_fault=False))
+        if pipes is not None:
+            await pipes.stop()
+        for task in list(self._tasks):
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+def _params_of(message: Message) -> Params:
+    try:
+        return read_params(message.params)
+    except RpcError:
+        return {}

@@ -1,0 +1,274 @@
+"""One server behind the gateway, kept alive: connected, watched, its tools listed, its failures contained.
+
+A call never connects, never lists and never waits for a server that is known to be down; all of that happens in
+the background task here.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Raw
+
+from devtools_platform.gateway.mcp.exchange import Call, Client, Exchange, Silent
+from devtools_platform.gateway.mcp.messages import UNAVAILABLE, Params, RpcError, raw, read_object, read_text
+from devtools_platform.gateway.upstreams.link import LIST_CHANGED, MAX_PAGES, Link, LinkDown
+from devtools_platform.gateway.upstreams.types import ServerSpec
+
+log = logging.getLogger(__name__)
+
+FIRST_RETRY_S = 0.25
+LAST_RETRY_S = 30.0
+START_TIMEOUT_S = 60.0
+REFRESH_S = 60.0
+"""How often a catalogue is read again, which is also how a silent death is noticed."""
+FAULTS_UNTIL_DOWN = 3
+MAX_WAITING = 4096
+MAX_TOOLS = 2_000
+
+State = Literal["starting", "ready", "down", "stopped"]
+Connect = Callable[["Upstream"], Awaitable[Link]]
+Listener = Callable[[str, Params, str | None], None]
+
+
+class _Deadline:
+    """An exchange that stops the clock while the client is being asked, and starts it anew with each sign of life."""
+
+    __slots__ = ("_exchange", "_limit_s", "_timeout", "client")
+
+    def __init__(self, exchange: Exchange, timeout: asyncio.Timeout, limit_s: float) -> None:
+        self.client: Client = exchange.client
+        self._exchange = exchange
+        self._timeout = timeout
+        self._limit_s = limit_s
+
+    def notify(self, method: str, params: Params) -> None:
+        self._restart()
+        self._exchange.notify(method, params)
+
+    async def ask(self, method: str, params: Params) -> Raw:
+        if not self._timeout.expired():
+            self._timeout.reschedule(None)
+        try:
+            return await self._exchange.ask(method, params)
+        finally:
+            self._restart()
+
+    def _restart(self) -> None:
+        if not self._timeout.expired():
+            self._timeout.reschedule(asyncio.get_running_loop().time() + self._limit_s)
+
+
+class Upstream:
+    """Use `start` and `stop`; `request` is the call path."""
+
+    def __init__(self, name: str, spec: ServerSpec, connect: Connect) -> None:
+        self.name = name
+        self.spec = spec
+        self.state: State = "stopped"
+        self.reason = ""
+        """Why it is down, for people."""
+        self.link: Link | None = None
+        self.tools: Sequence[Params] = ()
+        """Its tools' definitions as it gave them."""
+        self.restarts = 0
+        self.faults = 0
+        self.next_try_at = 0.0
+        self.on_change: Callable[[Upstream], None] = lambda _: None
+        """Called when its tools or its state have changed."""
+        self.listeners: set[Listener] = set()
+        self._connect = connect
+        self._slots = asyncio.Semaphore(spec.concurrency)
+        self._waiting = 0
+        self._lost = asyncio.Event()
+        self._stale = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._is_ready = asyncio.Event()
+
+    def start(self) -> None:
+        self.state = "starting"
+        self._task = asyncio.create_task(self._maintain())
+
+    async def ready(self, timeout_s: float) -> bool:
+        """Wait until it can be called; False when it cannot within the time."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._is_ready.wait()
+        return self.state == "ready"
+
+    async def stop(self) -> None:
+        self.state = "stopped"
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        if self.link is not None:
+            await self.link.close()
+            self.link = None
+
+    async def request(self, call: Call, exchange: Exchange) -> Raw:
+        """One request. Raises `RpcError`: the server's own, or ours when it cannot be had."""
+        link = self.link
+        if link is None:
+            raise self.unavailable()
+        if self._slots.locked() and self._waiting >= MAX_WAITING:
+            raise RpcError(UNAVAILABLE, f"{self.name} has {self._waiting} calls waiting already.")
+        self._waiting += 1
+        try:
+            await self._slots.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            async with asyncio.timeout(self.spec.timeout_s) as timeout:
+                result = await link.request(call, _Deadline(exchange, timeout, self.spec.timeout_s))
+        except TimeoutError:
+            reason = f"It did not answer within {self.spec.timeout_s:g} s."
+            raise self._failed(LinkDown(reason, may_have_run=True), link) from None
+        except LinkDown as down:
+            raise self._failed(down, link) from None
+        finally:
+            self._slots.release()
+        self.faults = 0
+        return result
+
+    def _failed(self, down: LinkDown, link: Link) -> RpcError:
+        self.faults += down.is_fault
+        if link is self.link and (down.is_final or self.faults >= FAULTS_UNTIL_DOWN):
+            self.lose(down.reason)
+        doubt = " The call may have had its effect; look before you repeat it." if down.may_have_run else ""
+        data = {"code": "unavailable", "server": self.name, "may_have_run": down.may_have_run}
+        return RpcError(UNAVAILABLE, f"{self.name}: {down.reason}{doubt}", data)
+
+    def unavailable(self) -> RpcError:
+        wait = max(0.0, self.next_try_at - time.monotonic())
+        when = f" It is tried again in {wait:.0f} s." if self.state == "down" else ""
+        data = {"code": "unavailable", "server": self.name, "state": self.state, "retry_after_s": round(wait, 1)}
+        return RpcError(UNAVAILABLE, f"{self.name} is {self.state}: {self.reason or 'not connected yet.'}{when}", data)
+
+    def lose(self, reason: str) -> None:
+        """The connection is of no use any more: calls fail at once until the background task has a new one."""
+        self._down(reason)
+        self._lost.set()
+
+    def on_event(self, method: str, params: Params, owner: str | None) -> None:
+        if method in LIST_CHANGED:
+            owner = None  # a list is the same for all
+        if method == "notifications/tools/list_changed":
+            self._stale.set()
+        for listener in tuple(self.listeners):
+            listener(method, params, owner)
+
+    async def _maintain(self) -> None:
+        wait = FIRST_RETRY_S
+        while True:
+            began = time.monotonic()
+            link: Link | None = None
+            self._lost.clear()
+            try:
+                async with asyncio.timeout(START_TIMEOUT_S):
+                    link = await self._connect(self)
+                    self.tools = await _list_tools(link)
+                self._up(link)
+                await self._watch(link)
+            except asyncio.CancelledError:
+                raise
+            except TimeoutError:
+                self._down(f"It was not ready within {START_TIMEOUT_S:g} s.")
+            except LinkDown as error:
+                self._down(error.reason)
+            except Exception as error:
+                log.exception("%s: the connection broke on our side", self.name)
+                self._down(f"The gateway failed to talk to it: {type(error).__name__}.")
+            finally:
+                if link is not None:
+                    self.link = None
+                    await link.close()
+            if time.monotonic() - began > LAST_RETRY_S:
+                wait = FIRST_RETRY_S  # it was well for a while: this is a new trouble
+            self.restarts += 1
+            self.next_try_at = time.monotonic() + wait
+            await asyncio.sleep(wait * random.uniform(0.8, 1.2))  # noqa: S311 - spreads retries, keeps no secret
+            wait = min(wait * 2, LAST_RETRY_S)
+
+    def _up(self, link: Link) -> None:
+        self.link, self.state, self.reason, self.faults = link, "ready", "", 0
+        self._is_ready.set()
+        self.on_change(self)
+
+    def _down(self, reason: str) -> None:
+        if self.state != "stopped":
+            self.state = "down"
+        self.link, self.reason = None, reason
+        self._is_ready.clear()
+        log.warning("%s is down: %s", self.name, reason)
+        self.on_change(self)
+
+    async def _watch(self, link: Link) -> None:
+        """Until the connection is lost: read the catalogue again when it changes, and now and then."""
+        listening = asyncio.create_task(_listen(link))
+        try:
+            while not self._lost.is_set():
+                await _first(self._lost, self._stale, timeout_s=REFRESH_S)
+                if self._lost.is_set():
+                    return
+                self._stale.clear()
+                async with asyncio.timeout(self.spec.timeout_s):
+                    tools = await _list_tools(link)
+                if tools != self.tools:
+                    self.tools = tools
+                    self.on_change(self)
+        finally:
+            listening.cancel()
+            with suppress(asyncio.CancelledError):
+                await listening
+
+
+async def _listen(link: Link) -> None:
+    """Keep events flowing. Servers without them are asked again by time."""
+    while True:
+        with suppress(LinkDown, RpcError):
+            await link.listen(Client("gateway"))
+        await asyncio.sleep(REFRESH_S)
+
+
+async def _first(*events: asyncio.Event, timeout_s: float) -> None:
+    tasks = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def _list_tools(link: Link) -> list[Params]:
+    """All pages. Raises `LinkDown` when it cannot be read or does not end."""
+    if "tools" not in link.facts.capabilities:
+        return []
+    tools: list[Params] = []
+    cursor: str | None = None
+    for _ in range(MAX_PAGES):
+        params: Params = {} if cursor is None else {"cursor": raw(cursor)}
+        try:
+            page = read_object(await link.request(Call("tools/list", params), Silent()))
+        except RpcError as error:
+            raise LinkDown(f"It does not list its tools: {error}") from None
+        tools += _tools_of(page)
+        cursor = read_text(page.get("nextCursor"))
+        if cursor is None:
+            return tools
+        if len(tools) > MAX_TOOLS:
+            break
+    raise LinkDown(f"Its list of tools does not end: {len(tools)} so far.")
+
+
+def _tools_of(page: Params) -> list[Params]:
+    try:
+        found: list[dict[str, Any]] = msgspec.json.decode(page.get("tools", b"[]"), type=list[dict[str, Raw]])
+    except (msgspec.MsgspecError, RecursionError):
+        raise LinkDown("Its list of tools cannot be read.") from None
+    return [{key: Raw(bytes(value)) for key, value in tool.items()} for tool in found]
