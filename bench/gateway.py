@@ -137,7 +137,7 @@ def ours(port: int, up: str, url: str) -> None:
 
     server.on_change = approve
     app = build_api(gateway, token="rest", secret=SECRET, hub=hub)
-    uvicorn.run(app, host="127.0.0.1", port=port, log_level="error", access_log=False)  # type: ignore[arg-type]
+    uvicorn.run(app, host="127.0.0.1", port=port, log_level="error", access_log=False, proxy_headers=False)  # type: ignore[arg-type]
 
 
 FASTMCP = """

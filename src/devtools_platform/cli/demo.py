@@ -30,7 +30,9 @@ def demo(
     """Make a small repository with a failing test, and let the crew fix it."""
     data_dir = load_settings().data_dir / "demo"
     stays = sys.stdin.isatty() if stay is None else stay
-    result = asyncio.run(_demo(data_dir, stays=stays, as_json=as_json))
+    from devtools_platform.app.serving import run  # takes seconds to import: only where it is run
+
+    result = run(_demo(data_dir, stays=stays, as_json=as_json))
     if result.status != "completed":
         raise typer.Exit(20)
 

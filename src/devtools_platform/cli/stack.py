@@ -28,7 +28,9 @@ def up(
 ) -> None:
     """Start all services in this terminal; Ctrl-C ends them."""
     settings = stack_settings(data_dir, host=host, free_ports=free_ports)
-    asyncio.run(_up(settings, as_json=as_json))
+    from devtools_platform.app.serving import run  # takes seconds to import: only where it is run
+
+    run(_up(settings, as_json=as_json))
 
 
 def stack_settings(data_dir: Path | None, *, host: str | None = None, free_ports: bool = False) -> Settings:

@@ -61,7 +61,8 @@ async def read_blobs(repo: Path, blobs: Iterable[str]) -> AsyncGenerator[tuple[s
         assert process.stdin  # noqa: S101 - opened as pipes
         assert process.stdout  # noqa: S101
         for blob in blobs:
-            process.stdin.write(blob.encode() + b"\n")
+            if not process.stdin.is_closing():  # what it has not said then is told below
+                process.stdin.write(blob.encode() + b"\n")
             header = (await process.stdout.readline()).decode().split()
             if len(header) != 3:  # noqa: PLR2004 - "id type size"; else "id missing", or nothing at all
                 raise ProgramFailed(f"git has no object {blob!r} in {str(repo)!r}: {' '.join(header) or 'it ended'}")

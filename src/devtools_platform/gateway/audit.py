@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol
 
 import msgspec
@@ -20,7 +21,10 @@ from devtools_platform.core.redact import holds_secret, redact
 log = logging.getLogger(__name__)
 
 FLUSH_EVERY_S = 1.0
-MAX_BATCH = 200
+MAX_BATCH = 2_000
+"""Lines stored in one transaction; reaching it does not wait for the time."""
+MAX_HASHED_AT_ONCE = 100
+"""Lines hashed before calls get their turn: a few milliseconds."""
 MAX_BACKLOG = 50_000
 """Notes kept while the store is away. Beyond it calls are refused: an unaudited call must not happen."""
 MAX_ARGUMENT_BYTES = 4_000
@@ -126,13 +130,20 @@ class Audit:
             while self._notes:
                 if self._last is None:
                     self._last = await self.store.last()
-                batch = [self._notes[i] for i in range(min(len(self._notes), MAX_BATCH))]
-                lines = chain(batch, *self._last)
+                lines = await self._next_lines(*self._last)
                 await self.store.append(lines)
-                for _ in batch:
+                for _ in lines:
                     self._notes.popleft()
                 self._last = (lines[-1].seq, lines[-1].hash)
-                await asyncio.sleep(0)  # calls go first
+
+    async def _next_lines(self, seq: int, previous: str) -> list[Line]:
+        batch = list(islice(self._notes, MAX_BATCH))
+        lines: list[Line] = []
+        for start in range(0, len(batch), MAX_HASHED_AT_ONCE):
+            lines += chain(batch[start : start + MAX_HASHED_AT_ONCE], seq, previous)
+            seq, previous = lines[-1].seq, lines[-1].hash
+            await asyncio.sleep(0)  # calls go first
+        return lines
 
 
 def chain(notes: Sequence[Note], seq: int, previous: str) -> list[Line]:

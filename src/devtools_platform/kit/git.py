@@ -501,8 +501,9 @@ async def _read_head(stream: asyncio.StreamReader, max_bytes: int | None) -> byt
 
 async def _feed(stream: asyncio.StreamWriter, text: bytes) -> None:
     with suppress(BrokenPipeError, ConnectionResetError):
-        stream.write(text)
-        await stream.drain()
+        if text and not stream.is_closing():  # git may have said all it had to say already
+            stream.write(text)
+            await stream.drain()
     stream.close()
 
 

@@ -117,8 +117,9 @@ class LlamaServer:
             )
         assert process.stdin  # noqa: S101 - it is a pipe
         with contextlib.suppress(ConnectionError):  # a child that is dead already tells why below
-            process.stdin.write(json.dumps(options).encode() + b"\n")
-            await process.stdin.drain()
+            if not process.stdin.is_closing():
+                process.stdin.write(json.dumps(options).encode() + b"\n")
+                await process.stdin.drain()
         process.stdin.close()
         return process
 

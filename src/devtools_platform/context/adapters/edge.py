@@ -148,8 +148,9 @@ class _Child:
         try:
             # A process that is gone is noticed by the reader, which then ends this wait.
             with suppress(ConnectionError):
-                self.stdin.write(line)
-                await self.stdin.drain()
+                if not self.stdin.is_closing():
+                    self.stdin.write(line)
+                    await self.stdin.drain()
             return await answer
         finally:
             del self.waiting[number]
