@@ -282,9 +282,7 @@ def test_only_plain_urls_are_dialled(url: str) -> None:
 
 def test_the_shipped_catalogue_is_valid_and_a_wrong_name_is_told(tmp_path: Path) -> None:
     servers = load_catalog()
-    assert {"git", "filesystem", "fetch", "time", "memory", "playwright", "github", "linear", "digitalocean"} <= set(
-        servers
-    )
+    assert {"git", "filesystem", "time", "memory", "playwright", "github", "linear", "digitalocean"} <= set(servers)
     assert choose(servers, []) == {}
     with pytest.raises(BadInput, match="Did you mean 'github'"):
         choose(servers, ["githb"])

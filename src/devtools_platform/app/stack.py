@@ -39,6 +39,7 @@ from devtools_platform.gateway.adapters.call_records import SqlCallRecords
 from devtools_platform.gateway.api import build_api as build_gateway
 from devtools_platform.gateway.api import load_policy
 from devtools_platform.gateway.service import Gateway
+from devtools_platform.gateway.toolsets.web import WebTools
 from devtools_platform.gateway.toolsets.workspace import WorkspaceTools
 from devtools_platform.kit import database
 from devtools_platform.kit.sandbox import Limits
@@ -53,6 +54,7 @@ from devtools_platform.state.events import EventLog
 from devtools_platform.state.retention import Retention
 from devtools_platform.state.rules import load_rules
 from devtools_platform.state.service import StateService
+from devtools_platform.state.tools import TaskTools
 
 Progress = Callable[[str, str], None]
 """Called with a part's name and what it is doing or where it listens."""
@@ -197,13 +199,14 @@ class Stack:
             request = await parts.service.get_request(caller.task_id)
             return name_collection(Path(request.repo))
 
+        tasks = TaskTools(parts.service, parts.events, Admission(self.settings).admit)
         workspace = WorkspaceTools(
             home.workspaces,
             limits=Limits(self.settings.command_timeout_s, self.settings.command_memory_mb),
             sandbox_program=self.settings.sandbox_program,
         )
         return Gateway(
-            [workspace, ContextTools(context, collection_of)],
+            [workspace, ContextTools(context, collection_of), tasks, WebTools()],
             load_policy(),
             SqlCallRecords(store),
             rules=load_rules(self.settings.approval_rules),

@@ -11,7 +11,8 @@ from devtools_platform.app.gateway_client import GatewayRest
 from devtools_platform.app.home import Home
 from devtools_platform.cli.output import out, print_json
 from devtools_platform.cli.stack import DataDir, stack_settings
-from devtools_platform.core.errors import BadInput
+from devtools_platform.core.errors import BadInput, Forbidden
+from devtools_platform.core.tools import APPROVAL_REQUIRED
 
 app = typer.Typer(no_args_is_help=True, help="Tools, and the servers they come from.")
 token_app = typer.Typer(no_args_is_help=True, help="Tokens for people and managed agents.")
@@ -58,10 +59,11 @@ def search(
 def call(
     name: Annotated[str, typer.Argument(help="Its full name: SERVER_TOOL.")],
     arguments: Annotated[str, typer.Argument(help="Its arguments as a JSON object.")] = "{}",
+    yes: Annotated[bool, typer.Option("--yes", help="Also when it changes something; do not ask.")] = False,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Call one tool as the operator."""
+    """Call one tool as the operator. What changes something is asked about first."""
     try:
         given = json.loads(arguments)
     except ValueError as error:
@@ -69,7 +71,12 @@ def call(
             f"The arguments are no JSON: {error}.", hint="""dev-tools tools call NAME '{"key": "value"}'"""
         ) from None
     server, _, tool = name.partition("_")
-    result = _send(data_dir, "POST", f"/tools/{server}/{tool}", json={"arguments": given})
+    path, body = f"/tools/{server}/{tool}", {"arguments": given, "is_confirmed": yes}
+    result = _send(data_dir, "POST", path, json=body)
+    if result["data"].get("code") == APPROVAL_REQUIRED:
+        if as_json or not typer.confirm(f"{name} changes something outside a workspace. Call it?"):
+            raise Forbidden(f"{name} was not called: it changes something.", hint="Say --yes if you mean it.")
+        result = _send(data_dir, "POST", path, json={**body, "is_confirmed": True})
     if as_json:
         print_json(result)
     else:

@@ -24,6 +24,8 @@ class Tool:
     """After an interruption it is safe to run it once more: its effect stays in the workspace and converges."""
     risk: Risk = "low"
     """How much a wrong call can spoil: `high` for what reaches beyond the task's workspace."""
+    is_for_people: bool = False
+    """It works without a task, so people may call it with a token of their own."""
 
 
 @dataclass(frozen=True)

@@ -291,7 +291,7 @@ class Hub:
         if not principal.permits(entry.full):
             return False
         if principal.agent is None:
-            return entry.upstream is not None or principal.sees_all
+            return entry.upstream is not None or entry.route.tool.is_for_people or principal.sees_all
         return self._agent_sees(principal.agent, entry)
 
     def view(self, principal: Principal) -> View:
@@ -398,8 +398,8 @@ class Hub:
                     return held
                 must_ask = False
             if entry.upstream is None or key is not None or must_ask:
-                rule = CATALOGUE_ASKS if must_ask and entry.upstream is not None else None
-                kept = await self._call_recorded(principal, entry, call, exchange, key, approval, rule)
+                ask_by = CATALOGUE_ASKS if must_ask else None
+                kept = await self._call_recorded(principal, entry, call, exchange, key, approval, ask_by)
                 outcome = _outcome_of(kept)
                 answer = wire_result(_cut_text(kept, cap) if cap else kept)
                 result = bytes(answer)
@@ -475,10 +475,10 @@ class Hub:
         exchange: Exchange,
         key: str | None,
         approval: str | None,
-        must_ask: ApprovalRule | None,
+        ask_by: ApprovalRule | None,
     ) -> ToolResult:
         """By way of `Gateway`, which asks by the stack's rules, makes the call once, and keeps its answer."""
-        if entry.upstream is None and principal.agent is None:
+        if entry.upstream is None and principal.agent is None and not entry.route.tool.is_for_people:
             text = f"{entry.full!r} works in a task's workspace, and {principal.name} works in none."
             raise refusal("forbidden", text, "Run it as part of a task, or make a token with --agent and --task.")
         arguments = as_object(_decoded(call.params.get("arguments")))
@@ -490,7 +490,7 @@ class Hub:
         attached = attach(context) if context is not None else None
         try:
             return await self.gateway.call_permitted(
-                entry.route, principal.caller, entry.full, arguments, owned, approval, must_ask
+                entry.route, principal.caller, entry.full, arguments, owned, approval, ask_by
             )
         except Forbidden as error:
             raise refusal("forbidden", str(error), error.hint) from None
@@ -507,7 +507,7 @@ class Hub:
             self._take(principal, "*", principal.per_minute)
         upstream = entry.upstream
         if upstream is None:
-            return "allow", 0
+            return self._decide_own(principal, entry), 0
         verdict, cap = self._apply_rules(principal, entry, arguments) if entry.rules else (entry.verdict, 0)
         if verdict == "allow" and entry.full in self.view(principal).asked:
             verdict = "ask"
@@ -519,6 +519,12 @@ class Hub:
                 "secret_in_arguments", text, "Give the secret to the server in the catalogue (`env`, `headers`)."
             )
         return verdict, cap or upstream.spec.max_result_bytes
+
+    def _decide_own(self, principal: Principal, entry: Entry) -> Verdict:
+        """For agents the stack's rules decide, in `Gateway`. A person is asked here, before anything is changed."""
+        if principal.agent is not None:
+            return "allow"
+        return "ask" if not entry.is_read_only or entry.full in self.view(principal).asked else "allow"
 
     def _apply_rules(self, principal: Principal, entry: Entry, arguments: bytes) -> tuple[Verdict, int]:
         """The first rule that decides does; each that holds limits."""

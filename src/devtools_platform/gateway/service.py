@@ -91,13 +91,16 @@ class Gateway:
         arguments: Mapping[str, Any],
         key: str,
         approval: str | None = None,
-        must_ask: ApprovalRule | None = None,
+        ask_by: ApprovalRule | None = None,
     ) -> ToolResult:
-        """The same for a caller whose right to the tool is established. `must_ask` asks where no rule of ours does."""
+        """The same for a caller whose right to the tool is established; `ask_by` asks where no rule of ours does.
+
+        A person is not sent to a person: whoever calls this has asked them.
+        """
         with task_span(caller.task_id, caller.agent, f"tools/call {name}") as span:
             span.set_attribute("gen_ai.tool.name", name)
             span.set_attribute("devtools.tool.key", key)
-            return await self._decide_and_run(route, caller, name, arguments, key, approval, must_ask, span)
+            return await self._decide_and_run(route, caller, name, arguments, key, approval, ask_by, span)
 
     async def _decide_and_run(
         self,
@@ -107,10 +110,10 @@ class Gateway:
         arguments: Mapping[str, Any],
         key: str,
         approval: str | None,
-        must_ask: ApprovalRule | None,
+        ask_by: ApprovalRule | None,
         span: Span,
     ) -> ToolResult:
-        rule = self.find_rule(caller.agent, name, route.tool) or must_ask
+        rule = None if caller.agent == "person" else self.find_rule(caller.agent, name, route.tool) or ask_by
         if rule is not None and approval is None:
             TOOL_CALLS.labels(route.server.name, name, caller.agent, "asked").inc()
             return _ask_first(rule, route)
