@@ -13,8 +13,9 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, Counter, Histogram, generate_latest
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -35,6 +36,15 @@ HealthCheck = Callable[[], Awaitable[Mapping[str, Any]]]
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
+class ErrorBody(BaseModel):
+    """What every error looks like."""
+
+    code: str
+    message: str
+    hint: str
+    """What to do about it: mostly the next command."""
+
+
 def create_app(
     service: str,
     *,
@@ -47,7 +57,14 @@ def create_app(
 
     `health` returns facts about the service; a key `ok` that is false makes `/health` answer 503.
     """
-    app = FastAPI(title=f"Dev-Tools {service}", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app = FastAPI(
+        title=f"Dev-Tools {service}",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        responses={status: {"model": ErrorBody, "description": "An error"} for status in (422, "default")},
+    )
     _add_error_handlers(app)
 
     @app.get("/health", tags=["service"])
@@ -55,7 +72,7 @@ def create_app(
         facts = {"service": service, "version": __version__, "ok": True, **await health()}
         return JSONResponse(facts, status_code=200 if facts["ok"] else 503)
 
-    @app.get("/metrics", tags=["service"])
+    @app.get("/metrics", tags=["service"], response_class=PlainTextResponse)
     async def read_metrics() -> Response:  # pyright: ignore[reportUnusedFunction]
         return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)
 
