@@ -8,6 +8,7 @@ from typing import TypedDict
 import sqlalchemy as sa
 
 from devtools_platform.app.home import Home
+from devtools_platform.app.sign_in import build_accounts
 from devtools_platform.config import Settings, program_environment, read_variables
 from devtools_platform.gateway.adapters.access_tokens import SqlTokens
 from devtools_platform.gateway.adapters.audit_log import SqlAudit
@@ -33,19 +34,22 @@ def open_doors(settings: Settings, home: Home, store: sa.Engine, gateway: Gatewa
     token, secret = home.secret("token"), home.secret("secret")
     specs = choose(load_catalog(settings.gateway_catalog), names(settings.gateway_servers))
     secrets = read_variables(secret_names(specs))
+    secrecy = Secrets([token, secret, *secrets.values()])
+    tls = ssl.create_default_context()
     connector = Connector(
         home.logs,
         _with_our_programs(program_environment()),
         secrets,
-        ssl.create_default_context(),
+        tls,
         {"data_dir": str(home.path), "python": sys.executable},
+        build_accounts(settings, home, tls, secrecy.learn),
     )
     hub = Hub(
         gateway,
         [Upstream(name, spec, connector) for name, spec in specs.items()],
         lock=ToolLock.load(settings.gateway_lock or home.path / "mcp.lock"),
         audit=Audit(SqlAudit(store)),
-        secrecy=Secrets([token, secret, *secrets.values()]),
+        secrecy=secrecy,
         key=secret,
     )
     hosts = frozenset({*names(settings.gateway_hosts), settings.host})

@@ -56,6 +56,9 @@ class Settings(BaseSettings):
     gateway_hosts: str = ""
     """Names, parted by commas, under which the gateway may be reached beside this machine's own."""
 
+    gateway_client_metadata_url: str | None = None
+    """Where our OAuth Client ID Metadata Document is published, for servers one signs in at."""
+
     database_url: SecretStr | None = Field(
         default=None, validation_alias=AliasChoices("database_url", "DATABASE_URL", "DEV_TOOLS_DATABASE_URL")
     )

@@ -260,7 +260,10 @@ class McpEndpoint:
         if method == "server/discover" and is_modern:
             return _discover(upstream)
         if upstream is not None and method in PASSED_ON:
-            result = await self.hub.send(upstream, call, exchange)
+            try:
+                result = await self.hub.send(upstream, call, exchange)
+            except RpcError as error:
+                raise self.hub.clean(error) from None
             return _in_era(self.hub.secrets.redact(result), call, is_modern=is_modern)
         raise RpcError(METHOD_NOT_FOUND, f"There is no method {method!r} here.")
 
