@@ -22,6 +22,7 @@ from devtools_platform.gateway.audit import GENESIS, Audit, Line
 from devtools_platform.gateway.hub import Hub
 from devtools_platform.gateway.identity import Identity
 from devtools_platform.gateway.interfaces import Grants
+from devtools_platform.gateway.oidc import OidcCallers
 from devtools_platform.gateway.search import SearchMode
 from devtools_platform.gateway.secrecy import Secrets
 from devtools_platform.gateway.service import Gateway
@@ -198,6 +199,7 @@ async def running(
     wait: bool = True,
     policy: Policy | None = None,
     document_url: str | None = None,
+    oidc: OidcCallers | None = None,
 ) -> AsyncIterator[Rig]:
     await asyncio.to_thread(folder.mkdir, exist_ok=True)
     tls = ssl.create_default_context()
@@ -206,7 +208,7 @@ async def running(
     connector = Connector(folder, ENVIRONMENT, secrets or {}, tls, {"python": sys.executable}, accounts)
     upstreams = [Upstream(name, spec, connector) for name, spec in specs.items()]
     gateway = plain_gateway(policy, rules, grants)
-    memory, identity = Memory(), Identity(SECRET)
+    memory, identity = Memory(), Identity(SECRET, oidc=oidc)
     hub = Hub(
         gateway,
         upstreams,

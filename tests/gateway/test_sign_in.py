@@ -82,7 +82,7 @@ async def until(is_true: Callable[[], object]) -> None:
 
 async def until_answered(rig: Rig, tool: str) -> None:
     async with asyncio.timeout(10):
-        while "result" not in await rig.call(tool):
+        while "result" not in await rig.call(tool):  # noqa: ASYNC110 - as above
             await asyncio.sleep(0.05)
 
 

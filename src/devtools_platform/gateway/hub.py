@@ -172,6 +172,7 @@ class Hub:
         self.lock = lock
         self.audit = audit
         self.secrets = secrecy
+        audit.mask = secrecy.mask
         self.rounds = Rounds(key)
         self.limits = RateLimits()
         self.confirmations = Confirmations()
