@@ -35,6 +35,7 @@ from devtools_platform.gateway.upstreams.connect import Connector  # noqa: E402
 from devtools_platform.gateway.upstreams.fetch import Fetch  # noqa: E402
 from devtools_platform.gateway.upstreams.oauth.accounts import Accounts  # noqa: E402
 from devtools_platform.gateway.upstreams.oauth.discovery import discover  # noqa: E402
+from devtools_platform.gateway.upstreams.oauth.types import Credential  # noqa: E402
 from devtools_platform.gateway.upstreams.types import ServerSpec  # noqa: E402
 from devtools_platform.gateway.upstreams.upstream import Upstream  # noqa: E402
 
@@ -60,7 +61,8 @@ async def act(url: str) -> int:
         upstream = Upstream("suite", spec, Connector(Path(folder), {}, {}, tls, {}, accounts))
         upstream.start()
         try:
-            return await use(upstream, sign_ins)
+            async with asyncio.timeout(25):
+                return await use(upstream, sign_ins)
         finally:
             await upstream.stop()
 
@@ -77,9 +79,13 @@ async def use(upstream: Upstream, sign_ins: SignIns) -> int:
         scopes = tuple((wanted.group(1) or "").split())
         made = await sign_ins.sign_in(scopes=scopes, port=PORT, show=lambda url: spawn(browse(url)))
         async with asyncio.timeout(5):
-            while (held := sign_ins.account.credential) is None or held.saved_at < made.saved_at:
-                await asyncio.sleep(0.05)  # until the gateway's side has seen it
+            while _is_older(sign_ins.account.credential, made):  # noqa: ASYNC110 - the gateway's side looks each second
+                await asyncio.sleep(0.05)
     return 1
+
+
+def _is_older(held: Credential | None, made: Credential) -> bool:
+    return held is None or held.saved_at < made.saved_at
 
 
 async def try_tools(upstream: Upstream) -> str | None:
@@ -121,7 +127,8 @@ def run_suite(tools: Path, only: list[str]) -> int:
     failed: list[str] = []
     for name in names:
         argv = [str(node), str(suite), "client", "--command", command, "--scenario", name]
-        done = subprocess.run([*argv, "--spec-version", "2026-07-28"], capture_output=True, text=True, check=False)
+        argv += ["--spec-version", "2026-07-28"]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
         if done.returncode:
             failed.append(name)
             print(done.stdout[-5000:], done.stderr[-3000:])

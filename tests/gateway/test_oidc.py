@@ -139,6 +139,7 @@ def _renamed(provider: Provider) -> str:
     return provider.token("ec-1", header={"kid": "rsa-1"})
 
 
+@pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")
 async def test_whatever_is_wrong_with_a_token_it_opens_nothing(tmp_path: Path) -> None:
     async with opened(tmp_path) as (rig, provider):
         for wrong, token in _forged(provider).items():
