@@ -33,6 +33,7 @@ from devtools_platform.gateway.mcp.exchange import Call, Silent  # noqa: E402
 from devtools_platform.gateway.mcp.messages import RpcError, raw, read_object, read_text  # noqa: E402
 from devtools_platform.gateway.upstreams.connect import Connector  # noqa: E402
 from devtools_platform.gateway.upstreams.fetch import Fetch  # noqa: E402
+from devtools_platform.gateway.upstreams.oauth.account import Account  # noqa: E402
 from devtools_platform.gateway.upstreams.oauth.accounts import Accounts  # noqa: E402
 from devtools_platform.gateway.upstreams.oauth.discovery import discover  # noqa: E402
 from devtools_platform.gateway.upstreams.oauth.types import Credential  # noqa: E402
@@ -69,7 +70,7 @@ async def act(url: str) -> int:
 
 async def use(upstream: Upstream, sign_ins: SignIns) -> int:
     for _ in range(LOGINS + 1):
-        reason = await try_tools(upstream)
+        reason = await try_tools(upstream, sign_ins.account)
         if reason is None:
             return 0
         print(reason, file=sys.stderr)
@@ -88,9 +89,12 @@ def _is_older(held: Credential | None, made: Credential) -> bool:
     return held is None or held.saved_at < made.saved_at
 
 
-async def try_tools(upstream: Upstream) -> str | None:
+async def try_tools(upstream: Upstream, account: Account) -> str | None:
     """Why the tools cannot be called; None when all could."""
-    if not await upstream.ready(1.5):
+    async with asyncio.timeout(15):
+        while upstream.state == "starting":  # noqa: ASYNC110 - one state of several
+            await asyncio.sleep(0.02)
+    if upstream.state == "down" and not (account.credential is not None and await upstream.ready(2)):
         return upstream.reason
     for tool in upstream.tools:
         call = Call("tools/call", {"name": raw(read_text(tool["name"])), "arguments": raw({})})

@@ -14,6 +14,9 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 
+from devtools_platform.app.gateway_doors import _oidc
+from devtools_platform.config import load_settings
+from devtools_platform.core.errors import BadInput
 from devtools_platform.gateway.oidc import OidcCallers, Trust
 from devtools_platform.gateway.upstreams.fetch import Fetch
 from fakes.authorization_server import served
@@ -160,6 +163,21 @@ async def test_a_token_ends_when_it_says(tmp_path: Path, monkeypatch: pytest.Mon
         async with asyncio.timeout(10):
             while await status(rig, token) == 200:  # noqa: ASYNC110 - the other side is another server
                 await asyncio.sleep(0.05)
+
+
+async def test_a_stream_ends_with_its_token(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (rig, provider):
+        token = provider.token(exp=time.time() + 1.5)
+        async with asyncio.timeout(10):
+            filters = {"notifications": {"toolsListChanged": True}}
+            answer = await rig.rpc("subscriptions/listen", filters, token=token)
+        assert answer.status_code == 200
+
+
+def test_an_issuer_without_an_audience_is_refused() -> None:
+    settings = load_settings({"gateway_oidc_issuer": "https://login.example.org"})
+    with pytest.raises(BadInput, match="needs DEV_TOOLS_GATEWAY_OIDC_AUDIENCE"):
+        _oidc(settings, ssl.create_default_context())
 
 
 async def test_new_keys_are_found_and_old_ones_end_without_a_wait_on_the_call_path(tmp_path: Path) -> None:

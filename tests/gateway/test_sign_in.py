@@ -18,7 +18,6 @@ import pytest
 from devtools_platform.app.sign_in import SignIns
 from devtools_platform.core.errors import DevToolsError, Forbidden, Unavailable
 from devtools_platform.gateway.adapters.sign_ins import SignInFiles
-from devtools_platform.gateway.catalog import load_catalog
 from devtools_platform.gateway.secrecy import Secrets
 from devtools_platform.gateway.upstreams.oauth.accounts import Accounts
 from devtools_platform.gateway.upstreams.oauth.types import Credential, SignInFailed
@@ -404,10 +403,6 @@ async def test_tokens_appear_nowhere(server: Protected, tmp_path: Path, caplog: 
     values += [fields.get("refresh_token", "-") for _, fields in server.issuer.seen]
     values += [fields.get("code_verifier", "-") for _, fields in server.issuer.seen]
     assert [value for value in values if len(value) > 1 and value in everything] == []
-
-
-def test_the_shipped_catalogue_and_a_sign_in_of_another_address(tmp_path: Path) -> None:
-    assert all(spec.auth in {None, "oauth"} for spec in load_catalog().values())
 
 
 async def test_a_sign_in_for_another_address_does_not_count(server: Protected, tmp_path: Path) -> None:

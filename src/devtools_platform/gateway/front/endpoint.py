@@ -7,7 +7,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -371,7 +371,7 @@ class McpEndpoint:
         if upstream is not None:
             upstream.listeners.add(wish.on_event)
         try:
-            await exchange.serve(_tell(wish, upstream, exchange.client))
+            await exchange.serve(_while_valid(place.principal, _tell(wish, upstream, exchange.client)))
         finally:
             self._listeners[owner] -= 1
             self.hub.listeners.discard(wish.on_tools)
@@ -536,7 +536,7 @@ class McpEndpoint:
             return b""
 
         try:
-            await exchange.serve(wait())
+            await exchange.serve(_while_valid(place.principal, wait()))
         finally:
             session.stream = None
 
@@ -581,6 +581,15 @@ class StreamTaken(DevToolsError):
 
     code = "stream_taken"
     status = 409
+
+
+async def _while_valid(principal: Principal, work: Awaitable[bytes]) -> bytes:
+    """A stream is open for as long as its caller's token counts, and no longer."""
+    left = None if principal.expires_at == float("inf") else max(0.0, principal.expires_at - time.time())
+    with suppress(TimeoutError):
+        async with asyncio.timeout(left):
+            return await work
+    return b""
 
 
 async def _tell(wish: Subscription, upstream: Upstream | None, client: Client) -> bytes:
