@@ -172,7 +172,7 @@ class Hub:
         self.lock = lock
         self.audit = audit
         self.secrets = secrecy
-        audit.mask = secrecy.mask
+        audit.mask = secrecy.mask_values
         self.rounds = Rounds(key)
         self.limits = RateLimits()
         self.confirmations = Confirmations()
