@@ -325,10 +325,21 @@ async def test_a_sign_in_that_has_ended_says_so_and_a_new_one_mends_it(server: P
         assert "invalid_grant" in answer["error"]["message"]
         assert "`dev-tools tools login files`" in answer["error"]["message"]
         await until(lambda: files.state == "down" and "login files" in files.reason)
-        assert server.issuer.count("refresh_token") == 1, "what has ended is not tried again"
         await sign_in(open_sign_ins(tmp_path, server))
         assert await files.ready(5), files.reason
         await rig.text("files_hello")
+
+
+async def test_a_refresh_token_that_was_refused_is_not_sent_again(tmp_path: Path) -> None:
+    async with protected_server(Issuer(lifetime_s=2)) as server:
+        made = await sign_in(open_sign_ins(tmp_path, server))
+        server.issuer.refresh.clear()
+        async with running({"files": spec_of(server)}, tmp_path) as rig:
+            files = rig.hub.upstreams["files"]
+            await until(lambda: files.restarts >= 3 and time.time() > (made.expires_at or 0) + 1)
+            assert files.state == "down"
+            assert "login files" in files.reason
+            assert server.issuer.count("refresh_token") == 1
 
 
 async def test_an_authorization_server_that_is_away_does_not_end_a_sign_in(tmp_path: Path) -> None:
