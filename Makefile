@@ -10,7 +10,7 @@ help:
 	@echo "make check   format, lint, types, imports"
 	@echo "make test    the whole suite"
 	@echo "make chaos   100 kills of workers over six-agent tasks"
-	@echo "make conformance  the official MCP suite through the gateway (needs npm)"
+	@echo "make conformance  the official MCP suite through the gateway, and its OAuth scenarios for clients (needs npm)"
 	@echo "make bench   measured figures, written to docs/benchmarks.md by hand"
 	@echo "make docs    the generated reference pages"
 
@@ -45,6 +45,7 @@ chaos: $(VENV)/.dev
 	CHAOS_KILLS=100 $(BIN)/python -m pytest -s tests/e2e/test_chaos.py
 conformance: $(VENV)/.dev
 	$(BIN)/python tests/gateway/conformance.py
+	$(BIN)/python tests/gateway/conformance_client.py
 
 bench: $(VENV)/.dev
 	$(BIN)/python bench/small_tasks.py

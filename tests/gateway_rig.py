@@ -16,11 +16,13 @@ import httpx2
 from devtools_platform.app.serving import Serving
 from devtools_platform.core.approvals import ApprovalRule, ApprovalRules
 from devtools_platform.core.tools import Caller
+from devtools_platform.gateway.adapters.sign_ins import SignInFiles
 from devtools_platform.gateway.api import build_api
 from devtools_platform.gateway.audit import GENESIS, Audit, Line
 from devtools_platform.gateway.hub import Hub
 from devtools_platform.gateway.identity import Identity
 from devtools_platform.gateway.interfaces import Grants
+from devtools_platform.gateway.oidc import OidcCallers
 from devtools_platform.gateway.search import SearchMode
 from devtools_platform.gateway.secrecy import Secrets
 from devtools_platform.gateway.service import Gateway
@@ -29,6 +31,7 @@ from devtools_platform.gateway.types import Policy
 from devtools_platform.gateway.upstreams.addresses import parse_target
 from devtools_platform.gateway.upstreams.connect import Connector
 from devtools_platform.gateway.upstreams.http_client import HttpClient
+from devtools_platform.gateway.upstreams.oauth.accounts import Accounts
 from devtools_platform.gateway.upstreams.types import ServerSpec
 from devtools_platform.gateway.upstreams.upstream import Upstream
 from devtools_platform.kit.tokens import issue_run_token
@@ -195,18 +198,23 @@ async def running(
     search: SearchMode | None = None,
     wait: bool = True,
     policy: Policy | None = None,
+    document_url: str | None = None,
+    oidc: OidcCallers | None = None,
 ) -> AsyncIterator[Rig]:
     await asyncio.to_thread(folder.mkdir, exist_ok=True)
-    connector = Connector(folder, ENVIRONMENT, secrets or {}, ssl.create_default_context(), {"python": sys.executable})
+    tls = ssl.create_default_context()
+    secrecy = Secrets([SECRET, *(secrets or {}).values()])
+    accounts = Accounts(SignInFiles(folder / "sign-ins"), tls, secrecy.learn, document_url)
+    connector = Connector(folder, ENVIRONMENT, secrets or {}, tls, {"python": sys.executable}, accounts)
     upstreams = [Upstream(name, spec, connector) for name, spec in specs.items()]
     gateway = plain_gateway(policy, rules, grants)
-    memory, identity = Memory(), Identity(SECRET)
+    memory, identity = Memory(), Identity(SECRET, oidc=oidc)
     hub = Hub(
         gateway,
         upstreams,
         lock=ToolLock.load(folder / "mcp.lock"),
         audit=Audit(memory),
-        secrecy=Secrets([SECRET, *(secrets or {}).values()]),
+        secrecy=secrecy,
         key=SECRET,
     )
     app = build_api(gateway, token="rest", secret=SECRET, hub=hub, identity=identity, search=search)

@@ -8,17 +8,21 @@ from typing import TypedDict
 import sqlalchemy as sa
 
 from devtools_platform.app.home import Home
+from devtools_platform.app.sign_in import build_accounts
 from devtools_platform.config import Settings, program_environment, read_variables
+from devtools_platform.core.errors import BadInput
 from devtools_platform.gateway.adapters.access_tokens import SqlTokens
 from devtools_platform.gateway.adapters.audit_log import SqlAudit
 from devtools_platform.gateway.audit import Audit
 from devtools_platform.gateway.catalog import choose, load_catalog, secret_names
 from devtools_platform.gateway.hub import Hub
 from devtools_platform.gateway.identity import Identity
+from devtools_platform.gateway.oidc import OidcCallers, Trust
 from devtools_platform.gateway.secrecy import Secrets
 from devtools_platform.gateway.service import Gateway
 from devtools_platform.gateway.trust import ToolLock
 from devtools_platform.gateway.upstreams.connect import Connector
+from devtools_platform.gateway.upstreams.fetch import Fetch
 from devtools_platform.gateway.upstreams.upstream import Upstream
 
 
@@ -33,23 +37,40 @@ def open_doors(settings: Settings, home: Home, store: sa.Engine, gateway: Gatewa
     token, secret = home.secret("token"), home.secret("secret")
     specs = choose(load_catalog(settings.gateway_catalog), names(settings.gateway_servers))
     secrets = read_variables(secret_names(specs))
+    secrecy = Secrets([token, secret, *secrets.values()])
+    tls = ssl.create_default_context()
     connector = Connector(
         home.logs,
         _with_our_programs(program_environment()),
         secrets,
-        ssl.create_default_context(),
+        tls,
         {"data_dir": str(home.path), "python": sys.executable},
+        build_accounts(settings, home, tls, secrecy.learn),
     )
     hub = Hub(
         gateway,
         [Upstream(name, spec, connector) for name, spec in specs.items()],
         lock=ToolLock.load(settings.gateway_lock or home.path / "mcp.lock"),
         audit=Audit(SqlAudit(store)),
-        secrecy=Secrets([token, secret, *secrets.values()]),
+        secrecy=secrecy,
         key=secret,
     )
     hosts = frozenset({*names(settings.gateway_hosts), settings.host})
-    return {"hub": hub, "identity": Identity(secret, SqlTokens(store)), "hosts": hosts}
+    identity = Identity(secret, SqlTokens(store), _oidc(settings, tls))
+    return {"hub": hub, "identity": identity, "hosts": hosts}
+
+
+def _oidc(settings: Settings, tls: ssl.SSLContext) -> OidcCallers | None:
+    issuer, audience = settings.gateway_oidc_issuer, settings.gateway_oidc_audience
+    if issuer is None:
+        return None
+    if audience is None:
+        raise BadInput(
+            "DEV_TOOLS_GATEWAY_OIDC_ISSUER needs DEV_TOOLS_GATEWAY_OIDC_AUDIENCE.",
+            hint="A token that was made for another service must not open this one.",
+        )
+    trust = Trust(issuer, audience, settings.gateway_oidc_claim, settings.gateway_oidc_scopes)
+    return OidcCallers(trust, Fetch(tls, settings.gateway_oidc_allow_private))
 
 
 def names(text: str) -> list[str]:

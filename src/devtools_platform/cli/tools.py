@@ -9,12 +9,15 @@ from rich.text import Text
 
 from devtools_platform.app.gateway_client import GatewayRest
 from devtools_platform.app.home import Home
+from devtools_platform.cli import sign_in
 from devtools_platform.cli.output import out, print_json
 from devtools_platform.cli.stack import DataDir, stack_settings
 from devtools_platform.core.errors import BadInput, Forbidden
 from devtools_platform.core.tools import APPROVAL_REQUIRED
 
 app = typer.Typer(no_args_is_help=True, help="Tools, and the servers they come from.")
+app.command("login")(sign_in.login)
+app.command("logout")(sign_in.logout)
 token_app = typer.Typer(no_args_is_help=True, help="Tokens for people and managed agents.")
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 

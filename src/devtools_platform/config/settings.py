@@ -56,6 +56,20 @@ class Settings(BaseSettings):
     gateway_hosts: str = ""
     """Names, parted by commas, under which the gateway may be reached beside this machine's own."""
 
+    gateway_client_metadata_url: str | None = None
+    """Where our OAuth Client ID Metadata Document is published, for servers one signs in at."""
+
+    gateway_oidc_issuer: str | None = None
+    """An OpenID provider whose tokens open the gateway for people: its issuer URL, exactly as its tokens say it."""
+    gateway_oidc_audience: str | None = None
+    """What such a token must be made for: best the gateway's URL as clients know it, `https://tools.example.org/mcp`."""
+    gateway_oidc_claim: str = "scope"
+    """The claim that says what its holder may do, as scopes `tools:SERVER_TOOL`, `*` allowed."""
+    gateway_oidc_scopes: Mapping[str, tuple[str, ...]] = Field(default_factory=dict[str, tuple[str, ...]])
+    """Scopes for values of that claim that are none, such as groups: `{"platform-team": ["tools:git_*"]}`."""
+    gateway_oidc_allow_private: bool = False
+    """Whether the issuer may be at an address that is not public, or without TLS."""
+
     database_url: SecretStr | None = Field(
         default=None, validation_alias=AliasChoices("database_url", "DATABASE_URL", "DEV_TOOLS_DATABASE_URL")
     )

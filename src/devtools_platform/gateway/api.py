@@ -26,8 +26,9 @@ from devtools_platform.core.errors import (
 from devtools_platform.core.tools import Caller
 from devtools_platform.gateway.audit import GENESIS, Audit, Line
 from devtools_platform.gateway.front.endpoint import McpEndpoint
+from devtools_platform.gateway.front.resource import Resource, is_metadata
 from devtools_platform.gateway.hub import Entry, Hub, as_tool_result
-from devtools_platform.gateway.identity import DEFAULT_DAYS, MAX_DAYS, PREFIX, Identity, describe
+from devtools_platform.gateway.identity import DEFAULT_DAYS, MAX_DAYS, Identity, describe
 from devtools_platform.gateway.mcp.exchange import Call, Client, Silent
 from devtools_platform.gateway.mcp.messages import INVALID_PARAMS, REFUSED, UNAVAILABLE, RpcError, decode, raw
 from devtools_platform.gateway.principal import Principal
@@ -74,7 +75,7 @@ class App:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.rest(scope, receive, send)
-        elif scope["path"] == "/mcp" or scope["path"].startswith("/mcp/"):
+        elif scope["path"] == "/mcp" or scope["path"].startswith("/mcp/") or is_metadata(scope["path"]):
             await self.mcp(scope, receive, send)
         else:
             try:
@@ -87,7 +88,7 @@ class App:
     def _as_principal(self, scope: Scope) -> Scope:
         """A named token opens what concerns tools; behind it the request goes on with the stack's token."""
         given = dict(scope["headers"]).get(b"authorization", b"")
-        if PREFIX.encode() not in given:
+        if not self._identity.is_for_tools(given):
             return scope
         principal = self._identity.verify(given)
         if scope["path"].split("/")[1] not in {"tools", "servers", "health"} or "/approve" in scope["path"]:
@@ -151,7 +152,9 @@ def build_api(
         hub = Hub(gateway, [], lock=lock, audit=audit, secrecy=Secrets((token, secret)), key=secret)
     identity = identity or Identity(secret)
     search = search or SearchMode()
-    mcp = McpEndpoint(hub, identity.verify, hosts=hosts, search=search)
+    oidc = identity.oidc
+    resource = Resource(oidc.trust.issuer, oidc.trust.audience) if oidc is not None else None
+    mcp = McpEndpoint(hub, identity.verify, hosts=hosts, search=search, resource=resource)
 
     async def health() -> dict[str, Any]:
         servers = {name: _state(upstream, hub) for name, upstream in hub.upstreams.items()}
@@ -160,12 +163,16 @@ def build_api(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
         await identity.load()
+        if oidc is not None:
+            oidc.start()
         await hub.start()
         try:
             yield
         finally:
             await mcp.stop()
             await hub.stop()
+            if oidc is not None:
+                await oidc.stop()
 
     app = create_app("gateway", token=token, health=health, lifespan=lifespan)
     _add_tools(app, gateway, hub, search)

@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -29,6 +29,7 @@ MAX_BACKLOG = 50_000
 """Notes kept while the store is away. Beyond it calls are refused: an unaudited call must not happen."""
 MAX_ARGUMENT_BYTES = 4_000
 GENESIS = "0" * 64
+Mask = Callable[[str], str]
 
 
 @dataclass(slots=True)
@@ -87,6 +88,8 @@ class Audit:
 
     def __init__(self, store: AuditStore) -> None:
         self.store = store
+        self.mask: Mask = str
+        """Takes values the gateway knows out of arguments, beside those it knows the shape of."""
         self._notes: deque[Note] = deque()
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
@@ -140,13 +143,13 @@ class Audit:
         batch = list(islice(self._notes, MAX_BATCH))
         lines: list[Line] = []
         for start in range(0, len(batch), MAX_HASHED_AT_ONCE):
-            lines += chain(batch[start : start + MAX_HASHED_AT_ONCE], seq, previous)
+            lines += chain(batch[start : start + MAX_HASHED_AT_ONCE], seq, previous, self.mask)
             seq, previous = lines[-1].seq, lines[-1].hash
             await asyncio.sleep(0)  # calls go first
         return lines
 
 
-def chain(notes: Sequence[Note], seq: int, previous: str) -> list[Line]:
+def chain(notes: Sequence[Note], seq: int, previous: str, mask: Mask = str) -> list[Line]:
     """The notes as lines that follow line `seq` with hash `previous`."""
     lines: list[Line] = []
     for note in notes:
@@ -159,7 +162,7 @@ def chain(notes: Sequence[Note], seq: int, previous: str) -> list[Line]:
             note.task_id,
             note.server,
             note.tool,
-            _arguments(note.arguments),
+            mask(_arguments(note.arguments)),
             note.decision,
             note.outcome,
             hashlib.sha256(note.result).hexdigest() if note.result else None,
@@ -191,7 +194,7 @@ def _arguments(raw: bytes) -> str:
         omitted = {"omitted": f"{len(raw)} bytes", "sha256": hashlib.sha256(raw).hexdigest()}
         return msgspec.json.encode(omitted).decode()
     text = raw.decode("utf-8", "replace") or "{}"
-    if not holds_secret(text) and "\\u" not in text and "earer" not in text.lower():
+    if not holds_secret(text) and "\\u" not in text and "\\/" not in text and "earer" not in text.lower():
         return text
     try:
         return msgspec.json.encode(redact(msgspec.json.decode(text))).decode()

@@ -52,7 +52,11 @@ def choose(servers: Mapping[str, ServerSpec], named: Iterable[str]) -> dict[str,
 
 def secret_names(servers: Mapping[str, ServerSpec]) -> set[str]:
     """The variables these servers take secrets from."""
-    return {name for spec in servers.values() for name in names_in(*spec.env.values(), *spec.headers.values())}
+    found: set[str] = set()
+    for spec in servers.values():
+        ours = (spec.oauth.client_id or "", spec.oauth.client_secret or "")
+        found |= names_in(*spec.env.values(), *spec.headers.values(), *ours)
+    return found
 
 
 def _parse(text: str, where: str) -> Catalog:

@@ -26,7 +26,6 @@ from prometheus_client import Counter, Gauge
 from devtools_platform.core.agents import AgentName
 from devtools_platform.core.approvals import ApprovalRule, Risk
 from devtools_platform.core.errors import Conflict, Forbidden, NotFound
-from devtools_platform.core.redact import redact_text
 from devtools_platform.core.tools import APPROVAL_REQUIRED, Caller, Tool, ToolResult
 from devtools_platform.gateway.audit import Audit, Note
 from devtools_platform.gateway.confirmation import Confirmations
@@ -131,7 +130,7 @@ class UpstreamTools:
         try:
             result = await self.hub.send(self.upstream, call, exchange)
         except RpcError as error:
-            return ToolResult(redact_text(error.message), {"code": error.code}, is_error=True)
+            return ToolResult(self.hub.secrets.mask(error.message), {"code": error.code}, is_error=True)
         return as_tool_result(self.hub.secrets.redact(result))
 
 
@@ -173,6 +172,7 @@ class Hub:
         self.lock = lock
         self.audit = audit
         self.secrets = secrecy
+        audit.mask = secrecy.mask_values
         self.rounds = Rounds(key)
         self.limits = RateLimits()
         self.confirmations = Confirmations()
@@ -186,6 +186,7 @@ class Hub:
         self._servers = {upstream.name: UpstreamTools(upstream, self) for upstream in upstreams}
         for upstream in upstreams:
             upstream.on_change = self._on_change
+            upstream.mask = secrecy.mask
         self._rebuild()
 
     async def start(self) -> None:
@@ -418,7 +419,7 @@ class Hub:
                 return answer
         except RpcError as error:
             outcome = "denied" if error.code == REFUSED else "error"
-            raise self._clean(error) from None
+            raise self.clean(error) from None
         finally:
             duration = time.perf_counter() - started
             if entry.upstream is not None:
@@ -584,9 +585,9 @@ class Hub:
         attributes = {"gen_ai.tool.name": entry.full, "devtools.principal": principal.id}
         return tracer.start_as_current_span(f"tools/call {entry.full}", context=context, attributes=attributes)
 
-    def _clean(self, error: RpcError) -> RpcError:
+    def clean(self, error: RpcError) -> RpcError:
         data = self.secrets.redact(raw(error.data)) if error.data is not None else None
-        return RpcError(error.code, redact_text(error.message), data)
+        return RpcError(error.code, self.secrets.mask(error.message), data)
 
 
 def _settle_memory() -> None:

@@ -11,8 +11,9 @@ from typing import Protocol
 from devtools_platform.core.agents import AGENTS, AgentName
 from devtools_platform.core.errors import BadInput, NotFound, Unauthorized
 from devtools_platform.core.tools import Caller
+from devtools_platform.gateway.oidc import OidcCallers
 from devtools_platform.gateway.principal import TOOLS, Principal, run_principal
-from devtools_platform.kit.tokens import verify_run_token
+from devtools_platform.kit.tokens import is_run_token, verify_run_token
 
 PREFIX = "dtg_"
 """So that scanners, ours among them, know a token of this gateway when they see one."""
@@ -53,11 +54,21 @@ class TokenStore(Protocol):
 class Identity:
     """Who a request comes from. `verify` is on the call path: a hash and a look-up, nothing that waits."""
 
-    def __init__(self, secret: str, store: TokenStore | None = None) -> None:
+    def __init__(self, secret: str, store: TokenStore | None = None, oidc: OidcCallers | None = None) -> None:
+        self.oidc = oidc
+        """Callers whose tokens an OpenID provider made."""
         self._secret = secret
         self._store = store
         self._by_hash: dict[str, TokenRecord] = {}
         self._known: OrderedDict[bytes, tuple[Principal, float]] = OrderedDict()
+        if oidc is not None:
+            oidc.on_removed = self._known.clear
+
+    def is_for_tools(self, header: bytes) -> bool:
+        """Whether an Authorization header has a token that opens tools and nothing else: a named one, or a person's."""
+        if PREFIX.encode() in header:
+            return True
+        return self.oidc is not None and self.oidc.is_one(header.decode("latin-1").partition(" ")[2].strip())
 
     async def load(self) -> None:
         """Read what is stored. Before it, only run tokens are known."""
@@ -66,7 +77,7 @@ class Identity:
             self._known.clear()
 
     def verify(self, header: bytes) -> Principal:
-        """From an Authorization header. Raises `Unauthorized`."""
+        """From an Authorization header. Raises `Unauthorized`; `Unavailable` while an issuer's keys are not here."""
         known = self._known.get(header)
         now = time.time()
         if known is not None and known[1] > now:
@@ -85,6 +96,8 @@ class Identity:
 
     def _look_up(self, token: str, now: float) -> tuple[Principal, float]:
         if not token.startswith(PREFIX):
+            if self.oidc is not None and not is_run_token(token):
+                return self.oidc.verify(token)
             return run_principal(verify_run_token(self._secret, token)), now + RUN_TOKEN_CACHE_S
         record = self._by_hash.get(hash_token(token))
         if record is None or record.revoked_at is not None:

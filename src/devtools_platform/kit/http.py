@@ -128,6 +128,8 @@ class Guard:
         length = headers.get("content-length", "0")
         if not length.isdigit() or int(length) > MAX_BODY_BYTES:
             return _plain(413, "too_large", f"A request body is at most {MAX_BODY_BYTES} bytes.")
+        if "\0" in scope["path"] or b"%00" in scope["query_string"]:  # PostgreSQL has no text with one
+            return _plain(422, "bad_input", "A NUL character stands in the address.", "Leave it out.")
         if scope["path"] in self.open_paths or has_token(headers.get("authorization", ""), self.token):
             return None
         response = _plain(

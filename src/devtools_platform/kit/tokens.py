@@ -24,6 +24,14 @@ def issue_run_token(secret: str, caller: Caller) -> str:
     return jwt.encode(claims, secret, algorithm="HS256")
 
 
+def is_run_token(token: str) -> bool:
+    """Whether it is signed as ours are. Says nothing about whether it counts."""
+    try:
+        return jwt.get_unverified_header(token).get("alg") == "HS256"
+    except jwt.InvalidTokenError:
+        return False
+
+
 def verify_run_token(secret: str, token: str) -> Caller:
     """Who the token names. Raises `Unauthorized` for one that is forged, expired or for another audience."""
     try:

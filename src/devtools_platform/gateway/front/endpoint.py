@@ -7,7 +7,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,9 +18,10 @@ from msgspec import UNSET, Raw
 from starlette.types import Receive, Scope, Send
 
 from devtools_platform import __version__
-from devtools_platform.core.errors import DevToolsError, Forbidden, TooLarge, Unauthorized
+from devtools_platform.core.errors import DevToolsError, Forbidden, NotFound, TooLarge, Unauthorized
 from devtools_platform.gateway.front.exchange import HttpExchange, id_or_none
 from devtools_platform.gateway.front.listen import RESOURCE_UPDATED, TOOLS_CHANGED, Subscription, read_subscription
+from devtools_platform.gateway.front.resource import Resource, is_metadata
 from devtools_platform.gateway.hub import Entry, Hub, refusal, wire_result
 from devtools_platform.gateway.mcp.exchange import Call, Client
 from devtools_platform.gateway.mcp.headers import check_headers, decode_value
@@ -120,8 +121,18 @@ class Place:
 class McpEndpoint:
     """The ASGI application behind every path that begins with `/mcp`."""
 
-    def __init__(self, hub: Hub, verify: Verify, *, hosts: frozenset[str] = frozenset(), search: SearchMode) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        verify: Verify,
+        *,
+        hosts: frozenset[str] = frozenset(),
+        search: SearchMode,
+        resource: Resource | None = None,
+    ) -> None:
         self.hub = hub
+        self.resource = resource
+        """Where clients are told to get a token; None: tokens are made here only."""
         self.verify = verify
         self.hosts = LOCAL | hosts
         self.search = search
@@ -133,22 +144,36 @@ class McpEndpoint:
             upstream.listeners.add(lambda m, p, o, u=upstream: self._happened(u, m, p, o))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers: Mapping[bytes, bytes] = {}
         try:
             headers = _headers(scope["headers"])
             self._check_origin(headers)
+            if is_metadata(scope["path"]):
+                await self._describe(scope["method"], headers, send)
+                return
             principal = self.verify(headers.get(b"authorization", b""))
             place = self._place(scope["path"], principal)
             await self._serve(scope["method"], headers, place, receive, send)
         except RpcError as error:
             await _respond(send, _status_of(error), error_bytes(None, error))
         except DevToolsError as error:
-            extra = [(b"www-authenticate", b"Bearer")] if isinstance(error, Unauthorized) else []
+            challenge = self.resource.challenge(headers) if self.resource is not None else b"Bearer"
+            extra = [(b"www-authenticate", challenge)] if isinstance(error, Unauthorized) else []
             await _respond(send, error.status, encode(error.to_dict()), extra)
         except Exception:
             log.exception("%s %s broke", scope["method"], scope["path"])
             broken = RpcError(INTERNAL_ERROR, "Something broke on our side; the log has the details.")
             with suppress(RuntimeError):  # the answer may have begun
                 await _respond(send, 500, error_bytes(None, broken))
+
+    async def _describe(self, method: str, headers: Mapping[bytes, bytes], send: Send) -> None:
+        """The one page without a token: where to get one."""
+        if self.resource is None:
+            raise NotFound("The gateway takes no tokens of others.", hint="See DEV_TOOLS_GATEWAY_OIDC_ISSUER.")
+        if method != "GET":
+            await _respond(send, 405, b"", [(b"allow", b"GET")])
+            return
+        await _respond(send, 200, self.resource.document(headers))
 
     def _check_origin(self, headers: Mapping[bytes, bytes]) -> None:
         """A page in a browser can have its own name resolve to us; then Host or Origin give it away."""
@@ -260,7 +285,10 @@ class McpEndpoint:
         if method == "server/discover" and is_modern:
             return _discover(upstream)
         if upstream is not None and method in PASSED_ON:
-            result = await self.hub.send(upstream, call, exchange)
+            try:
+                result = await self.hub.send(upstream, call, exchange)
+            except RpcError as error:
+                raise self.hub.clean(error) from None
             return _in_era(self.hub.secrets.redact(result), call, is_modern=is_modern)
         raise RpcError(METHOD_NOT_FOUND, f"There is no method {method!r} here.")
 
@@ -343,7 +371,7 @@ class McpEndpoint:
         if upstream is not None:
             upstream.listeners.add(wish.on_event)
         try:
-            await exchange.serve(_tell(wish, upstream, exchange.client))
+            await exchange.serve(_while_valid(place.principal, _tell(wish, upstream, exchange.client)))
         finally:
             self._listeners[owner] -= 1
             self.hub.listeners.discard(wish.on_tools)
@@ -508,7 +536,7 @@ class McpEndpoint:
             return b""
 
         try:
-            await exchange.serve(wait())
+            await exchange.serve(_while_valid(place.principal, wait()))
         finally:
             session.stream = None
 
@@ -553,6 +581,15 @@ class StreamTaken(DevToolsError):
 
     code = "stream_taken"
     status = 409
+
+
+async def _while_valid(principal: Principal, work: Awaitable[bytes]) -> bytes:
+    """A stream is open for as long as its caller's token counts, and no longer."""
+    left = None if principal.expires_at == float("inf") else max(0.0, principal.expires_at - time.time())
+    with suppress(TimeoutError):
+        async with asyncio.timeout(left):
+            return await work
+    return b""
 
 
 async def _tell(wish: Subscription, upstream: Upstream | None, client: Client) -> bytes:

@@ -11,6 +11,8 @@ from devtools_platform.gateway.upstreams.addresses import parse_target
 from devtools_platform.gateway.upstreams.http_client import HttpClient
 from devtools_platform.gateway.upstreams.http_link import Headers, connect_http
 from devtools_platform.gateway.upstreams.link import Link, LinkDown
+from devtools_platform.gateway.upstreams.oauth.account import SignedHeaders
+from devtools_platform.gateway.upstreams.oauth.accounts import Accounts
 from devtools_platform.gateway.upstreams.openapi import OpenApiLink
 from devtools_platform.gateway.upstreams.stdio_link import Command, StdioLink
 from devtools_platform.gateway.upstreams.upstream import Upstream
@@ -30,6 +32,8 @@ class Connector:
     tls: ssl.SSLContext
     places: Mapping[str, str]
     """Values for `{NAME}` in commands: the interpreter's folder, the data directory."""
+    accounts: Accounts | None = None
+    """Sign-ins at servers that want them."""
 
     async def __call__(self, upstream: Upstream) -> Link:
         """Raises `LinkDown` with what is missing."""
@@ -40,10 +44,13 @@ class Connector:
             return link
         target = parse_target(self._expand(spec.url or spec.base_url or ""))
         client = HttpClient(target, tls=self.tls, allow_private=spec.allow_private)
-        headers = Headers({name.lower(): self._expand(value) for name, value in spec.headers.items()})
+        fixed = {name.lower(): self._expand(value) for name, value in spec.headers.items()}
+        headers = Headers(fixed)
         if spec.openapi is not None:
             return OpenApiLink.read(Path(spec.openapi), spec, client, headers)
         try:
+            if spec.auth is not None:
+                headers = await self._signed_in(upstream, fixed)
             return await connect_http(
                 client,
                 headers,
@@ -53,7 +60,16 @@ class Connector:
             )
         except BaseException:
             client.close()
+            await headers.close()
             raise
+
+    async def _signed_in(self, upstream: Upstream, fixed: Mapping[str, str]) -> SignedHeaders:
+        if self.accounts is None:
+            raise LinkDown("This gateway keeps no sign-ins.")
+        account = self.accounts.of(upstream.name, upstream.spec, self._expand)
+        headers = SignedHeaders(fixed, account, upstream.lose)
+        await headers.open()
+        return headers
 
     def _command(self, upstream: Upstream) -> Command:
         spec = upstream.spec
@@ -67,9 +83,14 @@ class Connector:
         return Command([program, *argv[1:]], env, self.logs / f"mcp-{upstream.name}.log")
 
     def _expand(self, text: str) -> str:
-        if missing := [name for name in _NAME.findall(text) if name not in self.secrets]:
-            raise LinkDown(f"It needs {', '.join(missing)}, which is not set. Set it where `dev-tools up` runs.")
-        return _NAME.sub(lambda found: self.secrets[found.group(1)], text)
+        return expand(text, self.secrets)
+
+
+def expand(text: str, secrets: Mapping[str, str]) -> str:
+    """The text with its `${NAME}`s replaced. Raises `LinkDown` for one that is not set."""
+    if missing := [name for name in _NAME.findall(text) if name not in secrets]:
+        raise LinkDown(f"It needs {', '.join(missing)}, which is not set. Set it where `dev-tools up` runs.")
+    return _NAME.sub(lambda found: secrets[found.group(1)], text)
 
 
 def names_in(*texts: str) -> set[str]:

@@ -145,7 +145,10 @@ class Connection(asyncio.Protocol):
         if self._header_bytes > MAX_HEADER_BYTES:
             self._fail(HttpError("Its answer's headers are too large."))
         elif self.reply is not None:
-            self.reply.headers[name.lower()] = value
+            name = name.lower()
+            if name == b"www-authenticate" and name in self.reply.headers:
+                value = self.reply.headers[name] + b", " + value
+            self.reply.headers[name] = value
 
     def on_headers_complete(self) -> None:
         reply = self.reply

@@ -9,9 +9,10 @@ import itertools
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from msgspec import UNSET, Raw
 
@@ -59,13 +60,22 @@ MAX_HEADS = 4096
 SESSION_IDLE_S = 600.0
 ACCEPT = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
 HTTP_NOT_FOUND = 404
+REFUSED = frozenset({401, 403})
 
 
 class Headers:
     """What every request carries beyond the protocol's own headers; a credential may be renewed meanwhile."""
 
     def __init__(self, fixed: Mapping[str, str]) -> None:
-        self.values = dict(fixed)
+        self.values: Mapping[str, str] = dict(fixed)
+        """Replaced as a whole when any of them changes."""
+
+    async def renewed(self, reply: Reply, used: Mapping[str, str]) -> bool:
+        """After a 401 or 403 to a request with the values `used`: whether others are there to try it once more."""
+        return False
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
 
 
 @dataclass
@@ -80,12 +90,18 @@ class ModernHttp:
     param_headers: Mapping[str, tuple[ParamHeader, ...]] = field(default_factory=dict[str, tuple[ParamHeader, ...]])
     """Tool -> which of its arguments are repeated in headers."""
     _heads: dict[tuple[str, bytes], bytes] = field(default_factory=dict[tuple[str, bytes], bytes])
+    _heads_for: Mapping[str, str] = field(default_factory=dict[str, str])
+    """The values of `headers` that the kept heads were made with."""
     _ids: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
 
     async def request(self, call: Call, exchange: Exchange) -> Raw:
         id_ = next(self._ids)
         body = request_bytes(id_, call.method, modern_params(call, exchange.client))
+        used = self.headers.values
         reply = await _send(self.client, self._head(call), body, self.max_bytes)
+        if reply.status in REFUSED:
+            again = partial(self._again, call, body)
+            reply = await _send_again(self.headers, reply, used, again)
         token = call.meta.get("progressToken")
         try:
             async for message in _messages(reply):
@@ -98,6 +114,9 @@ class ModernHttp:
             reply.close()
         raise LinkDown("It ended the answer's stream without an answer.", may_have_run=True)
 
+    def _again(self, call: Call, body: bytes) -> Awaitable[Reply]:
+        return _send(self.client, self._head(call), body, self.max_bytes)
+
     def declare(self, param_headers: Mapping[str, tuple[ParamHeader, ...]]) -> None:
         """Take over which arguments are repeated in headers, from a catalogue that was just read."""
         self.param_headers = param_headers
@@ -105,6 +124,9 @@ class ModernHttp:
 
     def _head(self, call: Call) -> bytes:
         """The request's head up to its length; the same for every call of a tool without headers for its arguments."""
+        if self._heads_for is not self.headers.values:
+            self._heads.clear()
+            self._heads_for = self.headers.values
         name = bytes(call.params.get(NAME_OF.get(call.method, ""), b""))
         found = self._heads.get((call.method, name))
         if found is None:
@@ -139,6 +161,7 @@ class ModernHttp:
 
     async def close(self) -> None:
         self.client.close()
+        await self.headers.close()
 
 
 @dataclass
@@ -194,7 +217,11 @@ class LegacyHttp:
         if token is not None:
             call = Call(call.method, call.params, {**call.meta, "progressToken": raw(id_)})
         body = request_bytes(id_, call.method, legacy_params(call))
+        used = self.headers.values
         reply = await _post(self.client, self._headers(session), body, self.max_bytes)
+        if reply.status in REFUSED:
+            again = partial(self._again, session, body)
+            reply = await _send_again(self.headers, reply, used, again)
         if reply.status == HTTP_NOT_FOUND and session.id is not None:
             reply.close()
             raise _SessionLost
@@ -214,6 +241,10 @@ class LegacyHttp:
         finally:
             reply.close()
         raise LinkDown("It ended the answer's stream without an answer.", may_have_run=True)
+
+    def _again(self, session: Session | None, body: bytes) -> Awaitable[Reply]:
+        headers = {**ACCEPT, **self.headers.values} if session is None else self._headers(session)
+        return _post(self.client, headers, body, self.max_bytes)
 
     def _notice(self, method: str, params: Params, exchange: Exchange, token: Raw | None) -> None:
         if method in LIST_CHANGED or method == RESOURCE_UPDATED:
@@ -284,7 +315,10 @@ class LegacyHttp:
         info = client.info if client.info is not None else raw({"name": "dev-tools", "version": "1"})
         params = {"protocolVersion": raw(self.version), "capabilities": client.capabilities, "clientInfo": info}
         body = request_bytes(next(self._ids), "initialize", params)
-        reply = await _post(self.client, {**ACCEPT, **self.headers.values}, body, self.max_bytes)
+        used = self.headers.values
+        reply = await _post(self.client, {**ACCEPT, **used}, body, self.max_bytes)
+        if reply.status in REFUSED:
+            reply = await _send_again(self.headers, reply, used, partial(self._again, None, body))
         try:
             async for message in _messages(reply):
                 if message.method is UNSET:
@@ -344,6 +378,7 @@ class LegacyHttp:
         for task in [*self._tasks, *streams, *self._making.values()]:
             task.cancel()
         self.client.close()
+        await self.headers.close()
 
 
 class _SessionLost(Exception):
@@ -363,6 +398,24 @@ async def _send(client: HttpClient, head: bytes, body: bytes, max_bytes: int) ->
         raise LinkDown(str(error), is_final=True) from None
     except HttpError as error:
         raise LinkDown(str(error), may_have_run=True) from None
+
+
+async def _send_again(
+    headers: Headers, reply: Reply, used: Mapping[str, str], again: Callable[[], Awaitable[Reply]]
+) -> Reply:
+    """A refused request once more, if there is a new credential. A refusal was looked at by nobody."""
+    try:
+        if not await headers.renewed(reply, used):
+            return reply
+        reply.close()
+        used = headers.values
+        reply = await again()
+        if reply.status in REFUSED:
+            await headers.renewed(reply, used)
+    except BaseException:
+        reply.close()
+        raise
+    return reply
 
 
 async def _messages(reply: Reply) -> AsyncGenerator[Message]:

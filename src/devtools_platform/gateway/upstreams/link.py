@@ -1,6 +1,6 @@
 """A connection to one MCP server, of either era, over either transport: what the upstream needs of it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -35,7 +35,13 @@ class LinkDown(Exception):
     """The server cannot be reached or has gone. Says whether the call may have had its effect."""
 
     def __init__(
-        self, reason: str, *, may_have_run: bool = False, is_fault: bool = True, is_final: bool = False
+        self,
+        reason: str,
+        *,
+        may_have_run: bool = False,
+        is_fault: bool = True,
+        is_final: bool = False,
+        wake: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         super().__init__(reason)
         self.reason = reason
@@ -44,6 +50,8 @@ class LinkDown(Exception):
         """Whether it counts against the server's health: one oversized answer does not."""
         self.is_final = is_final
         """Whether one such failure is enough to call the server down: nobody listens there."""
+        self.wake = wake
+        """Returns when something has happened that makes trying again at once worth it."""
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,27 @@ class ToolRule(BaseModel):
         )
 
 
+class OAuthSpec(BaseModel):
+    """How we are known to a server's authorization server. All may be left out where it takes strangers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    client_id: str | None = None
+    """Of a client that was registered for us; `${NAME}` is taken from our environment."""
+    client_secret: str | None = None
+    """Its secret, best as `${NAME}`. Only with `issuer`: the server alone must not say who gets it."""
+    issuer: str | None = None
+    """The only issuer whose tokens we ask for, whatever the server says."""
+    scopes: tuple[str, ...] = ()
+    """What to ask for instead of what the server asks for."""
+
+    @model_validator(mode="after")
+    def _keeps_its_secret(self) -> Self:
+        if self.client_secret is not None and (self.client_id is None or self.issuer is None):
+            raise ValueError("client_secret needs client_id and issuer: it is sent to that issuer only")
+        return self
+
+
 class ServerSpec(BaseModel):
     """One server. Exactly one of `command`, `url` and `openapi` says what it is."""
 
@@ -57,6 +78,9 @@ class ServerSpec(BaseModel):
     """What the program's environment holds beyond PATH, HOME and the locale; `${NAME}` is taken from ours."""
     headers: Mapping[str, str] = Field(default_factory=dict)
     """Sent with every request; `${NAME}` as above. Never shown to a model, never logged."""
+    auth: Literal["oauth"] | None = None
+    """`oauth`: a person signs in once with `dev-tools tools login SERVER`."""
+    oauth: OAuthSpec = OAuthSpec()
     allow_private: bool = False
     """Whether the URL may lead to an address that is not public, this machine among them."""
     interactive: bool = False
@@ -78,6 +102,12 @@ class ServerSpec(BaseModel):
             raise ValueError("exactly one of command, url and openapi must be given")
         if self.openapi is not None and self.base_url is None:
             raise ValueError("an openapi server needs base_url")
+        if self.auth is not None and self.url is None:
+            raise ValueError("auth is for servers with a url")
+        if self.auth is not None and any(name.lower() == "authorization" for name in self.headers):
+            raise ValueError("auth and a fixed Authorization header exclude each other")
+        if self.auth is None and self.oauth != OAuthSpec():
+            raise ValueError("oauth needs auth: oauth")
         return self
 
 

@@ -81,6 +81,8 @@ class Upstream:
         self.next_try_at = 0.0
         self.on_change: Callable[[Upstream], None] = lambda _: None
         """Called when its tools or its state have changed."""
+        self.mask: Callable[[str], str] = str
+        """Takes secrets out of a reason: servers may repeat what they were sent."""
         self.listeners: set[Listener] = set()
         self._connect = connect
         self._slots = asyncio.Semaphore(spec.concurrency)
@@ -168,6 +170,7 @@ class Upstream:
         while True:
             began = time.monotonic()
             link: Link | None = None
+            wake: Callable[[], Awaitable[None]] | None = None
             self._lost.clear()
             try:
                 async with asyncio.timeout(START_TIMEOUT_S):
@@ -181,6 +184,7 @@ class Upstream:
                 self._down(f"It was not ready within {START_TIMEOUT_S:g} s.")
             except LinkDown as error:
                 self._down(error.reason)
+                wake = error.wake
             except Exception as error:
                 log.exception("%s: the connection broke on our side", self.name)
                 self._down(f"The gateway failed to talk to it: {type(error).__name__}.")
@@ -192,8 +196,8 @@ class Upstream:
                 wait = FIRST_RETRY_S  # it was well for a while: this is a new trouble
             self.restarts += 1
             self.next_try_at = time.monotonic() + wait
-            await asyncio.sleep(wait * random.uniform(0.8, 1.2))  # noqa: S311 - spreads retries, keeps no secret
-            wait = min(wait * 2, LAST_RETRY_S)
+            pause = wait * random.uniform(0.8, 1.2)  # noqa: S311 - spreads retries, keeps no secret
+            wait = FIRST_RETRY_S if await _woken(wake, pause) else min(wait * 2, LAST_RETRY_S)
 
     def _up(self, link: Link) -> None:
         self.link, self.state, self.reason, self.faults = link, "ready", "", 0
@@ -203,6 +207,7 @@ class Upstream:
     def _down(self, reason: str) -> None:
         if self.state != "stopped":
             self.state = "down"
+        reason = self.mask(reason)
         self.link, self.reason = None, reason
         self._is_ready.clear()
         log.warning("%s is down: %s", self.name, reason)
@@ -234,6 +239,19 @@ async def _listen(link: Link) -> None:
         with suppress(LinkDown, RpcError):
             await link.listen(Client("gateway"))
         await asyncio.sleep(REFRESH_S)
+
+
+async def _woken(wake: Callable[[], Awaitable[None]] | None, pause: float) -> bool:
+    """Sleep; True when woken before the time."""
+    if wake is None:
+        await asyncio.sleep(pause)
+        return False
+    try:
+        async with asyncio.timeout(pause):
+            await wake()
+    except TimeoutError:
+        return False
+    return True
 
 
 async def _first(*events: asyncio.Event, timeout_s: float) -> None:
