@@ -39,6 +39,7 @@ from devtools_platform.app.serving import Serving, bind
 from devtools_platform.config import Settings
 from devtools_platform.console.api import build_api as build_console
 from devtools_platform.context.adapters.edge import EdgeEngine
+from devtools_platform.context.adapters.minilm import MiniLm
 from devtools_platform.context.api import build_api as build_context
 from devtools_platform.context.service import ContextService, name_collection
 from devtools_platform.context.tools import ContextTools
@@ -188,10 +189,14 @@ class Stack:
         return served
 
     async def _start_context(self, home: Home, cleanup: AsyncExitStack) -> ContextService:
-        edge = EdgeEngine(home.path / "context" / "edge")
+        embedder = MiniLm() if self.settings.embeddings == "local" else None
+        if embedder is not None and (missing := embedder.find_missing()):
+            self.progress("context", f"search by words only: {missing}")
+            embedder = None
+        edge = EdgeEngine(home.path / "context" / "edge-384")
         cleanup.push_async_callback(edge.aclose)
         await edge.count()  # starts the engine's process now, not in the middle of a task
-        service = ContextService(edge, home.path / "context" / "manifests")
+        service = ContextService(edge, home.path / "context" / "manifests", embedder)
         cleanup.push_async_callback(service.aclose)
         return service
 

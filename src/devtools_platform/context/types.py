@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
+
+Source = Literal["commit", "files"]
+"""What an index follows: the commit at HEAD, or the files on disk with their uncommitted changes."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +43,14 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Candidate:
-    """What the engine proposes, before ranking. Scores are its own scale; a missing match is 0.0."""
+    """What the engine proposes, before ranking. Word scores are its own scale; a missing match is 0.0."""
 
     blob: str
     chunk: Chunk
     text_score: float
     name_score: float
+    dense_score: float | None = None
+    """Cosine between the question and the text; None when there was no vector of one of them."""
 
 
 @dataclass(frozen=True)
@@ -80,5 +86,10 @@ class IndexStatus:
     files_total: int | None
     error: str | None
     """Why the last indexing failed."""
+    follows: Source
+    is_watched: bool
+    """Whether saved files become searchable by themselves."""
+    without_vector: int | None
+    """Chunks that are found by their words only, so far; None where there is no embedder."""
     skipped: list[tuple[str, str]]
     """(path, reason) of what is not searchable, wholly or in part."""
