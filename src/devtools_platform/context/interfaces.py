@@ -35,6 +35,10 @@ class ChunkEngine(Protocol):
         """The best `limit` by text, by name and by the query's vector, each chunk once, in no promised order."""
         ...
 
+    async def get_texts(self, ids: Sequence[str]) -> dict[str, str]:
+        """The texts of chunks that `search` proposed; without those that are gone meanwhile."""
+        ...
+
     async def list_without_vector(self, collection: str, limit: int) -> list[tuple[str, Chunk]]:
         """(point id, chunk) of some chunks that have no vector yet."""
         ...

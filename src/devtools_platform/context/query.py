@@ -5,7 +5,7 @@ answers and returns candidates. So the embedded engine and a server are asked th
 """
 
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,7 +43,6 @@ class Scored:
 
     id: str
     score: float
-    payload: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -57,12 +56,13 @@ class Search:
 
 
 Found = dict[str, dict[str, Any]]
-"""By point id: `chunk` (the payload), `text`, `name` and `dense` scores."""
+"""By point id: its `text`, `name` and `dense` scores."""
 
 
 def gather(search: Search) -> Generator[list[Nearest], list[list[Scored]], Found]:
     """The best of each field, then the scores that the best of one field have in the others."""
-    asked = [Nearest(field, search.words, search.limit, search.where) for field in (TEXT, NAME) if search.words[0]]
+    limits = {TEXT: search.limit, NAME: search.limit // 2}
+    asked = [Nearest(field, search.words, limit, search.where) for field, limit in limits.items() if search.words[0]]
     if search.vector is not None:
         asked.append(Nearest(DENSE, search.vector, search.limit, search.where))
     found: Found = {}
@@ -77,8 +77,7 @@ def gather(search: Search) -> Generator[list[Nearest], list[list[Scored]], Found
 def _note(found: Found, asked: list[Nearest], answers: list[list[Scored]]) -> None:
     for question, points in zip(asked, answers, strict=True):
         for point in points:
-            blank = {"chunk": dict(point.payload), TEXT: 0.0, NAME: 0.0, DENSE: None}
-            found.setdefault(point.id, blank)[question.field] = point.score
+            found.setdefault(point.id, {TEXT: 0.0, NAME: 0.0, DENSE: None})[question.field] = point.score
 
 
 def _complete(question: Nearest, found: Found) -> Nearest | None:

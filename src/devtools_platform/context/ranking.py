@@ -25,7 +25,6 @@ LEARNED = {
     "query_share": 1.14,
     "leaf_share": 1.69,
     "private": -0.28,
-    "short": -0.21,
 }
 """What each signal, all of them between 0 and 1, adds to a score where there are vectors."""
 WORDS_ONLY = {
@@ -37,13 +36,11 @@ WORDS_ONLY = {
     "query_share": 2.0,
     "leaf_share": 1.84,
     "private": -0.27,
-    "short": -0.1,
 }
 """The same where there are none."""
 GIVEN = {"path": 0.6, "symbol": 6.0, "mentioned": 1.0, "test": -1.5, "legacy": -1.0, "module": -1.5, "class": -1.0}
 REPEAT = 0.15
 """Taken off for each better answer from the same file: several files say more than one file several times."""
-SHORT_CHARS = 120
 CHARS_PER_TOKEN = 4
 
 _PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
@@ -63,6 +60,7 @@ class Ranked:
     chunk: Chunk
     score: float
     why: list[str]
+    id: str = ""
 
 
 def rank(query: str, candidates: Iterable[Candidate]) -> list[Ranked]:
@@ -74,7 +72,7 @@ def rank(query: str, candidates: Iterable[Candidate]) -> list[Ranked]:
     measured = measure(query, found)
     raw = [sum(weights.get(name, 0.0) * value for name, value in signals.items() if value) for signals in measured]
     items = [
-        Ranked(candidate.chunk, score, _explain(candidate, signals))
+        Ranked(candidate.chunk, score, _explain(candidate, signals), candidate.id)
         for candidate, score, signals in zip(found, raw, measured, strict=True)
     ]
     return [replace(item, score=_squash(item.score)) for item in _spread_files(sorted(items, key=_order))]
@@ -159,11 +157,10 @@ class _Asked:
             "query_share": shared / max(1, len(self.words)),
             "leaf_share": len(self.words & leaf_words) / max(1, len(leaf_words)),
             "private": float(leaf.startswith("_") and not leaf.startswith("__")),
-            "short": float(len(chunk.text) < SHORT_CHARS),
             "path": len(self.words & path_words) / max(1, len(self.words)),
             "symbol": float(defines and self.is_symbol),
             "mentioned": float(defines and not self.is_symbol),
-            "test": float(not self.wants_tests and bool(_TEST_PATH.search(chunk.path))),
+            "test": float(not self.wants_tests and is_test_path(chunk.path)),
             "legacy": float(bool(_LEGACY_PATH.search(chunk.path))),
             "module": float(chunk.kind == "module"),
             "class": float(chunk.kind == "class" and not defines),
@@ -191,6 +188,10 @@ def _explain(candidate: Candidate, signals: dict[str, float]) -> list[str]:
 def _is_symbol(identifier: str) -> bool:
     inner = identifier.strip("._")
     return "_" in inner or "." in inner or not (inner.islower() or inner.istitle() or inner.isupper())
+
+
+def is_test_path(path: str) -> bool:
+    return bool(_TEST_PATH.search(path))
 
 
 def split_words(text: str) -> set[str]:
@@ -241,4 +242,4 @@ def _cut(item: Ranked, chars: int) -> Ranked | None:
     if not lines:
         return None
     shown = replace(chunk, text="\n".join(lines), end_line=chunk.start_line + len(lines) - 1)
-    return Ranked(shown, item.score, [*item.why, f"cut: goes on to line {chunk.end_line}"])
+    return replace(item, chunk=shown, why=[*item.why, f"cut: goes on to line {chunk.end_line}"])

@@ -11,7 +11,7 @@ import logging
 import re
 import time
 from collections import OrderedDict, defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -20,11 +20,13 @@ from pathlib import Path
 from prometheus_client import Counter, Histogram
 
 from devtools_platform.context import git, symbols, worktree
-from devtools_platform.context.indexer import index_files, index_head, update_files
+from devtools_platform.context.chunking import find_skipped_path
+from devtools_platform.context.indexer import find_commit, index_files, index_head, update_files
 from devtools_platform.context.interfaces import ChunkEngine, Embedder, Progress
 from devtools_platform.context.manifest import Manifest, ManifestStore
+from devtools_platform.context.navigation import MAX_LINES, choose_files, cut_lines, find_symbol_at, make_map
 from devtools_platform.context.ranking import Ranked, fit, rank
-from devtools_platform.context.types import Candidate, Hit, IndexStatus, Source, Symbol
+from devtools_platform.context.types import Candidate, Freshness, Hit, IndexStatus, Lines, Source, Symbol
 from devtools_platform.context.vectors import VectorCache, fill_vectors
 from devtools_platform.context.watching import Watcher, needs_full_scan
 from devtools_platform.core.errors import BadInput, DevToolsError, NotFound, Unavailable
@@ -40,8 +42,12 @@ QUERY_SECONDS = Histogram(
 
 WORDS_ONLY = Counter("devtools_context_words_only_queries_total", "Searches that had to do without the embedder")
 
-CANDIDATES = 60
+CANDIDATES = 50
 KEPT_QUERIES = 1_000
+SYMBOL_TOKENS = 4_000
+RELATED_TOKENS = 4_000
+MAP_TOKENS_PER_FILE = 10
+"""What the shortest line of a map takes."""
 MAX_QUERY_CHARS = 2_000
 MAX_LIMIT = 50
 
@@ -64,6 +70,20 @@ class _Run:
     error: str | None = None
 
 
+class Changes:
+    """Wakes whoever waits for news of a collection."""
+
+    def __init__(self) -> None:
+        self._waiting: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+
+    def tell(self, collection: str) -> None:
+        self._waiting.pop(collection, asyncio.Event()).set()
+
+    def next(self, collection: str) -> asyncio.Event:
+        """Set by the first change from now on: take it before looking, wait for it afterwards."""
+        return self._waiting[collection]
+
+
 class ContextService:
     """One per engine. Close the service first, then the engine."""
 
@@ -73,6 +93,7 @@ class ContextService:
         self.embedder = embedder
         self.manifests = ManifestStore(manifest_dir)
         self.vectors = VectorCache(manifest_dir.parent / "vectors.sqlite")
+        self.changes = Changes()
         self._query_vectors: OrderedDict[str, list[float]] = OrderedDict()
         self._runs: dict[str, _Run] = {}
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -126,6 +147,7 @@ class ContextService:
 
             def note(done: int, total: int) -> None:
                 run.done, run.total = done, total
+                self.changes.tell(collection)
                 if progress:
                     progress(done, total)
 
@@ -137,6 +159,7 @@ class ContextService:
                 raise
             finally:
                 run.is_going = False
+                self.changes.tell(collection)
         self._start_filling(collection)
         return await self.status(collection)
 
@@ -150,6 +173,15 @@ class ContextService:
         status = await self.index(collection, root, follow="files")
         self.manifests.save(replace(self._get_manifest(collection), is_watched=True))
         return status
+
+    async def start_watch(self, collection: str, root: Path) -> IndexStatus:
+        """The same in the background."""
+        run = self._runs.get(collection)
+        if run is None or not run.is_going:
+            self._runs[collection] = _Run(root)
+            work = self._resume_one(collection, Manifest(collection, root, is_watched=True))
+            self._background[collection] = asyncio.create_task(work)
+        return await self.status(collection)
 
     async def unwatch(self, collection: str) -> None:
         if watcher := self._watchers.pop(collection, None):
@@ -247,13 +279,17 @@ class ContextService:
             vector = await self._embed_query(query)
             found = await self.engine.search(collection, query, limit=CANDIDATES, vector=vector, blobs=blobs)
         placed = [moved for candidate in found if (moved := _place(candidate, manifest, path_glob))]
-        hits = [
-            _make_hit(ranked, manifest.commit)
-            for ranked in fit(rank(query, placed), limit=limit, token_budget=token_budget)
-        ]
+        best = await self._add_texts(rank(query, placed)[:limit])
+        fitting = fit(best, limit=limit, token_budget=token_budget)
+        stale = await asyncio.to_thread(_find_stale, manifest, {item.chunk.path for item in fitting})
+        hits = [_make_hit(ranked, manifest.commit, stale) for ranked in fitting]
         QUERIES.inc()
         QUERY_SECONDS.observe(time.perf_counter() - started)
         return hits
+
+    async def _add_texts(self, ranked: list[Ranked]) -> list[Ranked]:
+        texts = await self.engine.get_texts([item.id for item in ranked]) if ranked else {}
+        return [replace(item, chunk=replace(item.chunk, text=texts[item.id])) for item in ranked if item.id in texts]
 
     async def _embed_query(self, query: str) -> list[float] | None:
         """None without an embedder, or with one that fails: search then goes by words, counted."""
@@ -275,6 +311,50 @@ class ContextService:
         manifest = self._get_manifest(collection)
         content = await self._read(manifest, path)
         return await asyncio.to_thread(symbols.outline, path, content.decode(errors="replace"))
+
+    async def symbol(self, collection: str, name: str, limit: int = 20) -> list[Hit]:
+        """Where `name` is defined, alone or qualified; [] when nowhere. Raises `NotFound` as `search` does."""
+        hits = await self.search(collection, name, min(MAX_LIMIT, limit), SYMBOL_TOKENS)
+        wanted = name.lower().strip(".")
+        return [hit for hit in hits if wanted in {hit.name.lower(), hit.name.lower().rpartition(".")[2]}]
+
+    async def related(self, collection: str, path: str, line: int, limit: int = 8) -> list[Hit]:
+        """What belongs to the definition at a line: what uses it, tests it, or is like it."""
+        manifest = self._get_manifest(collection)
+        content = await self._read(manifest, path)
+        text = content.decode(errors="replace")
+        found = find_symbol_at(await asyncio.to_thread(symbols.outline, path, text), line)
+        first, last = (found.start_line, found.end_line) if found else (max(1, line - 10), line + 10)
+        lines = cut_lines(path, content, first, min(last, first + MAX_LINES - 1))
+        query = f"{found.name if found else ''} {path} {lines.text}"[:MAX_QUERY_CHARS]
+        hits = await self.search(collection, query, min(MAX_LIMIT, limit + 4), RELATED_TOKENS)
+        return [hit for hit in hits if hit.path != path or hit.end_line < first or hit.start_line > last][:limit]
+
+    async def read_range(self, collection: str, path: str, first: int, last: int) -> Lines:
+        """Lines of a file, at most 400, secrets masked. Raises `NotFound` and `BadInput`."""
+        return cut_lines(path, await self._read(self._get_manifest(collection), path), first, last)
+
+    async def repo_map(self, collection: str, token_budget: int = 1000, path_glob: str | None = None) -> str:
+        """The repository in a page: a line for each of its most telling files with the names they define."""
+        manifest = self._get_manifest(collection)
+        paths = [path for path in manifest.files if path_glob is None or _matches(path, path_glob)]
+        chosen = choose_files(paths)[: 1 + token_budget // MAP_TOKENS_PER_FILE]
+        outlines = [(path, await self.outline(collection, path)) for path in chosen]
+        return make_map(outlines, token_budget)
+
+    async def freshness(self, collection: str) -> Freshness:
+        """Compares the index with HEAD, or with the files on disk, whichever it follows."""
+        manifest = self._get_manifest(collection)
+        head = await find_commit(manifest.repo)
+        if manifest.follows == "files":
+            known = {path: (manifest.files.get(path, ""), stamp) for path, stamp in manifest.stamps.items()}
+            rules = worktree.IgnoreRules(manifest.repo)
+            entries, _ = await asyncio.to_thread(worktree.list_files, manifest.repo, known, rules)
+        else:
+            entries = await git.list_tree(manifest.repo, head) if head else []
+        now = {entry.path: entry.blob for entry in entries if not find_skipped_path(entry.path, entry.size)}
+        changed = sorted(path for path in {*now, *manifest.files} if now.get(path) != manifest.files.get(path))
+        return Freshness(manifest.commit, head, not changed, changed[:100], len(changed))
 
     async def _read(self, manifest: Manifest, path: str) -> bytes:
         """A file as it was indexed; one that follows files may have changed since, then as it is now."""
@@ -361,7 +441,18 @@ def _place(candidate: Candidate, manifest: Manifest, glob: str | None) -> Candid
     return replace(candidate, chunk=replace(candidate.chunk, path=fitting[0]))
 
 
-def _make_hit(ranked: Ranked, commit: str | None) -> Hit:
+def _find_stale(manifest: Manifest, paths: set[str]) -> dict[str, bool | None]:
+    """For each file whether what is on disk differs from what was indexed; None where nothing is on disk."""
+    if not manifest.repo.is_dir():
+        return dict.fromkeys(paths)
+    contents = {path: worktree.read_file(manifest.repo, path) for path in paths}
+    return {
+        path: None if content is None else worktree.make_blob_id(content) != manifest.files.get(path)
+        for path, content in contents.items()
+    }
+
+
+def _make_hit(ranked: Ranked, commit: str | None, stale: Mapping[str, bool | None]) -> Hit:
     chunk = ranked.chunk
     return Hit(
         path=chunk.path,
@@ -373,4 +464,5 @@ def _make_hit(ranked: Ranked, commit: str | None) -> Hit:
         why=ranked.why,
         text=chunk.text,
         commit=commit,
+        is_stale=stale.get(chunk.path),
     )

@@ -74,6 +74,9 @@ class EdgeEngine:
         )
         return [_read_candidate(item) for item in found]
 
+    async def get_texts(self, ids: Sequence[str]) -> dict[str, str]:
+        return await self._call("get_texts", ids=list(ids))
+
     async def list_without_vector(self, collection: str, limit: int) -> list[tuple[str, Chunk]]:
         found = await self._call("list_without_vector", collection=collection, limit=limit)
         return [(item["id"], _read_chunk(item["chunk"])[1]) for item in found]
@@ -222,11 +225,11 @@ class _Child:
 
 def _read_candidate(item: Mapping[str, Any]) -> Candidate:
     blob, chunk = _read_chunk(item["chunk"])
-    return Candidate(blob, chunk, item["text"], item["name"], item["dense"])
+    return Candidate(blob, chunk, item["text"], item["name"], item["dense"], item["id"])
 
 
 def _read_chunk(payload: Mapping[str, Any]) -> tuple[str, Chunk]:
-    fields = dict(payload)
+    fields: dict[str, Any] = {"text": "", "header": "", **payload}
     blob = fields.pop("blob")
     del fields["collection"]
     return blob, Chunk(**fields)

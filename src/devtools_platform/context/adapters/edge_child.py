@@ -12,12 +12,25 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import qdrant_edge as qdrant
 
-from devtools_platform.context.query import DENSE, NAME, TEXT, Nearest, Scored, Search, Where, Words, cosine_of, gather
+from devtools_platform.context.query import (
+    DENSE,
+    NAME,
+    TEXT,
+    Found,
+    Nearest,
+    Scored,
+    Search,
+    Where,
+    Words,
+    cosine_of,
+    gather,
+)
 
 _NAMESPACE = uuid.UUID("6f2b1a9e-5c0d-4d0a-9c39-0d4f0f6f7a11")
 _AVERAGE_TOKENS = 90.0
@@ -25,6 +38,7 @@ _AVERAGE_TOKENS = 90.0
 _LOCK_SECONDS = 10.0
 """How long to wait for a predecessor that is still closing."""
 _UPDATES_PER_FLUSH = 64
+_BUT_TEXT = qdrant.PayloadSelector.Exclude(["text", "header"])
 
 _LEXICAL = qdrant.Bm25(
     qdrant.Bm25Config(tokenizer=qdrant.TokenizerType.Code, language="english", avg_len=_AVERAGE_TOKENS)
@@ -37,10 +51,12 @@ class Engine:
     def __init__(self, directory: Path, vector_size: int) -> None:
         self.shard = _open(directory, vector_size)
         self.updates = 0
+        self.alone: dict[str, bool] = {}
         self.operations: dict[str, Callable[..., Any]] = {
             "put": self.put,
             "delete": self.delete,
             "search": self.search,
+            "get_texts": self.get_texts,
             "list_without_vector": self.list_without_vector,
             "set_vectors": self.set_vectors,
             "count": self.count,
@@ -65,7 +81,9 @@ class Engine:
             self._update(qdrant.UpdateOperation.upsert_points(points))
 
     def delete(self, collection: str, blobs: Sequence[str] | None) -> None:
-        self._update(qdrant.UpdateOperation.delete_points_by_filter(_select(Where(collection, blobs))))
+        self._update(
+            qdrant.UpdateOperation.delete_points_by_filter(_select(Where(collection, blobs)) or qdrant.Filter())
+        )
 
     def search(
         self, collection: str, query: str, vector: list[int] | None, limit: int, blobs: Sequence[str] | None
@@ -78,27 +96,43 @@ class Engine:
             try:
                 asked = talk.send(answers) if answers is not None else next(talk)
             except StopIteration as end:
-                return list(end.value.values())
+                return self._describe(end.value)
             answers = [self._ask(question) for question in asked]
+
+    def _describe(self, found: Found) -> list[dict[str, Any]]:
+        points = self.shard.retrieve(list(found), with_payload=_BUT_TEXT, with_vector=False)
+        return [{"id": str(point.id), "chunk": point.payload, **found[str(point.id)]} for point in points]
+
+    def _is_alone(self, collection: str | None) -> bool:
+        """Whether no other collection has points: then its own statistics are those of all, and need no filter."""
+        if collection not in self.alone and collection is not None:
+            self.alone[collection] = self.count(collection, None) == self.count(None, None)
+        return collection is None or self.alone[collection]
 
     def _ask(self, question: Nearest) -> list[Scored]:
         # A word is rare or common within its collection: other repositories must not change the ranking.
-        corpus = qdrant.IdfParams(corpus=_select(Where(question.where.collection)))
+        collection, where = question.where.collection, question.where
+        corpus = None
+        if self._is_alone(collection):
+            where = replace(where, collection=None)
+        else:
+            corpus = qdrant.IdfParams(corpus=_select(Where(collection)))
         is_dense = question.field == DENSE
         found = self.shard.query(
             qdrant.QueryRequest(
                 limit=question.limit,
                 query=qdrant.Query.Nearest(_translate(question.vector), using=question.field),
-                filter=_select(question.where),
-                with_payload=True,
+                filter=_select(where),
+                with_payload=False,
                 params=None if is_dense else qdrant.SearchParams(idf=corpus),
             )
         )
         size = len(question.vector)
-        return [
-            Scored(str(point.id), cosine_of(point.score, size) if is_dense else point.score, point.payload or {})
-            for point in found
-        ]
+        return [Scored(str(point.id), cosine_of(point.score, size) if is_dense else point.score) for point in found]
+
+    def get_texts(self, ids: list[str]) -> dict[str, str]:
+        points = self.shard.retrieve(list(ids), with_payload=["text"], with_vector=False)
+        return {str(point.id): (point.payload or {})["text"] for point in points}
 
     def list_without_vector(self, collection: str, limit: int) -> list[dict[str, Any]]:
         where = _select(Where(collection, lacks=DENSE))
@@ -125,6 +159,7 @@ class Engine:
     def _update(self, operation: qdrant.UpdateOperation) -> None:
         """Apply; now and then flush, or the write-ahead log and the next start grow without end."""
         self.shard.update(operation)
+        self.alone.clear()
         self.updates += 1
         if self.updates >= _UPDATES_PER_FLUSH:
             self.flush()
@@ -170,7 +205,7 @@ def _translate(vector: Words | list[int]) -> Any:
     return qdrant.SparseVector(*vector) if isinstance(vector, tuple) else [float(value) for value in vector]
 
 
-def _select(where: Where) -> qdrant.Filter:
+def _select(where: Where) -> qdrant.Filter | None:
     must: list[Any] = []
     if where.collection is not None:
         must.append(qdrant.FieldCondition("collection", match=qdrant.MatchValue(where.collection)))
@@ -179,7 +214,7 @@ def _select(where: Where) -> qdrant.Filter:
     if where.ids is not None:
         must.append(qdrant.HasIdCondition(set(where.ids)))
     lacking: list[Any] = [qdrant.HasVectorCondition(where.lacks)] if where.lacks else []
-    return qdrant.Filter(must=must, must_not=lacking)
+    return qdrant.Filter(must=must, must_not=lacking) if must or lacking else None
 
 
 def serve(engine: Engine, requests: Iterable[bytes], answers: BinaryIO) -> None:
