@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,7 @@ def take_sections(source: Path, out: Path, asked: int) -> list[Question]:
         path = str(file.relative_to(source))
         lines = file.read_text(errors="replace").split("\n")
         heads = [i for i, line in enumerate(lines) if re.match(r"#{1,4}\s+\S", line)]
-        for start, end in zip(heads, [*heads[1:], len(lines)], strict=True):
+        for start, end in pairwise([*heads, len(lines)]):
             title = lines[start].strip("# ")
             if len(title.split()) > 1 and sum(len(line) for line in lines[start + 1 : end]) > 150:
                 questions.append(Question(title, path, start + 2, end))

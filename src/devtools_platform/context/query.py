@@ -5,6 +5,7 @@ answers and returns candidates. So the embedded engine and a server are asked th
 """
 
 import math
+import uuid
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -83,6 +84,21 @@ def _note(found: Found, asked: list[Nearest], answers: list[list[Scored]]) -> No
 def _complete(question: Nearest, found: Found) -> Nearest | None:
     ids = [id_ for id_, candidate in found.items() if not candidate[question.field]]
     return replace(question, limit=len(ids), where=replace(question.where, blobs=None, ids=ids)) if ids else None
+
+
+AVERAGE_TOKENS = 90.0
+"""BM25's mean document length; the chunks of four packages, headers included, measure 60 to 108 words."""
+_NAMESPACE = uuid.UUID("6f2b1a9e-5c0d-4d0a-9c39-0d4f0f6f7a11")
+
+
+def make_point_id(collection: str, blob: str, ordinal: int) -> str:
+    """By content, so a request repeated after a crash overwrites and never doubles."""
+    return str(uuid.uuid5(_NAMESPACE, f"{collection}:{blob}:{ordinal}"))
+
+
+def make_texts(header: str, text: str, name: str) -> dict[str, str]:
+    """What the words of a point are taken from. Twice the header: names and path weigh double against the body."""
+    return {TEXT: f"{header}\n{header}\n{text}", NAME: name}
 
 
 def quantise(vector: Sequence[float]) -> list[int]:

@@ -10,7 +10,6 @@ import json
 import os
 import sys
 import time
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any, BinaryIO
 import qdrant_edge as qdrant
 
 from devtools_platform.context.query import (
+    AVERAGE_TOKENS,
     DENSE,
     NAME,
     TEXT,
@@ -30,18 +30,17 @@ from devtools_platform.context.query import (
     Words,
     cosine_of,
     gather,
+    make_point_id,
+    make_texts,
 )
 
-_NAMESPACE = uuid.UUID("6f2b1a9e-5c0d-4d0a-9c39-0d4f0f6f7a11")
-_AVERAGE_TOKENS = 90.0
-"""BM25's mean document length; the chunks of four packages, headers included, measure 60 to 108 words."""
 _LOCK_SECONDS = 10.0
 """How long to wait for a predecessor that is still closing."""
 _UPDATES_PER_FLUSH = 64
 _BUT_TEXT = qdrant.PayloadSelector.Exclude(["text", "header"])
 
 _LEXICAL = qdrant.Bm25(
-    qdrant.Bm25Config(tokenizer=qdrant.TokenizerType.Code, language="english", avg_len=_AVERAGE_TOKENS)
+    qdrant.Bm25Config(tokenizer=qdrant.TokenizerType.Code, language="english", avg_len=AVERAGE_TOKENS)
 )
 
 
@@ -193,12 +192,11 @@ def _create(directory: Path, vector_size: int) -> None:
 
 
 def _make_point(collection: str, blob: str, ordinal: int, chunk: dict[str, Any]) -> qdrant.Point:
-    # Twice the header: names and path weigh double against the body.
-    texts = {TEXT: f"{chunk['header']}\n{chunk['header']}\n{chunk['text']}", NAME: chunk["name"]}
+    texts = make_texts(chunk["header"], chunk["text"], chunk["name"])
     embedded = {field: _LEXICAL.embed_document(text) for field, text in texts.items()}
     vectors: dict[str, qdrant.NamedVector] = {field: v for field, v in embedded.items() if v.indices}
     payload = {"collection": collection, "blob": blob, **chunk}
-    return qdrant.Point(str(uuid.uuid5(_NAMESPACE, f"{collection}:{blob}:{ordinal}")), vectors, payload)
+    return qdrant.Point(make_point_id(collection, blob, ordinal), vectors, payload)
 
 
 def _translate(vector: Words | list[int]) -> Any:
