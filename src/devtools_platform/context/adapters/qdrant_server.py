@@ -56,7 +56,9 @@ class QdrantEngine:
         except ImportError as error:
             hint = "Install it with `pip install 'devtools-platform[qdrant]'`."
             raise Unavailable(f"The client of the Qdrant server is not installed: {error}.", hint=hint) from None
-        return cls(AsyncQdrantClient(url=url, api_key=api_key, timeout=30, check_compatibility=False), vector_size=vector_size)
+        return cls(
+            AsyncQdrantClient(url=url, api_key=api_key, timeout=30, check_compatibility=False), vector_size=vector_size
+        )
 
     async def put(self, collection: str, files: Mapping[str, Sequence[Chunk]]) -> None:
         await self.delete(collection, list(files))
