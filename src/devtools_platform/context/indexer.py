@@ -6,6 +6,7 @@ their new one is stored. What a killed run left is completed by the next one; no
 
 import asyncio
 import time
+from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -14,16 +15,29 @@ from pathlib import Path
 from prometheus_client import Counter
 
 from devtools_platform.context import git
-from devtools_platform.context.chunking import chunk_file
+from devtools_platform.context.chunking import chunk_file, find_skipped_path
+from devtools_platform.context.git import TreeEntry
 from devtools_platform.context.interfaces import ChunkEngine, Progress
 from devtools_platform.context.manifest import Manifest, ManifestStore
-from devtools_platform.context.plan import Plan, make_plan
+from devtools_platform.context.plan import Plan, make_partial_plan, make_plan
 from devtools_platform.context.types import Chunk
+from devtools_platform.context.worktree import (
+    IgnoreRules,
+    Stamp,
+    get_stamp,
+    list_files,
+    make_blob_id,
+    read_contents,
+    read_file,
+)
+from devtools_platform.core.errors import NotARepository
 
 INDEXED_FILES = Counter("devtools_context_indexed_files_total", "Files cut and stored")
 INDEXED_CHUNKS = Counter("devtools_context_indexed_chunks_total", "Chunks stored")
 
 BATCH_CHUNKS = 200
+FEW_FILES = 20
+"""A run this small does not flush: safety does not depend on it, and a saved file is searchable sooner."""
 SAVE_SECONDS = 2.0
 """How often a run writes down what it has done."""
 
@@ -37,10 +51,12 @@ class Indexer:
     before: Manifest
     plan: Plan
     progress: Progress
+    contents: AsyncGenerator[tuple[str, bytes]]
+    """The content of every blob of the plan's `todo`."""
     done: set[str] = field(default_factory=set[str])
     skipped: dict[str, str] = field(default_factory=dict[str, str])
 
-    async def run(self, commit: str) -> Manifest:
+    async def run(self, commit: str | None) -> Manifest:
         plan = self.plan
         self._save(replace(self.before, pending=plan.pending, chunks=0))
         self.progress(0, len(plan.todo))
@@ -57,14 +73,15 @@ class Indexer:
         self._save(finished)  # from here on the gone files are not answered any more
         if plan.gone:
             await self.engine.delete(finished.collection, plan.gone)
-        await self.engine.flush()
+        if len(plan.todo) > FEW_FILES:
+            await self.engine.flush()
         chunks = await self.engine.count(finished.collection)
         return self._save(replace(finished, pending=[], chunks=chunks))
 
     async def _store_files(self) -> None:
         batch: dict[str, list[Chunk]] = {}
         saved = time.monotonic()
-        async with aclosing(git.read_blobs(self.before.repo, self.plan.todo)) as contents:
+        async with aclosing(self.contents) as contents:
             async for blob, content in contents:
                 batch[blob] = await self._cut(self.plan.homes[blob], content)
                 if sum(map(len, batch.values())) >= BATCH_CHUNKS:
@@ -116,10 +133,70 @@ async def index_head(
     """
     commit = await git.find_head(repo)
     entries = await git.list_tree(repo, commit)
-    before = manifests.load(collection)
-    if before is None or await engine.count(collection) < before.chunks:  # the engine has lost what we hold true
-        await engine.delete(collection)
-        before = Manifest(collection=collection, repo=repo)
-    before = replace(before, repo=repo)
+    before = replace(await _get_before(engine, manifests, collection, repo), follows="commit", stamps={})
     plan = await asyncio.to_thread(make_plan, before, entries)
-    return await Indexer(engine, manifests, before, plan, progress).run(commit)
+    contents = git.read_blobs(repo, plan.todo)
+    return await Indexer(engine, manifests, before, plan, progress, contents).run(commit)
+
+
+async def index_files(
+    engine: ChunkEngine, manifests: ManifestStore, collection: str, root: Path, progress: Progress
+) -> Manifest:
+    """Make `collection` true of the files on disk under `root`, which need not be a git repository.
+
+    Raises `NotARepository` for what is no folder, and `Unavailable` (engine).
+    """
+    before = await _get_before(engine, manifests, collection, root)
+    known = {path: (before.files.get(path, ""), stamp) for path, stamp in before.stamps.items()}
+    entries, stamps = await asyncio.to_thread(list_files, root, known, IgnoreRules(root))
+    before = replace(before, follows="files", stamps=stamps)
+    plan = await asyncio.to_thread(make_plan, before, entries)
+    contents = read_contents(root, plan.homes, plan.todo)
+    return await Indexer(engine, manifests, before, plan, progress, contents).run(await find_commit(root))
+
+
+async def update_files(
+    engine: ChunkEngine, manifests: ManifestStore, before: Manifest, paths: Collection[str]
+) -> Manifest:
+    """Bring a few files of an index that follows files up to date; `before` is its present manifest."""
+    changed, removed, stamps = await asyncio.to_thread(_look_at, before.repo, paths, IgnoreRules(before.repo))
+    kept = {path: stamp for path, stamp in before.stamps.items() if path not in paths}
+    before = replace(before, stamps=kept | stamps)
+    plan = make_partial_plan(before, changed, removed)
+    contents = read_contents(before.repo, plan.homes, plan.todo)
+    return await Indexer(engine, manifests, before, plan, lambda _, __: None, contents).run(before.commit)
+
+
+def _look_at(
+    root: Path, paths: Collection[str], rules: IgnoreRules
+) -> tuple[list[TreeEntry], list[str], dict[str, Stamp]]:
+    changed: list[TreeEntry] = []
+    removed: list[str] = []
+    stamps: dict[str, Stamp] = {}
+    for path in paths:
+        stamp = None if rules.ignores(path) else get_stamp(root, path)
+        is_read = stamp is not None and not find_skipped_path(path, stamp[0])
+        content = read_file(root, path) if is_read else None
+        if stamp is None or (is_read and content is None):
+            removed.append(path)
+        else:
+            changed.append(TreeEntry(path, "" if content is None else make_blob_id(content), stamp[0]))
+            stamps[path] = stamp
+    return changed, removed, stamps
+
+
+async def find_commit(root: Path) -> str | None:
+    """The commit at HEAD, or None where there is none."""
+    try:
+        return await git.find_head(root)
+    except NotARepository:
+        return None
+
+
+async def _get_before(engine: ChunkEngine, manifests: ManifestStore, collection: str, repo: Path) -> Manifest:
+    """What the last run left, or an empty start when the engine has lost what we hold true."""
+    before = manifests.load(collection)
+    if before is None or await engine.count(collection) < before.chunks:
+        await engine.delete(collection)
+        return Manifest(collection=collection, repo=repo)
+    return replace(before, repo=repo)

@@ -15,6 +15,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from devtools_platform.context.chunking import FORMAT
+from devtools_platform.context.types import Source
 from devtools_platform.core.errors import BadInput
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,10 @@ class Manifest:
     chunks: int = 0
     """At the end of the last run; 0 while one is unfinished."""
     indexed_at: datetime | None = None
+    follows: Source = "commit"
+    is_watched: bool = False
+    stamps: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
+    """Size and time of change of each file that was read from disk."""
     format: int = FORMAT
 
     @cached_property

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import devtools_platform
+from devtools_platform.context.query import DENSE, quantise
 from devtools_platform.context.types import Candidate, Chunk
 from devtools_platform.core.errors import Unavailable
 
@@ -33,8 +34,10 @@ _HINT = "See the context service's log; if the index is damaged, remove its fold
 class EdgeEngine:
     """`ChunkEngine` in a child process that owns `directory`."""
 
-    def __init__(self, directory: Path, *, timeout_s: float = 60.0) -> None:
+    def __init__(self, directory: Path, *, vector_size: int = 384, timeout_s: float = 60.0) -> None:
+        """`vector_size` is that of the embedder; a directory made for another size is not opened."""
         self.directory = directory
+        self.vector_size = vector_size
         self.timeout_s = timeout_s
         self._child: _Child | None = None
         self._starting = asyncio.Lock()
@@ -53,15 +56,36 @@ class EdgeEngine:
         await self._call("delete", collection=collection, blobs=blobs if blobs is None else list(blobs))
 
     async def search(
-        self, collection: str, query: str, *, limit: int, blobs: Sequence[str] | None = None
+        self,
+        collection: str,
+        query: str,
+        *,
+        limit: int,
+        vector: Sequence[float] | None = None,
+        blobs: Sequence[str] | None = None,
     ) -> list[Candidate]:
-        wanted = blobs if blobs is None else list(blobs)
-        text = query.encode(errors="replace").decode()  # JSON can carry half a character, the engine cannot
-        found = await self._call("search", collection=collection, query=text, limit=limit, blobs=wanted)
+        found = await self._call(
+            "search",
+            collection=collection,
+            query=query.encode(errors="replace").decode(),  # JSON can carry half a character, the engine cannot
+            vector=vector if vector is None else quantise(vector),
+            limit=limit,
+            blobs=blobs if blobs is None else list(blobs),
+        )
         return [_read_candidate(item) for item in found]
 
-    async def count(self, collection: str | None = None) -> int:
-        return await self._call("count", collection=collection)
+    async def get_texts(self, ids: Sequence[str]) -> dict[str, str]:
+        return await self._call("get_texts", ids=list(ids))
+
+    async def list_without_vector(self, collection: str, limit: int) -> list[tuple[str, Chunk]]:
+        found = await self._call("list_without_vector", collection=collection, limit=limit)
+        return [(item["id"], _read_chunk(item["chunk"])[1]) for item in found]
+
+    async def set_vectors(self, vectors: Mapping[str, Sequence[float]]) -> None:
+        await self._call("set_vectors", vectors={id_: quantise(vector) for id_, vector in vectors.items()})
+
+    async def count(self, collection: str | None = None, *, without_vector: bool = False) -> int:
+        return await self._call("count", collection=collection, lacks=DENSE if without_vector else None)
 
     async def flush(self) -> None:
         await self._call("flush")
@@ -99,7 +123,7 @@ class EdgeEngine:
                 await self._child.close()
                 self._child = None
             if self._child is None:
-                self._child = await _Child.start(self.directory)
+                self._child = await _Child.start(self.directory, self.vector_size)
             return self._child
 
 
@@ -124,10 +148,10 @@ class _Child:
         self.reader = asyncio.create_task(self._read_answers())
 
     @classmethod
-    async def start(cls, directory: Path) -> "_Child":
+    async def start(cls, directory: Path, vector_size: int) -> "_Child":
         package_root = str(Path(devtools_platform.__file__).parent.parent)
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", _MODULE, str(directory)),
+            *(sys.executable, "-m", _MODULE, str(directory), str(vector_size)),
             stdin=PIPE,
             stdout=PIPE,
             stderr=PIPE,
@@ -200,7 +224,12 @@ class _Child:
 
 
 def _read_candidate(item: Mapping[str, Any]) -> Candidate:
-    fields = dict(item["chunk"])
+    blob, chunk = _read_chunk(item["chunk"])
+    return Candidate(blob, chunk, item["text"], item["name"], item["dense"], item["id"])
+
+
+def _read_chunk(payload: Mapping[str, Any]) -> tuple[str, Chunk]:
+    fields: dict[str, Any] = {"text": "", "header": "", **payload}
     blob = fields.pop("blob")
     del fields["collection"]
-    return Candidate(blob, Chunk(**fields), item["text"], item["name"])
+    return blob, Chunk(**fields)
