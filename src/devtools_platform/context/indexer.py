@@ -6,7 +6,7 @@ their new one is stored. What a killed run left is completed by the next one; no
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, AsyncIterable, Collection, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -16,6 +16,7 @@ from prometheus_client import Counter
 
 from devtools_platform.context import git
 from devtools_platform.context.chunking import chunk_file, find_skipped_path
+from devtools_platform.context.cutter import Cutter
 from devtools_platform.context.git import TreeEntry
 from devtools_platform.context.interfaces import ChunkEngine, Progress
 from devtools_platform.context.manifest import Manifest, ManifestStore
@@ -35,11 +36,15 @@ from devtools_platform.core.errors import NotARepository
 INDEXED_FILES = Counter("devtools_context_indexed_files_total", "Files cut and stored")
 INDEXED_CHUNKS = Counter("devtools_context_indexed_chunks_total", "Chunks stored")
 
-BATCH_CHUNKS = 200
+BATCH_BYTES = 200_000
+PUT_CHUNKS = 64
 FEW_FILES = 20
-"""A run this small does not flush: safety does not depend on it, and a saved file is searchable sooner."""
+"""A run this small starts no process and does not flush: a saved file is searchable at once."""
 SAVE_SECONDS = 2.0
 """How often a run writes down what it has done."""
+
+Chunks = dict[str, list[Chunk]]
+"""By blob."""
 
 
 @dataclass
@@ -79,28 +84,41 @@ class Indexer:
         return self._save(replace(finished, pending=[], chunks=chunks))
 
     async def _store_files(self) -> None:
-        batch: dict[str, list[Chunk]] = {}
         saved = time.monotonic()
-        async with aclosing(self.contents) as contents:
-            async for blob, content in contents:
-                batch[blob] = await self._cut(self.plan.homes[blob], content)
-                if sum(map(len, batch.values())) >= BATCH_CHUNKS:
-                    await self._store(batch)
-                    batch = {}
-                    if time.monotonic() - saved > SAVE_SECONDS:
-                        self._save_halfway()
-                        saved = time.monotonic()
-        if batch:
-            await self._store(batch)
+        async with aclosing(self._cut_files()) as cuts:
+            async for batch in cuts:
+                for part in _split(batch):
+                    await self.engine.put(self.before.collection, part)
+                self._note(batch)
+                if time.monotonic() - saved > SAVE_SECONDS:
+                    self._save_halfway()
+                    saved = time.monotonic()
 
-    async def _cut(self, path: str, content: bytes) -> list[Chunk]:
-        cut = await asyncio.to_thread(chunk_file, path, content)
-        if cut.skipped:
-            self.skipped[path] = cut.skipped
-        return cut.chunks
+    async def _cut_files(self) -> AsyncGenerator[Chunks]:
+        """The chunks of some blobs at a time; the next are cut while these are stored."""
+        cutting: asyncio.Task[Chunks] | None = None
+        try:
+            async with aclosing(self.contents) as contents, Cutter() as cutter:
+                async for files in _gather(contents):
+                    before, cutting = cutting, asyncio.create_task(self._cut(files, cutter))
+                    if before is not None:
+                        yield await before
+                if cutting is not None:
+                    yield await cutting
+        finally:
+            if cutting is not None:
+                cutting.cancel()
 
-    async def _store(self, batch: dict[str, list[Chunk]]) -> None:
-        await self.engine.put(self.before.collection, batch)
+    async def _cut(self, files: Mapping[str, bytes], cutter: Cutter) -> Chunks:
+        named = [(self.plan.homes[blob], content) for blob, content in files.items()]
+        if len(self.plan.todo) > FEW_FILES:
+            cut = await cutter.cut(named)
+        else:
+            cut = [await asyncio.to_thread(chunk_file, path, content) for path, content in named]
+        self.skipped |= {path: file.skipped for (path, _), file in zip(named, cut, strict=True) if file.skipped}
+        return {blob: file.chunks for blob, file in zip(files, cut, strict=True)}
+
+    def _note(self, batch: Chunks) -> None:
         self.done |= batch.keys()
         self.progress(len(self.done), len(self.plan.todo))
         INDEXED_FILES.inc(len(batch))
@@ -122,6 +140,30 @@ class Indexer:
     def _save(self, manifest: Manifest) -> Manifest:
         self.manifests.save(manifest)
         return manifest
+
+
+async def _gather(contents: AsyncIterable[tuple[str, bytes]]) -> AsyncGenerator[dict[str, bytes]]:
+    """Blobs in groups of about `BATCH_BYTES`."""
+    group: dict[str, bytes] = {}
+    async for blob, content in contents:
+        group[blob] = content
+        if sum(map(len, group.values())) >= BATCH_BYTES:
+            yield group
+            group = {}
+    if group:
+        yield group
+
+
+def _split(batch: Chunks) -> Iterator[Chunks]:
+    """Whole files in parts of few chunks: a question waits for the part that is being stored, no longer."""
+    part: Chunks = {}
+    for blob, chunks in batch.items():
+        part[blob] = chunks
+        if sum(map(len, part.values())) >= PUT_CHUNKS:
+            yield part
+            part = {}
+    if part:
+        yield part
 
 
 async def index_head(

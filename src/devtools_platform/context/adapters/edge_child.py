@@ -1,22 +1,23 @@
 """The process that owns the search engine's directory: `python -m ...edge_child DIR`.
 
 The engine is Qdrant's own, embedded. It has a process of its own because every call into it holds the GIL and
-its directory admits one process. It serves until its input ends: so it learns that its parent is gone.
-One JSON line a request, `{"id", "op", ...}`, and one an answer, `{"id", "result"}` or `{"id", "error"}`.
-Points are content-addressed, so a request repeated after a crash overwrites and never doubles.
+its directory admits one process. A point's chunk is one field of JSON beside its text: the engine takes a field
+at a time, and slowly. Points are content-addressed, so a request repeated after a crash overwrites and never doubles.
 """
 
-import json
+import gc
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+import msgspec
 import qdrant_edge as qdrant
 
+from devtools_platform.context.pipe import serve
 from devtools_platform.context.query import (
     AVERAGE_TOKENS,
     DENSE,
@@ -37,7 +38,7 @@ from devtools_platform.context.query import (
 _LOCK_SECONDS = 10.0
 """How long to wait for a predecessor that is still closing."""
 _UPDATES_PER_FLUSH = 64
-_BUT_TEXT = qdrant.PayloadSelector.Exclude(["text", "header"])
+_ABOUT = ["about", "blob"]
 
 _LEXICAL = qdrant.Bm25(
     qdrant.Bm25Config(tokenizer=qdrant.TokenizerType.Code, language="english", avg_len=AVERAGE_TOKENS)
@@ -51,23 +52,6 @@ class Engine:
         self.shard = _open(directory, vector_size)
         self.updates = 0
         self.alone: dict[str, bool] = {}
-        self.operations: dict[str, Callable[..., Any]] = {
-            "put": self.put,
-            "delete": self.delete,
-            "search": self.search,
-            "get_texts": self.get_texts,
-            "list_without_vector": self.list_without_vector,
-            "set_vectors": self.set_vectors,
-            "count": self.count,
-            "flush": self.flush,
-        }
-
-    def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        arguments = {key: value for key, value in request.items() if key not in {"id", "op"}}
-        try:
-            return {"id": request["id"], "result": self.operations[request["op"]](**arguments)}
-        except Exception as error:  # noqa: BLE001 - the engine raises bare Exception; the parent must hear of it
-            return {"id": request["id"], "error": f"{type(error).__name__}: {error}"}
 
     def put(self, collection: str, files: Mapping[str, Sequence[dict[str, Any]]]) -> None:
         self.delete(collection, list(files))
@@ -86,7 +70,7 @@ class Engine:
 
     def search(
         self, collection: str, query: str, vector: list[int] | None, limit: int, blobs: Sequence[str] | None
-    ) -> list[dict[str, Any]]:
+    ) -> list[tuple[Any, ...]]:
         words = _LEXICAL.embed_query(query)
         search = Search((words.indices, words.values), vector, limit, Where(collection, blobs))
         talk = gather(search)
@@ -98,9 +82,9 @@ class Engine:
                 return self._describe(end.value)
             answers = [self._ask(question) for question in asked]
 
-    def _describe(self, found: Found) -> list[dict[str, Any]]:
-        points = self.shard.retrieve(list(found), with_payload=_BUT_TEXT, with_vector=False)
-        return [{"id": str(point.id), "chunk": point.payload, **found[str(point.id)]} for point in points]
+    def _describe(self, found: Found) -> list[tuple[Any, ...]]:
+        points = self.shard.retrieve(list(found), with_payload=_ABOUT, with_vector=False)
+        return [_describe(str(point.id), point.payload, found[str(point.id)]) for point in points]
 
     def _is_alone(self, collection: str | None) -> bool:
         """Whether no other collection has points: then its own statistics are those of all, and need no filter."""
@@ -133,10 +117,11 @@ class Engine:
         points = self.shard.retrieve(list(ids), with_payload=["text"], with_vector=False)
         return {str(point.id): (point.payload or {})["text"] for point in points}
 
-    def list_without_vector(self, collection: str, limit: int) -> list[dict[str, Any]]:
+    def list_without_vector(self, collection: str, limit: int) -> list[tuple[str, str, str]]:
         where = _select(Where(collection, lacks=DENSE))
         points, _ = self.shard.scroll(qdrant.ScrollRequest(limit=limit, filter=where, with_payload=True))
-        return [{"id": str(point.id), "chunk": point.payload} for point in points]
+        found = [(str(point.id), point.payload or {}) for point in points]
+        return [(id_, payload["about"], payload["text"]) for id_, payload in found]
 
     def set_vectors(self, vectors: Mapping[str, list[int]]) -> None:
         """A point that is gone meanwhile is left out: the engine refuses what it does not know."""
@@ -195,8 +180,14 @@ def _make_point(collection: str, blob: str, ordinal: int, chunk: dict[str, Any])
     texts = make_texts(chunk["header"], chunk["text"], chunk["name"])
     embedded = {field: _LEXICAL.embed_document(text) for field, text in texts.items()}
     vectors: dict[str, qdrant.NamedVector] = {field: v for field, v in embedded.items() if v.indices}
-    payload = {"collection": collection, "blob": blob, **chunk}
+    about = msgspec.json.encode({name: value for name, value in chunk.items() if name != "text"} | {"text": ""})
+    payload = {"collection": collection, "blob": blob, "about": about.decode(), "text": chunk["text"]}
     return qdrant.Point(make_point_id(collection, blob, ordinal), vectors, payload)
+
+
+def _describe(id_: str, payload: dict[str, Any] | None, scores: dict[str, Any]) -> tuple[Any, ...]:
+    known = payload or {}
+    return id_, known["blob"], known["about"], scores[TEXT], scores[NAME], scores[DENSE]
 
 
 def _translate(vector: Words | list[int]) -> Any:
@@ -215,22 +206,12 @@ def _select(where: Where) -> qdrant.Filter | None:
     return qdrant.Filter(must=must, must_not=lacking) if must or lacking else None
 
 
-def serve(engine: Engine, requests: Iterable[bytes], answers: BinaryIO) -> None:
-    """Answer each request in turn until there are no more, or nobody reads the answers."""
-    for line in requests:
-        answers.write(json.dumps(engine.answer(json.loads(line))).encode() + b"\n")
-        answers.flush()
-
-
 def main() -> None:
-    # Answers go to a private copy of stdout, so that nothing the engine prints can ever be taken for one.
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+    gc.freeze()
     engine = Engine(Path(sys.argv[1]), int(sys.argv[2]))
+    operations = ("put", "delete", "search", "get_texts", "list_without_vector", "set_vectors", "count", "flush")
     try:
-        serve(engine, sys.stdin.buffer, answers)
-    except BrokenPipeError:
-        pass
+        serve({name: getattr(engine, name) for name in operations})
     finally:
         engine.shard.close()
 
