@@ -19,7 +19,7 @@ from devtools_platform.context.chunking import chunk_file, find_skipped_path
 from devtools_platform.context.cutter import Cutter
 from devtools_platform.context.git import TreeEntry
 from devtools_platform.context.interfaces import ChunkEngine, Progress
-from devtools_platform.context.manifest import Manifest, ManifestStore
+from devtools_platform.context.manifest import Manifest, ManifestStore, carry_paths
 from devtools_platform.context.plan import Plan, make_partial_plan, make_plan
 from devtools_platform.context.types import Chunk
 from devtools_platform.context.worktree import (
@@ -58,6 +58,8 @@ class Indexer:
     progress: Progress
     contents: AsyncGenerator[tuple[str, bytes]]
     """The content of every blob of the plan's `todo`."""
+    touched: Collection[str] | None = None
+    """The only paths that may differ from `before`, when they are few and known."""
     done: set[str] = field(default_factory=set[str])
     skipped: dict[str, str] = field(default_factory=dict[str, str])
 
@@ -138,6 +140,8 @@ class Indexer:
         )
 
     def _save(self, manifest: Manifest) -> Manifest:
+        if self.touched is not None:
+            carry_paths(self.before, manifest, self.touched)
         self.manifests.save(manifest)
         return manifest
 
@@ -203,10 +207,12 @@ async def update_files(
     """Bring a few files of an index that follows files up to date; `before` is its present manifest."""
     changed, removed, stamps = await asyncio.to_thread(_look_at, before.repo, paths, IgnoreRules(before.repo))
     kept = {path: stamp for path, stamp in before.stamps.items() if path not in paths}
-    before = replace(before, stamps=kept | stamps)
-    plan = make_partial_plan(before, changed, removed)
-    contents = read_contents(before.repo, plan.homes, plan.todo)
-    return await Indexer(engine, manifests, before, plan, lambda _, __: None, contents).run(before.commit)
+    now = replace(before, stamps=kept | stamps)
+    carry_paths(before, now, ())
+    plan = make_partial_plan(now, changed, removed)
+    contents = read_contents(now.repo, plan.homes, plan.todo)
+    indexer = Indexer(engine, manifests, now, plan, lambda _, __: None, contents, touched=paths)
+    return await indexer.run(now.commit)
 
 
 def _look_at(

@@ -7,6 +7,7 @@ the engine: the next run does them again or deletes them. Only the service reads
 import logging
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -49,6 +50,18 @@ class Manifest:
 
 
 _JSON = TypeAdapter(Manifest)
+
+
+def carry_paths(before: Manifest, after: Manifest, touched: Iterable[str]) -> None:
+    """Give `after` its `paths` from those of `before`, where only the `touched` files differ."""
+    paths = dict(before.paths)
+    for path in touched:
+        for blob in {before.files.get(path, ""), after.files.get(path, "")} - {""}:
+            homes = set(paths.get(blob, [])) - {path}
+            paths[blob] = sorted(homes | {path} if after.files.get(path) == blob else homes)
+    after.__dict__["paths"] = {
+        blob: homes for blob, homes in paths.items() if homes
+    }  # where `cached_property` keeps it
 
 
 def get_paths(files: dict[str, str]) -> dict[str, list[str]]:

@@ -4,6 +4,7 @@
 answers and returns candidates. So the embedded engine and a server are asked the same, and rank the same.
 """
 
+import hashlib
 import math
 import uuid
 from collections.abc import Generator, Sequence
@@ -88,12 +89,12 @@ def _complete(question: Nearest, found: Found) -> Nearest | None:
 
 AVERAGE_TOKENS = 90.0
 """BM25's mean document length; the chunks of four packages, headers included, measure 60 to 108 words."""
-_NAMESPACE = uuid.UUID("6f2b1a9e-5c0d-4d0a-9c39-0d4f0f6f7a11")
 
 
 def make_point_id(collection: str, blob: str, ordinal: int) -> str:
     """By content, so a request repeated after a crash overwrites and never doubles."""
-    return str(uuid.uuid5(_NAMESPACE, f"{collection}:{blob}:{ordinal}"))
+    name = f"{collection}:{blob}:{ordinal}".encode()
+    return str(uuid.UUID(bytes=hashlib.blake2b(name, digest_size=16).digest()))
 
 
 def make_texts(header: str, text: str, name: str) -> dict[str, str]:

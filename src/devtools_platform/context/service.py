@@ -279,9 +279,10 @@ class ContextService:
             vector = await self._embed_query(query)
             found = await self.engine.search(collection, query, limit=CANDIDATES, vector=vector, blobs=blobs)
         placed = [moved for candidate in found if (moved := _place(candidate, manifest, path_glob))]
-        best = await self._add_texts(rank(query, placed)[:limit])
-        fitting = fit(best, limit=limit, token_budget=token_budget)
-        stale = await asyncio.to_thread(_find_stale, manifest, {item.chunk.path for item in fitting})
+        best = rank(query, placed)[:limit]
+        looking = asyncio.to_thread(_find_stale, manifest, {item.chunk.path for item in best})
+        with_texts, stale = await asyncio.gather(self._add_texts(best), looking)
+        fitting = fit(with_texts, limit=limit, token_budget=token_budget)
         hits = [_make_hit(ranked, manifest.commit, stale) for ranked in fitting]
         QUERIES.inc()
         QUERY_SECONDS.observe(time.perf_counter() - started)
