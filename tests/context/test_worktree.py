@@ -5,10 +5,12 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from devtools_platform.context.manifest import Manifest, carry_paths, get_paths
 from devtools_platform.context.service import ContextService
 from devtools_platform.context.worktree import IgnoreRules, list_files, make_blob_id, read_file
 
@@ -176,3 +178,10 @@ async def test_watching_goes_on_after_a_restart(service: ContextService, root: P
     await again.resume()
     await wait_until_found(again, "edited_meanwhile")
     await again.aclose()
+
+
+def test_carried_paths_are_those_that_would_be_found_anew():
+    before = Manifest("c", Path(), files={"a.py": "1", "b.py": "1", "c.py": "2", "d.py": "3"})
+    after = replace(before, files={"a.py": "2", "b.py": "1", "e.py": "3"})
+    carry_paths(before, after, ["a.py", "c.py", "d.py", "e.py", "never.py"])
+    assert after.paths == get_paths(after.files)

@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 from semble_grammars import GrammarLoadError, UnsupportedPlatformError, get_language
 from tree_sitter import Language, Node, Parser, Query, QueryCursor
 
+from devtools_platform.context.python_outline import outline_python
 from devtools_platform.context.types import Symbol
 from devtools_platform.core.errors import Unavailable
 
@@ -120,6 +121,8 @@ def outline(path: str, text: str) -> list[Symbol]:
     if suffix in {".md", ".markdown", ".mdx"}:
         return list(_list_sections(text))
     language = LANGUAGES.get(suffix)
+    if language == "python" and (found := outline_python(text)) is not None:
+        return found
     return _list_definitions(language, text.encode()) if language else []
 
 
