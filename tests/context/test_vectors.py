@@ -137,7 +137,7 @@ async def test_a_chunk_is_found_by_its_vector_alone(engine: EdgeEngine, counting
     await engine.put("c", {"b": chunks})
     filled = await fill_vectors(engine, counting, VectorCache(tmp_path / "v.sqlite"), "c")
     assert (filled, await engine.count("c", without_vector=True)) == (3, 0)
-    vector = counting._embed("a.py\nbody 1")
+    vector = counting._embed("f 1. a py. body 1")
     found = {c.chunk.name: c.dense_score for c in await engine.search("c", "zebra", limit=1, vector=vector)}
     assert found == {"f1": pytest.approx(1.0, abs=0.01)}
 

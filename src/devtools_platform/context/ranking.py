@@ -14,17 +14,18 @@ from functools import lru_cache
 from devtools_platform.context.types import Candidate, Chunk
 
 LEARNED = {
-    "text": 2.13,
-    "text_root": 1.89,
-    "dense": 3.99,
-    "text_and_dense": 2.42,
-    "name": -0.43,
-    "name_and_dense": 0.78,
-    "file": 0.93,
-    "name_share": 0.67,
-    "query_share": 1.14,
-    "leaf_share": 1.69,
-    "private": -0.28,
+    "text": 2.24,
+    "text_root": 1.57,
+    "dense": 3.63,
+    "text_and_dense": 3.13,
+    "name": -0.38,
+    "name_and_dense": 1.2,
+    "file": 0.3,
+    "name_share": 1.53,
+    "query_share": 0.63,
+    "leaf_share": 0.41,
+    "private": -0.3,
+    "verb": 0.79,
 }
 """What each signal, all of them between 0 and 1, adds to a score where there are vectors."""
 WORDS_ONLY = {
@@ -132,6 +133,8 @@ class _Asked:
     """What of a query is compared with names and paths."""
 
     words: frozenset[str]
+    verb: str
+    """Its first word: what is asked often begins as the name of what does it."""
     symbols: frozenset[str]
     is_symbol: bool
     """The whole query is one name."""
@@ -145,7 +148,7 @@ class _Asked:
         symbols = identifiers if is_symbol else [name for name in identifiers if _is_symbol(name)]
         words = _stems(query)
         lower = frozenset(symbol.lower().strip(".") for symbol in symbols)
-        return cls(words, lower, is_symbol, bool(words & {"test", "spec"}))
+        return cls(words, _first_stem(query), lower, is_symbol, bool(words & {"test", "spec"}))
 
     def compare(self, chunk: Chunk) -> dict[str, float]:
         leaf = chunk.name.rpartition(".")[2]
@@ -156,6 +159,7 @@ class _Asked:
             "name_share": shared / max(1, len(name_words)),
             "query_share": shared / max(1, len(self.words)),
             "leaf_share": len(self.words & leaf_words) / max(1, len(leaf_words)),
+            "verb": float(bool(self.verb) and self.verb == _first_stem(leaf)),
             "private": float(leaf.startswith("_") and not leaf.startswith("__")),
             "path": len(self.words & path_words) / max(1, len(self.words)),
             "symbol": float(defines and self.is_symbol),
@@ -202,6 +206,12 @@ def split_words(text: str) -> set[str]:
 @lru_cache(maxsize=50_000)
 def _stems(text: str) -> frozenset[str]:
     return frozenset(_stem(word) for word in split_words(text)) - _STOP_WORDS
+
+
+@lru_cache(maxsize=50_000)
+def _first_stem(text: str) -> str:
+    first = _PARTS.search(text)
+    return _stem(first[0].lower()) if first else ""
 
 
 def _stem(word: str) -> str:

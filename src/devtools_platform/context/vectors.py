@@ -6,6 +6,7 @@ worktree, is never embedded again. Which chunks still wait is asked of the engin
 
 import asyncio
 import hashlib
+import re
 import sqlite3
 import time
 from array import array
@@ -23,6 +24,16 @@ REUSED = Counter("devtools_context_reused_vectors_total", "Vectors taken from th
 
 PAGE = 256
 BATCH = 32
+_PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\dA-Za-z_]+")
+_PROSE = {"section", "text"}
+_SAYS_NOTHING = frozenset(
+    {
+        *("self", "def", "return", "if", "else", "elif", "for", "in", "not", "and", "or", "is", "are", "be", "none"),
+        *("true", "false", "async", "await", "import", "from", "class", "with", "as", "try", "except", "raise"),
+        *("str", "int", "dict", "list", "any", "bool", "optional"),
+    }
+)
+"""Words of code that are in every chunk."""
 MAX_KEPT = 500_000
 """Vectors kept, the least recently used leave: 500,000 of 384 numbers take about 800 MB on disk."""
 
@@ -89,7 +100,19 @@ async def fill_vectors(engine: ChunkEngine, embedder: Embedder, cache: VectorCac
 
 
 def _get_text(chunk: Chunk) -> str:
-    return f"{chunk.header}\n{chunk.text}"
+    """What stands for a chunk to the model, which knows words, not code: of code the names, where it is, its words.
+
+    Measured: a little better than the code itself, at three quarters of the time.
+    """
+    if chunk.kind in _PROSE:
+        return f"{chunk.header}\n{chunk.text}"
+    name = chunk.name.rpartition(".")[2]
+    words = [word for word in _split(chunk.text) if word not in _SAYS_NOTHING]
+    return f"{' '.join(_split(name))}. {' '.join(_split(chunk.header))}. {' '.join(words)}"
+
+
+def _split(text: str) -> list[str]:
+    return [part.lower() for part in _PARTS.findall(text)]
 
 
 def _make_key(model: str, chunk: Chunk) -> str:

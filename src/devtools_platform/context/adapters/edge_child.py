@@ -37,7 +37,7 @@ from devtools_platform.context.query import (
 
 _LOCK_SECONDS = 10.0
 """How long to wait for a predecessor that is still closing."""
-_UPDATES_PER_FLUSH = 400
+_UPDATES_PER_FLUSH = 64
 _ABOUT = ["about", "blob"]
 
 _LEXICAL = qdrant.Bm25(
