@@ -71,9 +71,8 @@ def settings() -> str:
 
 
 def _env_name(name: str) -> str:
-    return {"database_url": "DATABASE_URL", "gradient_model_access_key": "GRADIENT_MODEL_ACCESS_KEY"}.get(
-        name, f"DEV_TOOLS_{name.upper()}"
-    )
+    by_others = {"database_url", "gradient_model_access_key", "qdrant_url", "qdrant_api_key"}
+    return name.upper() if name in by_others else f"DEV_TOOLS_{name.upper()}"
 
 
 def _attribute_docs(path: Path, class_name: str) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from httpx2 import ASGITransport, AsyncClient
@@ -102,3 +103,44 @@ async def test_health_tells_of_the_engine_and_metrics_of_queries(client: AsyncCl
     await engine.aclose()
     assert (await client.get("/health")).status_code == 503
     assert (await client.get(f"/collections/{name}/search", params={"q": "parse"})).status_code == 503
+
+
+async def test_progress_is_told_until_the_run_has_ended(client: AsyncClient, name: str):
+    events = (await client.get(f"/collections/{name}/events")).text
+    assert events.startswith("event: status\r\ndata: {")
+    assert '"is_indexing":false' in events
+    assert (await client.get("/collections/none/events")).status_code == 404
+
+
+async def test_a_repository_can_be_read_around_in(client: AsyncClient, name: str, tmp_path: Path, commit: Commit):
+    async def get(what: str, **params: str | int) -> Any:
+        response = await client.get(f"/collections/{name}/{what}", params=params)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    token = "ghp_" + "a1B2" * 9
+    using = f"def use_header(x):\n    return parse_header(x)\n\n\nKEY = '{token}'\n"
+    commit(tmp_path / "repo", {"b.py": using, "tests/test_a.py": "def test_parse_header():\n    parse_header('x')\n"})
+    assert (await get("freshness"))["changed"] == ["b.py", "tests/test_a.py"]
+    async with asyncio.timeout(10):
+        await client.post("/collections", json={"repo": str(tmp_path / "repo")})
+        while (await client.get(f"/collections/{name}")).json()["is_indexing"]:  # noqa: ASYNC110 - over HTTP
+            await asyncio.sleep(0.01)
+    fresh = await get("freshness")
+    assert (fresh["is_current"], fresh["commit"] == fresh["head"]) == (True, True)
+    assert [hit["path"] for hit in await get("symbol", q="parse_header")] == ["a.py"]
+    assert {hit["name"] for hit in await get("related", path="a.py", line=2)} == {"use_header", "test_parse_header"}
+    assert (await get("lines", path="b.py", first=5, last=5))["text"] == "KEY = '***'"
+    assert (await get("map"))["map"] == "a.py  parse_header:1\nb.py  use_header:1"
+    (tmp_path / "repo/a.py").write_text("")
+    assert [(hit["path"], hit["is_stale"]) for hit in await get("symbol", q="parse_header")] == [("a.py", True)]
+
+
+async def test_a_watched_repository_is_made_over_http(client: AsyncClient, tmp_path: Path):
+    (tmp_path / "plain").mkdir()
+    response = await client.post("/collections", json={"repo": str(tmp_path / "plain"), "watch": True})
+    collection = response.json()["collection"]
+    async with asyncio.timeout(10):
+        while not (status := (await client.get(f"/collections/{collection}")).json())["is_watched"]:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert status["error"] is None

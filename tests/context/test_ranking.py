@@ -15,14 +15,27 @@ def test_the_definition_of_a_symbol_comes_before_its_uses():
 
 
 def test_a_plain_word_in_a_question_is_not_taken_for_a_symbol():
-    found = rank("where to load the config", [candidate("a.py", "read", text=9.0), candidate("b.py", "load", text=4.0)])
-    assert found[0].chunk.name == "read"
+    pair = [candidate("a.py", "read", text=9.0), candidate("b.py", "load", text=4.0)]
+    assert not any(why.startswith("defines") for found in rank("where to load the config", pair) for why in found.why)
+    assert "defines load" in rank("load", pair)[0].why
 
 
 def test_a_name_that_shares_a_word_does_not_outweigh_the_text():
-    named = Candidate("b", Chunk("a.py", 1, 1, "function", "is_string", "", ""), 3.0, 5.0)
+    named = Candidate("b", Chunk("a.py", 1, 1, "function", "is_string", "", ""), 1.0, 5.0)
     found = rank("attribute string from a dict", [named, candidate("b.py", "xmlattr", text=7.0)])
     assert found[0].chunk.name == "xmlattr"
+
+
+def test_meaning_raises_what_shares_no_word():
+    words = Candidate("b", Chunk("a.py", 1, 1, "function", "f", "", ""), 2.0, 0.0, 0.1)
+    meaning = Candidate("b", Chunk("b.py", 1, 1, "function", "g", "", ""), 1.0, 0.0, 0.9)
+    assert [r.chunk.name for r in rank("a question", [words, meaning])] == ["g", "f"]
+    assert "meaning" in rank("a question", [words, meaning])[0].why
+
+
+def test_scores_are_between_0_and_1():
+    for found in (rank("load", [candidate("a.py", "load"), candidate("tests/a.py", "x", text=0.0)]), rank("", [])):
+        assert all(0 < item.score < 1 for item in found)
 
 
 def test_a_word_in_the_path_raises_an_answer():

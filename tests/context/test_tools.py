@@ -66,7 +66,24 @@ async def test_a_bad_call_comes_back_as_an_error(tools: ToolServer):
 
 def test_every_tool_describes_itself(service: ContextService):
     listed = ContextTools(service, find_collection).list_tools()
-    assert [tool.name for tool in listed] == ["search", "outline"]
+    assert [tool.name for tool in listed] == ["search", "symbol", "related", "outline", "repo_map", "read_range"]
     for tool in listed:
         assert tool.is_read_only
         assert all(field.get("description") for field in tool.input_schema["properties"].values())
+
+
+async def test_a_symbol_is_found_where_it_is_defined_and_nowhere_else(tools: ToolServer):
+    found = await tools.call("symbol", {"name": "slow_sum"}, CALLER)
+    assert [(hit["path"], hit["start_line"]) for hit in found.data["hits"]] == [("a.py", 1)]
+    assert (await tools.call("symbol", {"name": "slow"}, CALLER)).data["hits"] == []
+
+
+async def test_lines_are_numbered_and_bounded(tools: ToolServer):
+    lines = await tools.call("read_range", {"path": "a.py", "first": 2, "last": 99}, CALLER)
+    assert lines.text == "2 def slow_sum(a):\n3     return sum(a)"
+    wrong = await tools.call("read_range", {"path": "a.py", "first": 9, "last": 9}, CALLER)
+    assert (wrong.text, wrong.is_error) == ("Lines 9 to 9 of 'a.py', which has 3.", True)
+
+
+async def test_the_map_names_files_and_what_they_define(tools: ToolServer):
+    assert (await tools.call("repo_map", {}, CALLER)).text == "a.py  slow_sum:1"

@@ -31,7 +31,10 @@ from devtools_platform.app.serving import Serving, bind
 from devtools_platform.config import Settings
 from devtools_platform.console.api import build_api as build_console
 from devtools_platform.context.adapters.edge import EdgeEngine
+from devtools_platform.context.adapters.minilm import MiniLm
+from devtools_platform.context.adapters.qdrant_server import QdrantEngine
 from devtools_platform.context.api import build_api as build_context
+from devtools_platform.context.interfaces import ChunkEngine
 from devtools_platform.context.service import ContextService, name_collection
 from devtools_platform.context.tools import ContextTools
 from devtools_platform.core.tools import Caller
@@ -187,12 +190,24 @@ class Stack:
         return served
 
     async def _start_context(self, home: Home, cleanup: AsyncExitStack) -> ContextService:
-        edge = EdgeEngine(home.path / "context" / "edge")
-        cleanup.push_async_callback(edge.aclose)
-        await edge.count()  # starts the engine's process now, not in the middle of a task
-        service = ContextService(edge, home.path / "context" / "manifests")
+        embedder = MiniLm() if self.settings.embeddings == "local" else None
+        if embedder is not None and (missing := embedder.find_missing()):
+            self.progress("context", f"search by words only: {missing}")
+            embedder = None
+        index = self._choose_index(home)
+        cleanup.push_async_callback(index.aclose)
+        await index.count()  # starts the engine's process, or meets the server, now: not in the middle of a task
+        service = ContextService(index, home.path / "context" / "manifests", embedder)
         cleanup.push_async_callback(service.aclose)
+        await service.resume()
         return service
+
+    def _choose_index(self, home: Home) -> ChunkEngine:
+        if self.settings.qdrant_url is None:
+            return EdgeEngine(home.path / "context" / "edge-384")
+        key = self.settings.qdrant_api_key
+        self.progress("context", f"the Qdrant server at {self.settings.qdrant_url}")
+        return QdrantEngine.connect(self.settings.qdrant_url, key.get_secret_value() if key else None)
 
     def _build_gateway(self, home: Home, store: sa.Engine, context: ContextService, parts: StateParts) -> Gateway:
         async def collection_of(caller: Caller) -> str:

@@ -76,6 +76,16 @@ class Settings(BaseSettings):
     """A PostgreSQL server to use instead of the embedded one (`postgresql://user:password@host:5432/name`), or on a
     single machine an SQLite file (`sqlite:////absolute/path/file.db`)."""
 
+    embeddings: Literal["local", "none"] = "local"
+    """What gives search its vectors: the model of the extra `dense` on this machine, or nothing (words only)."""
+    qdrant_url: str | None = Field(
+        default=None, validation_alias=AliasChoices("qdrant_url", "QDRANT_URL", "QDRANT_CLUSTER_ENDPOINT")
+    )
+    """A Qdrant server, at least 1.20, to keep the code index in instead of the embedded engine."""
+    qdrant_api_key: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("qdrant_api_key", "QDRANT_API_KEY", "QDRANT_CLOUD_API_KEY")
+    )
+
     model: str | None = None
     """Model name at the endpoint, or `embedded`."""
     model_base_url: str | None = None

@@ -1,16 +1,20 @@
 """The context service over HTTP (:8007): index a repository, see how far it is, search it."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from sse_starlette.sse import EventSourceResponse
 
 from devtools_platform.context.service import MAX_LIMIT, MAX_QUERY_CHARS, ContextService, name_collection
-from devtools_platform.context.types import Hit, IndexStatus, Symbol
+from devtools_platform.context.types import Freshness, Hit, IndexStatus, Lines, Source, Symbol
 from devtools_platform.core.errors import BadInput, Unavailable
 from devtools_platform.kit.http import create_app
+
+Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT)]
+Budget = Annotated[int, Query(ge=1, le=100_000)]
 
 
 class NewCollection(BaseModel):
@@ -19,6 +23,8 @@ class NewCollection(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     repo: str = Field(min_length=1, description="Absolute path of the top folder of a git repository.")
+    follow: Source = Field(default="commit", description="What is indexed: HEAD, or the files on disk.")
+    watch: bool = Field(default=False, description="Follow the files on disk; what is saved is searchable at once.")
 
 
 def build_api(service: ContextService, token: str) -> FastAPI:
@@ -33,6 +39,7 @@ def build_api(service: ContextService, token: str) -> FastAPI:
 
     app = create_app("context", token=token, health=check_health)
     _add_routes(app, service)
+    _add_reading_routes(app, service)
     return app
 
 
@@ -44,7 +51,9 @@ def _add_routes(app: FastAPI, service: ContextService) -> None:
         repo = Path(new.repo)
         if not repo.is_absolute():
             raise BadInput(f"{new.repo!r} is not an absolute path.", hint="Give the path from the root folder.")
-        return await service.start_index(name_collection(repo), repo)
+        if new.watch:
+            return await service.start_watch(name_collection(repo), repo)
+        return await service.start_index(name_collection(repo), repo, new.follow)
 
     async def read_collection(name: str) -> IndexStatus:
         return await service.status(name)
@@ -55,8 +64,8 @@ def _add_routes(app: FastAPI, service: ContextService) -> None:
     async def search(
         name: str,
         q: Annotated[str, Query(min_length=1, max_length=MAX_QUERY_CHARS)],
-        limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = 8,
-        token_budget: Annotated[int, Query(ge=1, le=100_000)] = 2000,
+        limit: Limit = 8,
+        token_budget: Budget = 2000,
         path: str | None = None,
     ) -> list[Hit]:
         return await service.search(name, q, limit, token_budget, path)
@@ -70,3 +79,49 @@ def _add_routes(app: FastAPI, service: ContextService) -> None:
     app.add_api_route("/collections/{name}", delete_collection, methods=["DELETE"], status_code=204)
     app.add_api_route("/collections/{name}/search", search, methods=["GET"])
     app.add_api_route("/collections/{name}/outline", outline, methods=["GET"])
+
+
+def _add_reading_routes(app: FastAPI, service: ContextService) -> None:
+    async def follow_progress(name: str) -> EventSourceResponse:
+        await service.status(name)  # a collection that is none is a 404, not a stream
+        return EventSourceResponse(_tell_progress(service, name))
+
+    async def symbol(name: str, q: Annotated[str, Query(min_length=1, max_length=200)]) -> list[Hit]:
+        return await service.symbol(name, q)
+
+    async def related(name: str, path: str, line: Annotated[int, Query(ge=1)], limit: Limit = 8) -> list[Hit]:
+        return await service.related(name, path, line, limit)
+
+    async def read_range(
+        name: str, path: str, first: Annotated[int, Query(ge=1)], last: Annotated[int, Query(ge=1)]
+    ) -> Lines:
+        return await service.read_range(name, path, first, last)
+
+    async def repo_map(name: str, token_budget: Budget = 1000, path: str | None = None) -> dict[str, str]:
+        return {"map": await service.repo_map(name, token_budget, path)}
+
+    async def freshness(name: str) -> Freshness:
+        return await service.freshness(name)
+
+    app.add_api_route("/collections/{name}/events", follow_progress, methods=["GET"], response_model=None)
+    app.add_api_route("/collections/{name}/symbol", symbol, methods=["GET"])
+    app.add_api_route("/collections/{name}/related", related, methods=["GET"])
+    app.add_api_route("/collections/{name}/lines", read_range, methods=["GET"])
+    app.add_api_route("/collections/{name}/map", repo_map, methods=["GET"])
+    app.add_api_route("/collections/{name}/freshness", freshness, methods=["GET"])
+
+
+async def _tell_progress(service: ContextService, name: str) -> AsyncGenerator[dict[str, str]]:
+    """The status whenever it changes, until the run that goes on has ended."""
+    status_json = TypeAdapter(IndexStatus)
+    told = ""
+    while True:
+        changed = service.changes.next(name)
+        status = await service.status(name)
+        text = status_json.dump_json(status).decode()
+        if text != told:
+            told = text
+            yield {"event": "status", "data": text}
+        if not status.is_indexing:
+            return
+        await changed.wait()

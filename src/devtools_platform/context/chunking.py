@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 
 from devtools_platform.context.symbols import outline
 from devtools_platform.context.types import Chunk, Symbol
-from devtools_platform.core.redact import find_secrets
+from devtools_platform.core.redact import find_secrets, holds_secret
 
 FORMAT = 1
 """Grows when the same bytes would be cut differently: indexes of another format are made anew."""
@@ -96,8 +96,9 @@ def chunk_file(path: str, content: bytes) -> ChunkedFile:
         return ChunkedFile([], reason)
     chunks: list[Chunk] = []
     secret_lines: list[str] = []
+    is_suspect = holds_secret(text)
     for chunk, raw in _cut(path, text):
-        secrets = find_secrets(raw)
+        secrets = find_secrets(raw) if is_suspect else []
         if any(kind.startswith("-----") for _, kind in secrets):  # its lines cannot be told from the rest
             return ChunkedFile([], "holds a private key")
         if secrets:

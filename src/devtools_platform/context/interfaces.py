@@ -24,17 +24,58 @@ class ChunkEngine(Protocol):
         ...
 
     async def search(
-        self, collection: str, query: str, *, limit: int, blobs: Sequence[str] | None = None
+        self,
+        collection: str,
+        query: str,
+        *,
+        limit: int,
+        vector: Sequence[float] | None = None,
+        blobs: Sequence[str] | None = None,
     ) -> list[Candidate]:
-        """The best `limit` by text and the best `limit` by name, each chunk once, in no promised order."""
+        """The best `limit` by text, by name and by the query's vector, each chunk once, in no promised order."""
         ...
 
-    async def count(self, collection: str | None = None) -> int:
-        """Chunks stored in a collection, or in all."""
+    async def get_texts(self, ids: Sequence[str]) -> dict[str, str]:
+        """The texts of chunks that `search` proposed; without those that are gone meanwhile."""
+        ...
+
+    async def list_without_vector(self, collection: str, limit: int) -> list[tuple[str, Chunk]]:
+        """(point id, chunk) of some chunks that have no vector yet."""
+        ...
+
+    async def set_vectors(self, vectors: Mapping[str, Sequence[float]]) -> None:
+        """Give points their unit vectors; points that are gone are left out."""
+        ...
+
+    async def count(self, collection: str | None = None, *, without_vector: bool = False) -> int:
+        """Chunks stored in a collection, or in all; or only those that have no vector yet."""
         ...
 
     async def flush(self) -> None:
         """Write everything down, so that a later start is quick. Safety does not depend on it."""
         ...
+
+    async def aclose(self) -> None: ...
+
+
+class Embedder(Protocol):
+    """Texts as unit vectors, so that a question finds what says the same in other words.
+
+    Raises `Unavailable` when the model or the endpoint does not answer.
+    """
+
+    @property
+    def id(self) -> str:
+        """Names the model: vectors of different ids are not compared."""
+        ...
+
+    @property
+    def size(self) -> int: ...
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """For background work: slow and polite."""
+        ...
+
+    async def embed_query(self, text: str) -> list[float]: ...
 
     async def aclose(self) -> None: ...

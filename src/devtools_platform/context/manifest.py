@@ -7,6 +7,7 @@ the engine: the next run does them again or deletes them. Only the service reads
 import logging
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -15,6 +16,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from devtools_platform.context.chunking import FORMAT
+from devtools_platform.context.types import Source
 from devtools_platform.core.errors import BadInput
 
 log = logging.getLogger(__name__)
@@ -35,6 +37,10 @@ class Manifest:
     chunks: int = 0
     """At the end of the last run; 0 while one is unfinished."""
     indexed_at: datetime | None = None
+    follows: Source = "commit"
+    is_watched: bool = False
+    stamps: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
+    """Size and time of change of each file that was read from disk."""
     format: int = FORMAT
 
     @cached_property
@@ -44,6 +50,18 @@ class Manifest:
 
 
 _JSON = TypeAdapter(Manifest)
+
+
+def carry_paths(before: Manifest, after: Manifest, touched: Iterable[str]) -> None:
+    """Give `after` its `paths` from those of `before`, where only the `touched` files differ."""
+    paths = dict(before.paths)
+    for path in touched:
+        for blob in {before.files.get(path, ""), after.files.get(path, "")} - {""}:
+            homes = set(paths.get(blob, [])) - {path}
+            paths[blob] = sorted(homes | {path} if after.files.get(path) == blob else homes)
+    after.__dict__["paths"] = {
+        blob: homes for blob, homes in paths.items() if homes
+    }  # where `cached_property` keeps it
 
 
 def get_paths(files: dict[str, str]) -> dict[str, list[str]]:

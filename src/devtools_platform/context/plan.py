@@ -34,7 +34,7 @@ def make_plan(before: Manifest, entries: Sequence[TreeEntry]) -> Plan:
     for entry in entries:
         if reason := find_skipped_path(entry.path, entry.size):
             skipped[reason[0]] = reason[1]
-        else:
+        elif entry.blob:
             files[entry.path] = entry.blob
     homes = {blob: paths[0] for blob, paths in get_paths(files).items()}
     known = {blob: paths[0] for blob, paths in before.paths.items()}
@@ -44,3 +44,22 @@ def make_plan(before: Manifest, entries: Sequence[TreeEntry]) -> Plan:
     still = {path for blob, path in homes.items() if known.get(blob) == path}
     skipped |= {path: reason for path, reason in before.skipped.items() if path in still}
     return Plan(files, skipped, homes, todo, gone)
+
+
+def make_partial_plan(before: Manifest, changed: Sequence[TreeEntry], removed: Sequence[str]) -> Plan:
+    """The same for a few files, at the cost of a few files."""
+    files = {path: blob for path, blob in before.files.items() if path not in removed}
+    skipped = {path: reason for path, reason in before.skipped.items() if path not in removed}
+    for entry in changed:
+        files.pop(entry.path, None)
+        skipped.pop(entry.path, None)
+        if reason := find_skipped_path(entry.path, entry.size):
+            skipped[reason[0]] = reason[1]
+        elif entry.blob:
+            files[entry.path] = entry.blob
+    uncertain = set(before.pending)
+    homes = {files[entry.path]: entry.path for entry in changed if entry.path in files}
+    todo = [blob for blob in homes if blob not in before.paths or blob in uncertain]
+    touched = {before.files[path] for path in [*removed, *(entry.path for entry in changed)] if path in before.files}
+    left = set(files.values())
+    return Plan(files, skipped, homes, todo, sorted((touched | uncertain) - left))

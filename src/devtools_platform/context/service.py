@@ -10,7 +10,8 @@ import hashlib
 import logging
 import re
 import time
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
+from collections.abc import Collection, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -18,13 +19,17 @@ from pathlib import Path
 
 from prometheus_client import Counter, Histogram
 
-from devtools_platform.context import git, symbols
-from devtools_platform.context.indexer import index_head
-from devtools_platform.context.interfaces import ChunkEngine, Progress
+from devtools_platform.context import git, symbols, worktree
+from devtools_platform.context.chunking import find_skipped_path
+from devtools_platform.context.indexer import find_commit, index_files, index_head, update_files
+from devtools_platform.context.interfaces import ChunkEngine, Embedder, Progress
 from devtools_platform.context.manifest import Manifest, ManifestStore
+from devtools_platform.context.navigation import MAX_LINES, choose_files, cut_lines, find_symbol_at, make_map
 from devtools_platform.context.ranking import Ranked, fit, rank
-from devtools_platform.context.types import Candidate, Hit, IndexStatus, Symbol
-from devtools_platform.core.errors import BadInput, DevToolsError, NotFound
+from devtools_platform.context.types import Candidate, Freshness, Hit, IndexStatus, Lines, Source, Symbol
+from devtools_platform.context.vectors import VectorCache, fill_vectors
+from devtools_platform.context.watching import Watcher, needs_full_scan
+from devtools_platform.core.errors import BadInput, DevToolsError, NotFound, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +40,14 @@ QUERY_SECONDS = Histogram(
     buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
 )
 
-CANDIDATES = 60
+WORDS_ONLY = Counter("devtools_context_words_only_queries_total", "Searches that had to do without the embedder")
+
+CANDIDATES = 50
+KEPT_QUERIES = 1_000
+SYMBOL_TOKENS = 4_000
+RELATED_TOKENS = 4_000
+MAP_TOKENS_PER_FILE = 10
+"""What the shortest line of a map takes."""
 MAX_QUERY_CHARS = 2_000
 MAX_LIMIT = 50
 
@@ -58,15 +70,38 @@ class _Run:
     error: str | None = None
 
 
+class Changes:
+    """Wakes whoever waits for news of a collection."""
+
+    def __init__(self) -> None:
+        self._waiting: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+
+    def tell(self, collection: str) -> None:
+        self._waiting.pop(collection, asyncio.Event()).set()
+
+    def next(self, collection: str) -> asyncio.Event:
+        """Set by the first change from now on: take it before looking, wait for it afterwards."""
+        return self._waiting[collection]
+
+
 class ContextService:
     """One per engine. Close the service first, then the engine."""
 
-    def __init__(self, engine: ChunkEngine, manifest_dir: Path) -> None:
+    def __init__(self, engine: ChunkEngine, manifest_dir: Path, embedder: Embedder | None = None) -> None:
+        """Without an embedder search goes by words only, and says so."""
         self.engine = engine
+        self.embedder = embedder
         self.manifests = ManifestStore(manifest_dir)
+        self.vectors = VectorCache(manifest_dir.parent / "vectors.sqlite")
+        self.changes = Changes()
+        self._query_vectors: OrderedDict[str, list[float]] = OrderedDict()
         self._runs: dict[str, _Run] = {}
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._background: dict[str, asyncio.Task[None]] = {}
+        self._to_fill: dict[str, None] = {}
+        self._filler: asyncio.Task[None] | None = None
+        self._is_closed = False
+        self._watchers: dict[str, asyncio.Task[None]] = {}
 
     def collections(self) -> list[str]:
         """Every collection that is indexed, or is being indexed for the first time."""
@@ -90,11 +125,19 @@ class ContextService:
             files_done=run.done if run else None,
             files_total=run.total if run else None,
             error=run.error if run else None,
+            follows=manifest.follows if manifest else "commit",
+            is_watched=collection in self._watchers,
+            without_vector=await self._count_without_vector(collection),
             skipped=sorted(manifest.skipped.items()) if manifest else [],
         )
 
-    async def index(self, collection: str, repo: Path, progress: Progress | None = None) -> IndexStatus:
-        """Make the collection true of HEAD; only files that changed since the last time are read.
+    async def _count_without_vector(self, collection: str) -> int | None:
+        return await self.engine.count(collection, without_vector=True) if self.embedder else None
+
+    async def index(
+        self, collection: str, repo: Path, progress: Progress | None = None, follow: Source = "commit"
+    ) -> IndexStatus:
+        """Make the collection true of HEAD, or of the files on disk; only what changed since the last time is read.
 
         `repo` is absolute. Raises `NotARepository`, `ProgramFailed` (git) and `Unavailable` (engine).
         """
@@ -104,30 +147,111 @@ class ContextService:
 
             def note(done: int, total: int) -> None:
                 run.done, run.total = done, total
+                self.changes.tell(collection)
                 if progress:
                     progress(done, total)
 
             try:
-                await index_head(self.engine, self.manifests, collection, repo, note)
+                bring_up = index_head if follow == "commit" else index_files
+                await bring_up(self.engine, self.manifests, collection, repo, note)
             except BaseException as error:
                 run.error = str(error) or type(error).__name__
                 raise
             finally:
                 run.is_going = False
+                self.changes.tell(collection)
+        self._start_filling(collection)
         return await self.status(collection)
 
-    async def start_index(self, collection: str, repo: Path) -> IndexStatus:
+    async def watch(self, collection: str, root: Path) -> IndexStatus:
+        """Follow the files under `root`: what is saved is searchable within a moment, until `unwatch`."""
+        if collection not in self._watchers:
+            ready = asyncio.Event()
+            watcher = Watcher(root, lambda paths: self.refresh(collection, paths), ready)
+            self._watchers[collection] = asyncio.create_task(watcher.run())
+            await ready.wait()
+        status = await self.index(collection, root, follow="files")
+        self.manifests.save(replace(self._get_manifest(collection), is_watched=True))
+        return status
+
+    async def start_watch(self, collection: str, root: Path) -> IndexStatus:
+        """The same in the background."""
+        run = self._runs.get(collection)
+        if run is None or not run.is_going:
+            self._runs[collection] = _Run(root)
+            work = self._resume_one(collection, Manifest(collection, root, is_watched=True))
+            self._background[collection] = asyncio.create_task(work)
+        return await self.status(collection)
+
+    async def unwatch(self, collection: str) -> None:
+        if watcher := self._watchers.pop(collection, None):
+            watcher.cancel()
+            await asyncio.gather(watcher, return_exceptions=True)
+            self.manifests.save(replace(self._get_manifest(collection), is_watched=False))
+
+    async def resume(self) -> None:
+        """Watch again what was watched when the last process ended, and finish what it was killed in."""
+        for collection in self.manifests.list_names():
+            manifest = self.manifests.load(collection)
+            if manifest is not None and (manifest.is_watched or manifest.pending):
+                work = self._resume_one(collection, manifest)
+                self._background[collection] = asyncio.create_task(work)
+
+    async def _resume_one(self, collection: str, manifest: Manifest) -> None:
+        try:
+            if manifest.is_watched:
+                await self.watch(collection, manifest.repo)
+            else:
+                await self.index(collection, manifest.repo, follow=manifest.follows)
+        except DevToolsError as error:
+            log.warning("%s cannot be followed any more: %s", collection, error)
+
+    async def refresh(self, collection: str, paths: Collection[str]) -> None:
+        """Look at these files of an index that follows files. A folder among them means looking at all."""
+        before = self._get_manifest(collection)
+        if needs_full_scan(before, paths):
+            await self.index(collection, before.repo, follow="files")
+            return
+        async with self._locks[collection]:
+            await update_files(self.engine, self.manifests, self._get_manifest(collection), paths)
+        self._start_filling(collection)
+
+    def _start_filling(self, collection: str) -> None:
+        """Give the new chunks their vectors, one collection at a time; words find them meanwhile."""
+        if self.embedder is not None and not self._is_closed:
+            self._to_fill[collection] = None
+            if self._filler is None or self._filler.done():
+                self._filler = asyncio.create_task(self._fill(self.embedder))
+
+    async def _fill(self, embedder: Embedder) -> None:
+        while self._to_fill:
+            collection = next(iter(self._to_fill))
+            del self._to_fill[collection]
+            try:
+                await fill_vectors(self.engine, embedder, self.vectors, collection)
+            except Unavailable as error:
+                log.warning("%s stays without some vectors: %s", collection, error)
+            except Exception:
+                log.exception("Embedding %s failed", collection)
+
+    async def wait_for_vectors(self) -> None:
+        """Until the background embedding that is known now has ended."""
+        if self._filler is not None:
+            await asyncio.wait([self._filler])
+
+    async def start_index(self, collection: str, repo: Path, follow: Source = "commit") -> IndexStatus:
         """The same in the background. A run that goes on already is left alone, and its status returned."""
-        await git.find_head(repo)  # the caller hears at once that there is nothing to index
+        if follow == "commit":
+            await git.find_head(repo)  # the caller hears at once that there is nothing to index
         run = self._runs.get(collection)
         if run is None or not run.is_going:
             self._runs[collection] = _Run(repo)
-            self._background[collection] = asyncio.create_task(self._index_in_background(collection, repo))
+            self._background[collection] = asyncio.create_task(self._index_in_background(collection, repo, follow))
         return await self.status(collection)
 
-    async def _index_in_background(self, collection: str, repo: Path) -> None:
+    async def _index_in_background(self, collection: str, repo: Path, follow: Source) -> None:
         try:
-            await self.index(collection, repo)
+            await self.index(collection, repo, follow=follow)
         except DevToolsError as error:
             log.warning("Indexing %s failed: %s", repo, error)
         except Exception:
@@ -152,28 +276,102 @@ class ContextService:
         blobs = _match_blobs(manifest, path_glob) if path_glob else None
         found: list[Candidate] = []
         if blobs != []:
-            found = await self.engine.search(collection, query, limit=CANDIDATES, blobs=blobs)
+            vector = await self._embed_query(query)
+            found = await self.engine.search(collection, query, limit=CANDIDATES, vector=vector, blobs=blobs)
         placed = [moved for candidate in found if (moved := _place(candidate, manifest, path_glob))]
-        hits = [
-            _make_hit(ranked, manifest.commit)
-            for ranked in fit(rank(query, placed), limit=limit, token_budget=token_budget)
-        ]
+        best = rank(query, placed)[:limit]
+        looking = asyncio.to_thread(_find_stale, manifest, {item.chunk.path for item in best})
+        with_texts, stale = await asyncio.gather(self._add_texts(best), looking)
+        fitting = fit(with_texts, limit=limit, token_budget=token_budget)
+        hits = [_make_hit(ranked, manifest.commit, stale) for ranked in fitting]
         QUERIES.inc()
         QUERY_SECONDS.observe(time.perf_counter() - started)
         return hits
 
+    async def _add_texts(self, ranked: list[Ranked]) -> list[Ranked]:
+        texts = await self.engine.get_texts([item.id for item in ranked]) if ranked else {}
+        return [replace(item, chunk=replace(item.chunk, text=texts[item.id])) for item in ranked if item.id in texts]
+
+    async def _embed_query(self, query: str) -> list[float] | None:
+        """None without an embedder, or with one that fails: search then goes by words, counted."""
+        if self.embedder is None:
+            return None
+        if query not in self._query_vectors:
+            try:
+                self._query_vectors[query] = await self.embedder.embed_query(query)
+            except Unavailable as error:
+                log.warning("Searching by words only: %s", error)
+                WORDS_ONLY.inc()
+                return None
+            if len(self._query_vectors) > KEPT_QUERIES:
+                self._query_vectors.popitem(last=False)
+        return self._query_vectors[query]
+
     async def outline(self, collection: str, path: str) -> list[Symbol]:
         """The definitions of one file, as of the indexed commit. Raises `NotFound` for a file not in it."""
         manifest = self._get_manifest(collection)
+        content = await self._read(manifest, path)
+        return await asyncio.to_thread(symbols.outline, path, content.decode(errors="replace"))
+
+    async def symbol(self, collection: str, name: str, limit: int = 20) -> list[Hit]:
+        """Where `name` is defined, alone or qualified; [] when nowhere. Raises `NotFound` as `search` does."""
+        hits = await self.search(collection, name, min(MAX_LIMIT, limit), SYMBOL_TOKENS)
+        wanted = name.lower().strip(".")
+        return [hit for hit in hits if wanted in {hit.name.lower(), hit.name.lower().rpartition(".")[2]}]
+
+    async def related(self, collection: str, path: str, line: int, limit: int = 8) -> list[Hit]:
+        """What belongs to the definition at a line: what uses it, tests it, or is like it."""
+        manifest = self._get_manifest(collection)
+        content = await self._read(manifest, path)
+        text = content.decode(errors="replace")
+        found = find_symbol_at(await asyncio.to_thread(symbols.outline, path, text), line)
+        first, last = (found.start_line, found.end_line) if found else (max(1, line - 10), line + 10)
+        lines = cut_lines(path, content, first, min(last, first + MAX_LINES - 1))
+        query = f"{found.name if found else ''} {path} {lines.text}"[:MAX_QUERY_CHARS]
+        hits = await self.search(collection, query, min(MAX_LIMIT, limit + 4), RELATED_TOKENS)
+        return [hit for hit in hits if hit.path != path or hit.end_line < first or hit.start_line > last][:limit]
+
+    async def read_range(self, collection: str, path: str, first: int, last: int) -> Lines:
+        """Lines of a file, at most 400, secrets masked. Raises `NotFound` and `BadInput`."""
+        return cut_lines(path, await self._read(self._get_manifest(collection), path), first, last)
+
+    async def repo_map(self, collection: str, token_budget: int = 1000, path_glob: str | None = None) -> str:
+        """The repository in a page: a line for each of its most telling files with the names they define."""
+        manifest = self._get_manifest(collection)
+        paths = [path for path in manifest.files if path_glob is None or _matches(path, path_glob)]
+        chosen = choose_files(paths)[: 1 + token_budget // MAP_TOKENS_PER_FILE]
+        outlines = [(path, await self.outline(collection, path)) for path in chosen]
+        return make_map(outlines, token_budget)
+
+    async def freshness(self, collection: str) -> Freshness:
+        """Compares the index with HEAD, or with the files on disk, whichever it follows."""
+        manifest = self._get_manifest(collection)
+        head = await find_commit(manifest.repo)
+        if manifest.follows == "files":
+            known = {path: (manifest.files.get(path, ""), stamp) for path, stamp in manifest.stamps.items()}
+            rules = worktree.IgnoreRules(manifest.repo)
+            entries, _ = await asyncio.to_thread(worktree.list_files, manifest.repo, known, rules)
+        else:
+            entries = await git.list_tree(manifest.repo, head) if head else []
+        now = {entry.path: entry.blob for entry in entries if not find_skipped_path(entry.path, entry.size)}
+        changed = sorted(path for path in {*now, *manifest.files} if now.get(path) != manifest.files.get(path))
+        return Freshness(manifest.commit, head, not changed, changed[:100], len(changed))
+
+    async def _read(self, manifest: Manifest, path: str) -> bytes:
+        """A file as it was indexed; one that follows files may have changed since, then as it is now."""
         blob = manifest.files.get(path)
-        if blob is None:
+        content = None
+        if blob is not None and manifest.follows == "files":
+            content = await asyncio.to_thread(worktree.read_file, manifest.repo, path)
+        elif blob is not None:
+            async with aclosing(git.read_blobs(manifest.repo, [blob])) as contents:
+                _, content = await anext(contents)
+        if content is None:
             raise NotFound(
-                f"No indexed file {path!r} in collection {collection!r}.",
+                f"No indexed file {path!r} in collection {manifest.collection!r}.",
                 hint="Give a file's path from the top folder of the repository.",
             )
-        async with aclosing(git.read_blobs(manifest.repo, [blob])) as contents:
-            _, content = await anext(contents)
-        return await asyncio.to_thread(symbols.outline, path, content.decode(errors="replace"))
+        return content
 
     async def forget(self, collection: str) -> None:
         """Remove a collection and all its chunks. Raises `NotFound` when there is none."""
@@ -185,9 +383,13 @@ class ContextService:
 
     async def aclose(self) -> None:
         """End background runs; the next run completes them."""
-        for task in self._background.values():
+        self._is_closed = True
+        running = [*self._watchers.values(), *self._background.values(), *([self._filler] if self._filler else [])]
+        for task in running:
             task.cancel()
-        await asyncio.gather(*self._background.values(), return_exceptions=True)
+        await asyncio.gather(*running, return_exceptions=True)
+        if self.embedder is not None:
+            await self.embedder.aclose()
 
     def _get_manifest(self, collection: str) -> Manifest:
         manifest = self.manifests.load(collection)
@@ -240,7 +442,18 @@ def _place(candidate: Candidate, manifest: Manifest, glob: str | None) -> Candid
     return replace(candidate, chunk=replace(candidate.chunk, path=fitting[0]))
 
 
-def _make_hit(ranked: Ranked, commit: str | None) -> Hit:
+def _find_stale(manifest: Manifest, paths: set[str]) -> dict[str, bool | None]:
+    """For each file whether what is on disk differs from what was indexed; None where nothing is on disk."""
+    if not manifest.repo.is_dir():
+        return dict.fromkeys(paths)
+    contents = {path: worktree.read_file(manifest.repo, path) for path in paths}
+    return {
+        path: None if content is None else worktree.make_blob_id(content) != manifest.files.get(path)
+        for path, content in contents.items()
+    }
+
+
+def _make_hit(ranked: Ranked, commit: str | None, stale: Mapping[str, bool | None]) -> Hit:
     chunk = ranked.chunk
     return Hit(
         path=chunk.path,
@@ -252,4 +465,5 @@ def _make_hit(ranked: Ranked, commit: str | None) -> Hit:
         why=ranked.why,
         text=chunk.text,
         commit=commit,
+        is_stale=stale.get(chunk.path),
     )

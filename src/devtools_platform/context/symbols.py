@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 from semble_grammars import GrammarLoadError, UnsupportedPlatformError, get_language
 from tree_sitter import Language, Node, Parser, Query, QueryCursor
 
+from devtools_platform.context.python_outline import outline_python
 from devtools_platform.context.types import Symbol
 from devtools_platform.core.errors import Unavailable
 
@@ -120,6 +121,8 @@ def outline(path: str, text: str) -> list[Symbol]:
     if suffix in {".md", ".markdown", ".mdx"}:
         return list(_list_sections(text))
     language = LANGUAGES.get(suffix)
+    if language == "python" and (found := outline_python(text)) is not None:
+        return found
     return _list_definitions(language, text.encode()) if language else []
 
 
@@ -134,7 +137,7 @@ def _list_definitions(language: str, source: bytes) -> list[Symbol]:
     for kind, node in found:
         while around and around[-1][0].end_byte <= node.start_byte:
             around.pop()
-        if symbol := _read_symbol(kind, node, around[-1][1] if around else None):
+        if symbol := _read_symbol(kind, node, around[-1][1] if around else None, source):
             symbols.append(symbol)
             around.append((node, symbol))
     return symbols
@@ -176,8 +179,8 @@ def _get_query(name: str) -> Query:
     return Query(language, "\n".join([*patterns, _EXTRA.get(name, "")]))
 
 
-def _read_symbol(kind: str, node: Node, parent: Symbol | None) -> Symbol | None:
-    name = _read_name(kind, node)
+def _read_symbol(kind: str, node: Node, parent: Symbol | None, source: bytes) -> Symbol | None:
+    name = _read_name(kind, node, source)
     if not name or (node.type in _NEEDS_BODY and not node.child_by_field_name("body")):
         return None
     if kind == "function" and parent and parent.kind not in _NOT_CLASSES:
@@ -186,21 +189,22 @@ def _read_symbol(kind: str, node: Node, parent: Symbol | None) -> Symbol | None:
     return Symbol(name, kind, start, end, parent.qualified if parent else None)
 
 
-def _read_name(kind: str, node: Node) -> str | None:
+def _read_name(kind: str, node: Node, source: bytes) -> str | None:
     if kind == "block":
-        labels = [_get_text(child).strip('"') for child in node.children if child.type in {"identifier", "string_lit"}]
-        return " ".join(labels)
+        labels = [child for child in node.children if child.type in {"identifier", "string_lit"}]
+        return " ".join(_get_text(label, source).strip('"') for label in labels)
     field = "type" if node.type == "impl_item" else "name"
     named = node.child_by_field_name(field) or node.child_by_field_name("property")
     if named is None:  # C keeps the name at the end of a chain of declarators
         named = node.child_by_field_name("declarator")
         while named and (inner := named.child_by_field_name("declarator")):
             named = inner
-    return _get_text(named) if named else None
+    return _get_text(named, source) if named else None
 
 
-def _get_text(node: Node) -> str:
-    return (node.text or b"").decode(errors="replace")
+def _get_text(node: Node, source: bytes) -> str:
+    """Not `node.text`: of a tree that was read through a callback it is slow."""
+    return source[node.start_byte : node.end_byte].decode(errors="replace")
 
 
 def _get_span(node: Node) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from devtools_platform.context.service import MAX_QUERY_CHARS, ContextService
-from devtools_platform.context.types import Hit, Symbol
+from devtools_platform.context.types import Hit, Lines, Symbol
 from devtools_platform.core.errors import BadInput, DevToolsError
 from devtools_platform.core.tools import Caller, Tool, ToolResult
 
@@ -41,22 +41,62 @@ class OutlineArguments(_Arguments):
     path: str = Field(min_length=1, description="A file, from the top folder of the repository.")
 
 
-SEARCH = Tool(
-    "search",
-    "Find code in the repository. Returns the best matching functions, classes and sections with path, first "
-    "and last line, and text, best first. Use it before reading files, when you do not know where something "
-    "is. It sees the last indexed commit, not uncommitted edits.",
-    SearchArguments.model_json_schema(),
-    is_read_only=True,
-)
-OUTLINE = Tool(
-    "outline",
-    "List every function, method and class of one file with its exact first and last line, decorators "
-    "included. Use it to see what a file holds without reading it. It sees the last indexed commit, not "
-    "uncommitted edits.",
-    OutlineArguments.model_json_schema(),
-    is_read_only=True,
-)
+class SymbolArguments(_Arguments):
+    """Arguments of `symbol`."""
+
+    name: str = Field(
+        min_length=1, max_length=200, description="A function, method or class: `total`, or qualified `Cart.total`."
+    )
+
+
+class RelatedArguments(_Arguments):
+    """Arguments of `related`."""
+
+    path: str = Field(min_length=1, description="A file, from the top folder of the repository.")
+    line: int = Field(ge=1, description="A line inside the function or class.")
+    limit: int = Field(default=6, ge=1, le=20, description="Most results to return.")
+
+
+class MapArguments(_Arguments):
+    """Arguments of `repo_map`."""
+
+    token_budget: int = Field(default=1000, ge=100, le=8000, description="About how long the map may be, in tokens.")
+    path: str | None = Field(default=None, description="Only this folder, or a pattern such as src/**/*.py.")
+
+
+class RangeArguments(_Arguments):
+    """Arguments of `read_range`."""
+
+    path: str = Field(min_length=1, description="A file, from the top folder of the repository.")
+    first: int = Field(ge=1, description="The first line, from 1.")
+    last: int = Field(ge=1, description="The last line; at most 400 lines come back.")
+
+
+_INDEXED = " It sees the last indexed state, not edits of this task."
+
+
+def _make_tool(name: str, description: str, arguments: type[_Arguments]) -> Tool:
+    return Tool(name, description + _INDEXED, arguments.model_json_schema(), is_read_only=True)
+
+
+ARGUMENTS: dict[str, type[_Arguments]] = {
+    "search": SearchArguments,
+    "symbol": SymbolArguments,
+    "related": RelatedArguments,
+    "outline": OutlineArguments,
+    "repo_map": MapArguments,
+    "read_range": RangeArguments,
+}
+DESCRIPTIONS = {
+    "search": "Find code in the repository. Returns the best matching functions, classes and sections with path, "
+    "first and last line, and text, best first. Use it before reading files, when you do not know where something is.",
+    "symbol": "Find where a function, method or class is defined, by its exact name.",
+    "related": "Find what belongs to the function or class at a line: its callers, its tests, code like it.",
+    "outline": "List every function, method and class of one file with its exact first and last line, decorators "
+    "included. Use it to see what a file holds without reading it.",
+    "repo_map": "An overview of the repository: its most telling files and the names they define, with line numbers.",
+    "read_range": "Read some lines of a file.",
+}
 
 
 class ContextTools:
@@ -69,24 +109,35 @@ class ContextTools:
         self.collection_of = collection_of
 
     def list_tools(self) -> Sequence[Tool]:
-        return [SEARCH, OUTLINE]
+        return [_make_tool(name, DESCRIPTIONS[name], arguments) for name, arguments in ARGUMENTS.items()]
 
     async def call(self, name: str, arguments: Mapping[str, Any], caller: Caller) -> ToolResult:
         try:
-            return await self._call(name, arguments, await self.collection_of(caller))
+            if name not in ARGUMENTS:
+                raise BadInput(f"There is no tool {name!r}.", hint=f"The tools are {', '.join(ARGUMENTS)}.")
+            asked = _validate(ARGUMENTS[name], arguments)
+            return await self._call(asked, await self.collection_of(caller))
         except DevToolsError as error:
             return ToolResult(str(error), error.to_dict(), is_error=True)
 
-    async def _call(self, name: str, arguments: Mapping[str, Any], collection: str) -> ToolResult:
-        if name == SEARCH.name:
-            search = _validate(SearchArguments, arguments)
-            hits = await self.service.search(collection, search.query, search.limit, path_glob=search.path)
-            return ToolResult(_show_hits(hits), {"hits": [asdict(hit) for hit in hits]})
-        if name == OUTLINE.name:
-            path = _validate(OutlineArguments, arguments).path
-            symbols = await self.service.outline(collection, path)
-            return ToolResult(_show_symbols(path, symbols), {"symbols": [asdict(symbol) for symbol in symbols]})
-        raise BadInput(f"There is no tool {name!r}.", hint="The tools are search and outline.")
+    async def _call(self, asked: _Arguments, collection: str) -> ToolResult:
+        match asked:
+            case SearchArguments():
+                found = await self.service.search(collection, asked.query, asked.limit, path_glob=asked.path)
+                return _show_hits(found)
+            case SymbolArguments():
+                return _show_hits(await self.service.symbol(collection, asked.name))
+            case RelatedArguments():
+                return _show_hits(await self.service.related(collection, asked.path, asked.line, asked.limit))
+            case OutlineArguments():
+                return _show_symbols(asked.path, await self.service.outline(collection, asked.path))
+            case MapArguments():
+                text = await self.service.repo_map(collection, asked.token_budget, asked.path)
+                return ToolResult(text or "No source files there.", {"map": text})
+            case RangeArguments():
+                return _show_lines(await self.service.read_range(collection, asked.path, asked.first, asked.last))
+            case _:
+                raise AssertionError(asked)
 
 
 def _validate(kind: type[A], arguments: Mapping[str, Any]) -> A:
@@ -98,19 +149,26 @@ def _validate(kind: type[A], arguments: Mapping[str, Any]) -> A:
         raise BadInput(f"{field}: {first['msg']}.", hint="See the tool's input schema.") from None
 
 
-def _show_hits(hits: Sequence[Hit]) -> str:
-    if not hits:
-        return "Nothing found. Try other words, a name, or no path."
-    return "\n\n".join(_show_hit(hit) for hit in hits)
+def _show_hits(hits: Sequence[Hit]) -> ToolResult:
+    text = "\n\n".join(_show_hit(hit) for hit in hits)
+    data = {"hits": [asdict(hit) for hit in hits]}
+    return ToolResult(text or "Nothing found. Try other words, a name, or no path.", data)
 
 
 def _show_hit(hit: Hit) -> str:
     title = f"{hit.path}:{hit.start_line}-{hit.end_line} {hit.kind} {hit.name}".rstrip()
-    return f"## {title}\n{hit.text}"
+    stale = "\n(the file has changed since)" if hit.is_stale else ""
+    return f"## {title}{stale}\n{hit.text}"
 
 
-def _show_symbols(path: str, symbols: Sequence[Symbol]) -> str:
-    if not symbols:
-        return f"{path} has no functions or classes."
-    width = len(str(symbols[-1].end_line)) * 2 + 1
-    return "\n".join(f"{f'{s.start_line}-{s.end_line}':>{width}} {s.kind} {s.qualified}" for s in symbols)
+def _show_symbols(path: str, symbols: Sequence[Symbol]) -> ToolResult:
+    width = len(str(symbols[-1].end_line)) * 2 + 1 if symbols else 0
+    text = "\n".join(f"{f'{s.start_line}-{s.end_line}':>{width}} {s.kind} {s.qualified}" for s in symbols)
+    return ToolResult(text or f"{path} has no functions or classes.", {"symbols": [asdict(s) for s in symbols]})
+
+
+def _show_lines(lines: Lines) -> ToolResult:
+    width = len(str(lines.end_line))
+    numbered = enumerate(lines.text.split("\n"), lines.start_line)
+    text = "\n".join(f"{number:>{width}} {line}" for number, line in numbered)
+    return ToolResult(text, asdict(lines))

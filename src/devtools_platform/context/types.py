@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
+
+Source = Literal["commit", "files"]
+"""What an index follows: the commit at HEAD, or the files on disk with their uncommitted changes."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +43,17 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Candidate:
-    """What the engine proposes, before ranking. Scores are its own scale; a missing match is 0.0."""
+    """What the engine proposes, before ranking. Word scores are its own scale; a missing match is 0.0."""
 
     blob: str
     chunk: Chunk
+    """Without its text: hundreds are proposed, a few are answered with (`ChunkEngine.get_texts`)."""
     text_score: float
     name_score: float
+    dense_score: float | None = None
+    """Cosine between the question and the text; None when there was no vector of one of them."""
+    id: str = ""
+    """The point, as the engine knows it."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,32 @@ class Hit:
     text: str
     commit: str | None
     """The indexed commit; None until the first indexing of the repository ended."""
+    is_stale: bool | None = None
+    """Whether the file on disk differs from what was indexed; None where there is none to compare with."""
+
+
+@dataclass(frozen=True)
+class Lines:
+    """A part of a file as it was indexed, secrets masked."""
+
+    path: str
+    start_line: int
+    end_line: int
+    total_lines: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Freshness:
+    """How true an index is of what it follows, right now."""
+
+    commit: str | None
+    head: str | None
+    """The commit at HEAD now."""
+    is_current: bool
+    changed: list[str]
+    """Files that were added, changed or removed since; the first 100."""
+    changed_total: int
 
 
 @dataclass(frozen=True)
@@ -80,5 +115,10 @@ class IndexStatus:
     files_total: int | None
     error: str | None
     """Why the last indexing failed."""
+    follows: Source
+    is_watched: bool
+    """Whether saved files become searchable by themselves."""
+    without_vector: int | None
+    """Chunks that are found by their words only, so far; None where there is no embedder."""
     skipped: list[tuple[str, str]]
     """(path, reason) of what is not searchable, wholly or in part."""

@@ -1,54 +1,57 @@
 """The process that owns the search engine's directory: `python -m ...edge_child DIR`.
 
 The engine is Qdrant's own, embedded. It has a process of its own because every call into it holds the GIL and
-its directory admits one process. It serves until its input ends: so it learns that its parent is gone.
-One JSON line a request, `{"id", "op", ...}`, and one an answer, `{"id", "result"}` or `{"id", "error"}`.
-Points are content-addressed, so a request repeated after a crash overwrites and never doubles.
+its directory admits one process. A point's chunk is one field of JSON beside its text: the engine takes a field
+at a time, and slowly. Points are content-addressed, so a request repeated after a crash overwrites and never doubles.
 """
 
-import json
+import gc
 import os
 import sys
 import time
-import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+import msgspec
 import qdrant_edge as qdrant
 
-_NAMESPACE = uuid.UUID("6f2b1a9e-5c0d-4d0a-9c39-0d4f0f6f7a11")
-_AVERAGE_TOKENS = 90.0
-"""BM25's mean document length; the chunks of four packages, headers included, measure 60 to 108 words."""
+from devtools_platform.context.pipe import serve
+from devtools_platform.context.query import (
+    AVERAGE_TOKENS,
+    DENSE,
+    NAME,
+    TEXT,
+    Found,
+    Nearest,
+    Scored,
+    Search,
+    Where,
+    Words,
+    cosine_of,
+    gather,
+    make_point_id,
+    make_texts,
+)
+
 _LOCK_SECONDS = 10.0
 """How long to wait for a predecessor that is still closing."""
 _UPDATES_PER_FLUSH = 64
+_ABOUT = ["about", "blob"]
 
 _LEXICAL = qdrant.Bm25(
-    qdrant.Bm25Config(tokenizer=qdrant.TokenizerType.Code, language="english", avg_len=_AVERAGE_TOKENS)
+    qdrant.Bm25Config(tokenizer=qdrant.TokenizerType.Code, language="english", avg_len=AVERAGE_TOKENS)
 )
 
 
 class Engine:
     """One shard for all collections; `collection` is a field of every point."""
 
-    def __init__(self, directory: Path) -> None:
-        self.shard = _open(directory)
+    def __init__(self, directory: Path, vector_size: int) -> None:
+        self.shard = _open(directory, vector_size)
         self.updates = 0
-        self.operations: dict[str, Callable[..., Any]] = {
-            "put": self.put,
-            "delete": self.delete,
-            "search": self.search,
-            "count": self.count,
-            "flush": self.flush,
-        }
-
-    def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        arguments = {key: value for key, value in request.items() if key not in {"id", "op"}}
-        try:
-            return {"id": request["id"], "result": self.operations[request["op"]](**arguments)}
-        except Exception as error:  # noqa: BLE001 - the engine raises bare Exception; the parent must hear of it
-            return {"id": request["id"], "error": f"{type(error).__name__}: {error}"}
+        self.alone: dict[str, bool] = {}
 
     def put(self, collection: str, files: Mapping[str, Sequence[dict[str, Any]]]) -> None:
         self.delete(collection, list(files))
@@ -61,36 +64,76 @@ class Engine:
             self._update(qdrant.UpdateOperation.upsert_points(points))
 
     def delete(self, collection: str, blobs: Sequence[str] | None) -> None:
-        self._update(qdrant.UpdateOperation.delete_points_by_filter(_select(collection, blobs)))
-
-    def search(self, collection: str, query: str, limit: int, blobs: Sequence[str] | None) -> list[dict[str, Any]]:
-        words = _LEXICAL.embed_query(query)
-        if not words.indices:
-            return []
-        found: dict[str, dict[str, Any]] = {}
-        for field in ("text", "name"):
-            for point in self._ask(field, words, collection, limit, blobs):
-                candidate = found.setdefault(str(point.id), {"chunk": point.payload, "text": 0.0, "name": 0.0})
-                candidate[field] = point.score
-        return list(found.values())
-
-    def _ask(
-        self, field: str, words: qdrant.SparseVector, collection: str, limit: int, blobs: Sequence[str] | None
-    ) -> list[qdrant.ScoredPoint]:
-        # A word is rare or common within its collection: other repositories must not change the ranking.
-        corpus = qdrant.IdfParams(corpus=_select(collection, None))
-        return self.shard.query(
-            qdrant.QueryRequest(
-                limit=limit,
-                query=qdrant.Query.Nearest(words, using=field),
-                filter=_select(collection, blobs),
-                with_payload=True,
-                params=qdrant.SearchParams(idf=corpus),
-            )
+        self._update(
+            qdrant.UpdateOperation.delete_points_by_filter(_select(Where(collection, blobs)) or qdrant.Filter())
         )
 
-    def count(self, collection: str | None) -> int:
-        where = _select(collection, None) if collection else None
+    def search(
+        self, collection: str, query: str, vector: list[int] | None, limit: int, blobs: Sequence[str] | None
+    ) -> list[tuple[Any, ...]]:
+        words = _LEXICAL.embed_query(query)
+        search = Search((words.indices, words.values), vector, limit, Where(collection, blobs))
+        talk = gather(search)
+        answers: list[list[Scored]] | None = None
+        while True:
+            try:
+                asked = talk.send(answers) if answers is not None else next(talk)
+            except StopIteration as end:
+                return self._describe(end.value)
+            answers = [self._ask(question) for question in asked]
+
+    def _describe(self, found: Found) -> list[tuple[Any, ...]]:
+        points = self.shard.retrieve(list(found), with_payload=_ABOUT, with_vector=False)
+        return [_describe(str(point.id), point.payload, found[str(point.id)]) for point in points]
+
+    def _is_alone(self, collection: str | None) -> bool:
+        """Whether no other collection has points: then its own statistics are those of all, and need no filter."""
+        if collection not in self.alone and collection is not None:
+            self.alone[collection] = self.count(collection, None) == self.count(None, None)
+        return collection is None or self.alone[collection]
+
+    def _ask(self, question: Nearest) -> list[Scored]:
+        # A word is rare or common within its collection: other repositories must not change the ranking.
+        collection, where = question.where.collection, question.where
+        corpus = None
+        if self._is_alone(collection):
+            where = replace(where, collection=None)
+        else:
+            corpus = qdrant.IdfParams(corpus=_select(Where(collection)))
+        is_dense = question.field == DENSE
+        found = self.shard.query(
+            qdrant.QueryRequest(
+                limit=question.limit,
+                query=qdrant.Query.Nearest(_translate(question.vector), using=question.field),
+                filter=_select(where),
+                with_payload=False,
+                params=None if is_dense else qdrant.SearchParams(idf=corpus),
+            )
+        )
+        size = len(question.vector)
+        return [Scored(str(point.id), cosine_of(point.score, size) if is_dense else point.score) for point in found]
+
+    def get_texts(self, ids: list[str]) -> dict[str, str]:
+        points = self.shard.retrieve(list(ids), with_payload=["text"], with_vector=False)
+        return {str(point.id): (point.payload or {})["text"] for point in points}
+
+    def list_without_vector(self, collection: str, limit: int) -> list[tuple[str, str, str]]:
+        where = _select(Where(collection, lacks=DENSE))
+        points, _ = self.shard.scroll(qdrant.ScrollRequest(limit=limit, filter=where, with_payload=True))
+        found = [(str(point.id), point.payload or {}) for point in points]
+        return [(id_, payload["about"], payload["text"]) for id_, payload in found]
+
+    def set_vectors(self, vectors: Mapping[str, list[int]]) -> None:
+        """A point that is gone meanwhile is left out: the engine refuses what it does not know."""
+        known = {str(point.id) for point in self.shard.retrieve(list(vectors), with_payload=False, with_vector=False)}
+        update = [
+            qdrant.PointVectors(id_, {DENSE: _translate(vector)}) for id_, vector in vectors.items() if id_ in known
+        ]
+        if update:
+            self._update(qdrant.UpdateOperation.update_vectors(update))
+
+    def count(self, collection: str | None, lacks: str | None) -> int:
+        where = _select(Where(collection, lacks=lacks))
         return self.shard.count(qdrant.CountRequest(filter=where, exact=True))
 
     def flush(self) -> None:
@@ -100,14 +143,15 @@ class Engine:
     def _update(self, operation: qdrant.UpdateOperation) -> None:
         """Apply; now and then flush, or the write-ahead log and the next start grow without end."""
         self.shard.update(operation)
+        self.alone.clear()
         self.updates += 1
         if self.updates >= _UPDATES_PER_FLUSH:
             self.flush()
 
 
-def _open(directory: Path) -> qdrant.EdgeShard:
+def _open(directory: Path, vector_size: int) -> qdrant.EdgeShard:
     if not directory.exists():
-        _create(directory)
+        _create(directory, vector_size)
     deadline = time.monotonic() + _LOCK_SECONDS
     while True:
         try:
@@ -118,12 +162,13 @@ def _open(directory: Path) -> qdrant.EdgeShard:
             time.sleep(0.05)
 
 
-def _create(directory: Path) -> None:
+def _create(directory: Path, vector_size: int) -> None:
     """Make the shard beside its place and move it there: a half-made one is never met."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     draft = directory.with_name(f"{directory.name}.{os.getpid()}.new")
-    fields = {name: qdrant.EdgeSparseVectorParams(modifier=qdrant.Modifier.Idf) for name in ("text", "name")}
-    shard = qdrant.EdgeShard.create(str(draft), qdrant.EdgeConfig(sparse_vectors=fields))
+    words = {name: qdrant.EdgeSparseVectorParams(modifier=qdrant.Modifier.Idf) for name in (TEXT, NAME)}
+    meaning = qdrant.EdgeVectorParams(vector_size, qdrant.Distance.Euclid, datatype=qdrant.VectorStorageDatatype.Uint8)
+    shard = qdrant.EdgeShard.create(str(draft), qdrant.EdgeConfig(vectors={DENSE: meaning}, sparse_vectors=words))
     for field in ("collection", "blob"):
         index = qdrant.KeywordIndexParams(is_tenant=field == "collection")
         shard.update(qdrant.UpdateOperation.create_field_index(field, index))
@@ -132,37 +177,41 @@ def _create(directory: Path) -> None:
 
 
 def _make_point(collection: str, blob: str, ordinal: int, chunk: dict[str, Any]) -> qdrant.Point:
-    # Twice the header: names and path weigh double against the body.
-    texts = {"text": f"{chunk['header']}\n{chunk['header']}\n{chunk['text']}", "name": chunk["name"]}
+    texts = make_texts(chunk["header"], chunk["text"], chunk["name"])
     embedded = {field: _LEXICAL.embed_document(text) for field, text in texts.items()}
     vectors: dict[str, qdrant.NamedVector] = {field: v for field, v in embedded.items() if v.indices}
-    payload = {"collection": collection, "blob": blob, **chunk}
-    return qdrant.Point(str(uuid.uuid5(_NAMESPACE, f"{collection}:{blob}:{ordinal}")), vectors, payload)
+    about = msgspec.json.encode({name: value for name, value in chunk.items() if name != "text"} | {"text": ""})
+    payload = {"collection": collection, "blob": blob, "about": about.decode(), "text": chunk["text"]}
+    return qdrant.Point(make_point_id(collection, blob, ordinal), vectors, payload)
 
 
-def _select(collection: str, blobs: Sequence[str] | None) -> qdrant.Filter:
-    conditions: list[Any] = [qdrant.FieldCondition("collection", match=qdrant.MatchValue(collection))]
-    if blobs is not None:
-        conditions.append(qdrant.FieldCondition("blob", match=qdrant.MatchAny(list(blobs))))
-    return qdrant.Filter(must=conditions)
+def _describe(id_: str, payload: dict[str, Any] | None, scores: dict[str, Any]) -> tuple[Any, ...]:
+    known = payload or {}
+    return id_, known["blob"], known["about"], scores[TEXT], scores[NAME], scores[DENSE]
 
 
-def serve(engine: Engine, requests: Iterable[bytes], answers: BinaryIO) -> None:
-    """Answer each request in turn until there are no more, or nobody reads the answers."""
-    for line in requests:
-        answers.write(json.dumps(engine.answer(json.loads(line))).encode() + b"\n")
-        answers.flush()
+def _translate(vector: Words | list[int]) -> Any:
+    return qdrant.SparseVector(*vector) if isinstance(vector, tuple) else [float(value) for value in vector]
+
+
+def _select(where: Where) -> qdrant.Filter | None:
+    must: list[Any] = []
+    if where.collection is not None:
+        must.append(qdrant.FieldCondition("collection", match=qdrant.MatchValue(where.collection)))
+    if where.blobs is not None:
+        must.append(qdrant.FieldCondition("blob", match=qdrant.MatchAny(list(where.blobs))))
+    if where.ids is not None:
+        must.append(qdrant.HasIdCondition(set(where.ids)))
+    lacking: list[Any] = [qdrant.HasVectorCondition(where.lacks)] if where.lacks else []
+    return qdrant.Filter(must=must, must_not=lacking) if must or lacking else None
 
 
 def main() -> None:
-    # Answers go to a private copy of stdout, so that nothing the engine prints can ever be taken for one.
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    engine = Engine(Path(sys.argv[1]))
+    gc.freeze()
+    engine = Engine(Path(sys.argv[1]), int(sys.argv[2]))
+    operations = ("put", "delete", "search", "get_texts", "list_without_vector", "set_vectors", "count", "flush")
     try:
-        serve(engine, sys.stdin.buffer, answers)
-    except BrokenPipeError:
-        pass
+        serve({name: getattr(engine, name) for name in operations})
     finally:
         engine.shard.close()
 

@@ -1,0 +1,226 @@
+"""`ChunkEngine` on a Qdrant server, cloud or cluster (1.20 or newer), through `qdrant-client`.
+
+Needs the extra `qdrant`. The same points and questions as the embedded engine's: words are weighed by the same
+tokenizer on this side, so that both rank alike. One server collection holds ours, told apart by a field.
+"""
+
+import asyncio
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import qdrant_edge
+
+from devtools_platform.context.query import (
+    AVERAGE_TOKENS,
+    DENSE,
+    NAME,
+    TEXT,
+    Found,
+    Nearest,
+    Scored,
+    Search,
+    Where,
+    Words,
+    cosine_of,
+    gather,
+    make_point_id,
+    make_texts,
+    quantise,
+)
+from devtools_platform.context.types import Candidate, Chunk
+from devtools_platform.core.errors import Unavailable
+
+COLLECTION = "devtools-context"
+_HINT = "See that QDRANT_URL and QDRANT_API_KEY are right and that the server is 1.20 or newer."
+
+
+class QdrantEngine:
+    """`client` is an `AsyncQdrantClient`, closed by `aclose`."""
+
+    def __init__(self, client: Any, *, vector_size: int = 384, collection: str = COLLECTION) -> None:
+        self.client = client
+        self.vector_size = vector_size
+        self.collection = f"{collection}-{vector_size}"
+        self._lexical = qdrant_edge.Bm25(
+            qdrant_edge.Bm25Config(tokenizer=qdrant_edge.TokenizerType.Code, language="english", avg_len=AVERAGE_TOKENS)
+        )
+        self._preparing = asyncio.Lock()
+        self._is_prepared = False
+
+    @classmethod
+    def connect(cls, url: str, api_key: str | None, *, vector_size: int = 384) -> "QdrantEngine":
+        """Raises `Unavailable` when the extra `qdrant` is not installed."""
+        try:
+            from qdrant_client import AsyncQdrantClient
+        except ImportError as error:
+            hint = "Install it with `pip install 'devtools-platform[qdrant]'`."
+            raise Unavailable(f"The client of the Qdrant server is not installed: {error}.", hint=hint) from None
+        return cls(
+            AsyncQdrantClient(url=url, api_key=api_key, timeout=30, check_compatibility=False), vector_size=vector_size
+        )
+
+    async def put(self, collection: str, files: Mapping[str, Sequence[Chunk]]) -> None:
+        await self.delete(collection, list(files))
+        points = await asyncio.to_thread(self._make_points, collection, files)
+        if points:
+            await self._call("upsert", points=points, wait=True)
+
+    async def delete(self, collection: str, blobs: Sequence[str] | None = None) -> None:
+        selector = _models().FilterSelector(filter=_select(Where(collection, blobs)))
+        await self._call("delete", points_selector=selector, wait=True)
+
+    async def search(
+        self,
+        collection: str,
+        query: str,
+        *,
+        limit: int,
+        vector: Sequence[float] | None = None,
+        blobs: Sequence[str] | None = None,
+    ) -> list[Candidate]:
+        words = self._lexical.embed_query(query.encode(errors="replace").decode())
+        meaning = None if vector is None else quantise(vector)
+        search = Search((words.indices, words.values), meaning, limit, Where(collection, blobs))
+        found = await self._converse(gather(search))
+        points = await self._retrieve(list(found), ["path", "start_line", "end_line", "kind", "name", "blob"])
+        return [
+            Candidate(
+                point.payload["blob"],
+                _read_chunk(point.payload),
+                found[str(point.id)][TEXT],
+                found[str(point.id)][NAME],
+                found[str(point.id)][DENSE],
+                str(point.id),
+            )
+            for point in points
+        ]
+
+    async def get_texts(self, ids: Sequence[str]) -> dict[str, str]:
+        return {str(point.id): point.payload["text"] for point in await self._retrieve(ids, ["text"])}
+
+    async def list_without_vector(self, collection: str, limit: int) -> list[tuple[str, Chunk]]:
+        where = _select(Where(collection, lacks=DENSE))
+        points, _ = await self._call("scroll", scroll_filter=where, limit=limit, with_payload=True)
+        return [(str(point.id), _read_chunk(point.payload)) for point in points]
+
+    async def set_vectors(self, vectors: Mapping[str, Sequence[float]]) -> None:
+        known = {str(point.id) for point in await self._retrieve(list(vectors), ["blob"])}
+        points = [
+            _models().PointVectors(id=id_, vector={DENSE: [float(value) for value in quantise(vector)]})
+            for id_, vector in vectors.items()
+            if id_ in known
+        ]
+        if points:
+            await self._call("update_vectors", points=points, wait=True)
+
+    async def count(self, collection: str | None = None, *, without_vector: bool = False) -> int:
+        where = _select(Where(collection, lacks=DENSE if without_vector else None))
+        return int((await self._call("count", count_filter=where, exact=True)).count)
+
+    async def flush(self) -> None:
+        """The server writes by itself."""
+
+    async def aclose(self) -> None:
+        await self.client.close()
+
+    async def _converse(self, talk: Generator[list[Nearest], list[list[Scored]], Found]) -> Found:
+        try:
+            asked = next(talk)
+            while True:
+                asked = talk.send([await self._ask(question) for question in asked])
+        except StopIteration as end:
+            return end.value
+
+    async def _ask(self, question: Nearest) -> list[Scored]:
+        models = _models()
+        is_dense = question.field == DENSE
+        corpus = models.IdfCorpusParams(corpus=_select(Where(question.where.collection)))
+        answer = await self._call(
+            "query_points",
+            query=_translate(question.vector),
+            using=question.field,
+            query_filter=_select(question.where),
+            search_params=None if is_dense else models.SearchParams(idf=corpus),
+            limit=question.limit,
+            with_payload=False,
+        )
+        size = len(question.vector)
+        return [
+            Scored(str(point.id), cosine_of(point.score, size) if is_dense else point.score) for point in answer.points
+        ]
+
+    async def _retrieve(self, ids: Sequence[str], fields: list[str]) -> list[Any]:
+        return await self._call("retrieve", ids=list(ids), with_payload=fields) if ids else []
+
+    async def _call(self, method: str, **arguments: Any) -> Any:
+        try:
+            await self._prepare()
+            return await getattr(self.client, method)(collection_name=self.collection, **arguments)
+        except Exception as error:  # the client raises what its transport does
+            raise Unavailable(f"The Qdrant server did not {method}: {error}", hint=_HINT) from error
+
+    async def _prepare(self) -> None:
+        """Make the server's collection once, with the same vectors as the embedded engine's."""
+        async with self._preparing:
+            if self._is_prepared:
+                return
+            models = _models()
+            if not await self.client.collection_exists(self.collection):
+                words = models.SparseVectorParams(modifier=models.Modifier.IDF)
+                meaning = models.VectorParams(
+                    size=self.vector_size, distance=models.Distance.EUCLID, datatype=models.Datatype.UINT8
+                )
+                await self.client.create_collection(
+                    self.collection, vectors_config={DENSE: meaning}, sparse_vectors_config={TEXT: words, NAME: words}
+                )
+                tenant = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True)
+                await self.client.create_payload_index(self.collection, "collection", field_schema=tenant)
+                await self.client.create_payload_index(self.collection, "blob", field_schema="keyword")
+            self._is_prepared = True
+
+    def _make_points(self, collection: str, files: Mapping[str, Sequence[Chunk]]) -> list[Any]:
+        return [
+            self._make_point(collection, blob, ordinal, chunk)
+            for blob, chunks in files.items()
+            for ordinal, chunk in enumerate(chunks)
+        ]
+
+    def _make_point(self, collection: str, blob: str, ordinal: int, chunk: Chunk) -> Any:
+        texts = make_texts(chunk.header, chunk.text, chunk.name)
+        embedded = {field: self._lexical.embed_document(text) for field, text in texts.items()}
+        vectors = {field: _translate((v.indices, v.values)) for field, v in embedded.items() if v.indices}
+        id_ = make_point_id(collection, blob, ordinal)
+        payload = {"collection": collection, "blob": blob, **asdict(chunk)}
+        return _models().PointStruct(id=id_, vector=vectors, payload=payload)
+
+
+def _models() -> Any:
+    from qdrant_client import models
+
+    return models
+
+
+def _translate(vector: Words | list[int]) -> Any:
+    if isinstance(vector, tuple):
+        return _models().SparseVector(indices=vector[0], values=vector[1])
+    return [float(value) for value in vector]
+
+
+def _select(where: Where) -> Any:
+    models = _models()
+    must: list[Any] = []
+    if where.collection is not None:
+        match = models.MatchValue(value=where.collection)
+        must.append(models.FieldCondition(key="collection", match=match))
+    if where.blobs is not None:
+        must.append(models.FieldCondition(key="blob", match=models.MatchAny(any=list(where.blobs))))
+    if where.ids is not None:
+        must.append(models.HasIdCondition(has_id=list(where.ids)))
+    lacking = [models.HasVectorCondition(has_vector=where.lacks)] if where.lacks else []
+    return models.Filter(must=must, must_not=lacking)
+
+
+def _read_chunk(payload: Mapping[str, Any]) -> Chunk:
+    fields: dict[str, Any] = {"text": "", "header": "", **payload}
+    return Chunk(**{name: value for name, value in fields.items() if name not in {"blob", "collection"}})

@@ -1,0 +1,159 @@
+"""Meaning: the tokenizer, the pinned model, and vectors that are made once per content."""
+
+import hashlib
+import math
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from devtools_platform.context.adapters import minilm
+from devtools_platform.context.adapters.edge import EdgeEngine
+from devtools_platform.context.adapters.minilm import MiniLm
+from devtools_platform.context.adapters.minilm.wordpiece import encode
+from devtools_platform.context.service import ContextService
+from devtools_platform.context.types import Chunk
+from devtools_platform.context.vectors import VectorCache, fill_vectors
+from devtools_platform.core.errors import Unavailable
+
+Commit = Callable[[Path, Mapping[str, str | bytes | None]], str]
+
+
+class Counting:
+    """An embedder without a model: a vector per set of letters, and a list of what it was asked."""
+
+    id = "counting"
+    size = 384
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.is_down = False
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        if self.is_down:
+            raise Unavailable("The endpoint is down.")
+        self.texts += texts
+        return [self._embed(text) for text in texts]
+
+    async def embed_query(self, text: str) -> list[float]:
+        return (await self.embed([text]))[0]
+
+    async def aclose(self) -> None: ...
+
+    def _embed(self, text: str) -> list[float]:
+        digest = hashlib.sha512(text.encode()).digest() * 6
+        raw = [byte - 127.5 for byte in digest[: self.size]]
+        length = math.sqrt(sum(value * value for value in raw))
+        return [value / length for value in raw]
+
+
+@pytest.fixture
+def counting() -> Counting:
+    return Counting()
+
+
+@pytest.fixture
+async def meaning(engine: EdgeEngine, tmp_path: Path, counting: Counting) -> AsyncIterator[ContextService]:
+    context = ContextService(engine, tmp_path / "data" / "manifests", counting)
+    yield context
+    await context.aclose()
+
+
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        ("foo_bar()", [101, 29379, 1035, 3347, 1006, 1007, 102]),
+        ("Naïve", [101, 15743, 102]),
+        ("文", [101, 1861, 102]),
+        ("x" * 101, [101, 100, 102]),
+        ("\0\ufffd", [101, 100, 102]),
+        ("", [101, 102]),
+    ],
+)
+def test_text_becomes_the_tokens_the_model_was_trained_on(text: str, ids: list[int]):
+    assert encode(text, 64) == ids
+
+
+def test_a_long_text_is_cut_and_still_ends_as_a_text():
+    assert encode("word " * 1000, 16) == [101, *[2773] * 14, 102]
+
+
+async def test_the_model_says_what_means_the_same():
+    model = MiniLm()
+    question = await model.embed_query("delete a user account")
+    near, far = await model.embed(["def remove_member(person): ...", "def parse_xml(stream): ..."])
+    await model.aclose()
+    assert sum(map(float.__mul__, question, near)) > sum(map(float.__mul__, question, far)) + 0.1
+    assert math.isclose(math.hypot(*near), 1, rel_tol=1e-5)
+
+
+async def test_a_model_that_is_not_the_pinned_one_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(minilm, "MODEL_SHA256", "0" * 64)
+    model = MiniLm()
+    with pytest.raises(Unavailable, match="not the pinned model"):
+        await model.embed(["x"])
+    await model.aclose()
+
+
+async def test_what_was_embedded_once_is_never_embedded_again(
+    meaning: ContextService, counting: Counting, tmp_path: Path, commit: Commit
+):
+    first = {"a.py": "def one(): ...\n", "b.py": "def two(): ...\n"}
+    commit(tmp_path / "repo", first)
+    await meaning.index("shop", tmp_path / "repo")
+    await meaning.wait_for_vectors()
+    assert len(counting.texts) == 2
+    commit(tmp_path / "repo", {"b.py": "def three(): ...\n"})
+    await meaning.index("shop", tmp_path / "repo")
+    await meaning.wait_for_vectors()
+    assert len(counting.texts) == 3
+    commit(tmp_path / "repo", first)
+    commit(tmp_path / "worktree", first)
+    status = await meaning.index("shop", tmp_path / "repo")
+    await meaning.index("worktree", tmp_path / "worktree")
+    await meaning.wait_for_vectors()
+    assert len(counting.texts) == 3
+    assert (await meaning.status("shop")).without_vector == 0
+    assert status.chunks == await meaning.engine.count("worktree") == 2
+
+
+async def test_a_search_without_its_embedder_goes_by_words(
+    meaning: ContextService, counting: Counting, tmp_path: Path, commit: Commit
+):
+    commit(tmp_path / "repo", {"a.py": "def one(): ...\n"})
+    counting.is_down = True
+    await meaning.index("shop", tmp_path / "repo")
+    await meaning.wait_for_vectors()
+    assert (await meaning.status("shop")).without_vector == 1
+    assert [hit.name for hit in await meaning.search("shop", "one")] == ["one"]
+    counting.is_down = False
+    await meaning.index("shop", tmp_path / "repo")
+    await meaning.wait_for_vectors()
+    assert (await meaning.status("shop")).without_vector == 0
+
+
+async def test_a_chunk_is_found_by_its_vector_alone(engine: EdgeEngine, counting: Counting, tmp_path: Path):
+    chunks = [Chunk("a.py", n, n, "function", f"f{n}", f"body {n}", "a.py") for n in range(3)]
+    await engine.put("c", {"b": chunks})
+    filled = await fill_vectors(engine, counting, VectorCache(tmp_path / "v.sqlite"), "c")
+    assert (filled, await engine.count("c", without_vector=True)) == (3, 0)
+    vector = counting._embed("f 1. a py. body 1")
+    found = {c.chunk.name: c.dense_score for c in await engine.search("c", "zebra", limit=1, vector=vector)}
+    assert found == {"f1": pytest.approx(1.0, abs=0.01)}
+
+
+async def test_vectors_for_points_that_are_gone_are_left_out(engine: EdgeEngine, counting: Counting):
+    await engine.put("c", {"b": [Chunk("a.py", 1, 1, "function", "f", "body", "a.py")]})
+    [(id_, _)] = await engine.list_without_vector("c", 10)
+    await engine.delete("c")
+    await engine.set_vectors({id_: counting._embed("x")})
+    assert await engine.count() == 0
+
+
+def test_the_cache_keeps_what_was_used_last(tmp_path: Path):
+    cache = VectorCache(tmp_path / "v.sqlite", max_kept=2)
+    cache.save({"a": [1.0], "b": [2.0], "c": [3.0]})
+    cache.load(["a"])
+    cache.load(["c"])
+    cache.trim()
+    assert set(cache.load(["a", "b", "c"])) == {"a", "c"}
