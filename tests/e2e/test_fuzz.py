@@ -2,13 +2,22 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from stacks import StackProcess
+from stacks import StackProcess, clean_env, running_stack
 
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackProcess]:
+    """One of its own: what is tried here would be in other tests' way."""
+    env = clean_env(DEV_TOOLS_MODEL_BASE_URL="http://127.0.0.1:9/v1", DEV_TOOLS_MODEL="none")
+    with running_stack(tmp_path_factory.mktemp("fuzz") / "data", env) as stack:
+        yield stack
 
 
 @pytest.mark.parametrize("service", ["gateway", "context", "state"])

@@ -17,7 +17,9 @@ from devtools_platform.gateway.audit import Audit
 from devtools_platform.gateway.catalog import choose, load_catalog, secret_names
 from devtools_platform.gateway.hub import Hub
 from devtools_platform.gateway.identity import Identity
+from devtools_platform.gateway.meaning import Embedder, Meanings
 from devtools_platform.gateway.oidc import OidcCallers, Trust
+from devtools_platform.gateway.search import SearchMode
 from devtools_platform.gateway.secrecy import Secrets
 from devtools_platform.gateway.service import Gateway
 from devtools_platform.gateway.trust import ToolLock
@@ -30,9 +32,10 @@ class Doors(TypedDict):
     hub: Hub
     identity: Identity
     hosts: frozenset[str]
+    search: SearchMode
 
 
-def open_doors(settings: Settings, home: Home, store: sa.Engine, gateway: Gateway) -> Doors:
+def open_doors(settings: Settings, home: Home, store: sa.Engine, gateway: Gateway, embedder: Embedder | None) -> Doors:
     """Raises `BadInput` for a catalogue, a lock or a name that cannot be used."""
     token, secret = home.secret("token"), home.secret("secret")
     specs = choose(load_catalog(settings.gateway_catalog), names(settings.gateway_servers))
@@ -57,7 +60,8 @@ def open_doors(settings: Settings, home: Home, store: sa.Engine, gateway: Gatewa
     )
     hosts = frozenset({*names(settings.gateway_hosts), settings.host})
     identity = Identity(secret, SqlTokens(store), _oidc(settings, tls))
-    return {"hub": hub, "identity": identity, "hosts": hosts}
+    search = SearchMode(meanings=Meanings(embedder) if embedder is not None else None)
+    return {"hub": hub, "identity": identity, "hosts": hosts, "search": search}
 
 
 def _oidc(settings: Settings, tls: ssl.SSLContext) -> OidcCallers | None:

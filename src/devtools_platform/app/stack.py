@@ -140,7 +140,7 @@ class Stack:
         state = StateService(store, control, workspaces)
         parts = StateParts(state, EventLog(store), ApprovalDesk(store, control), AuditLog(store))
         gateway = self._build_gateway(home, store, context, parts)
-        doors = open_doors(self.settings, home, store, gateway)
+        doors = open_doors(self.settings, home, store, gateway, context.embedder)
         await serving.serve(build_context(context, token=token), sockets["context"])
         self.progress("context", urls.context)
         await serving.serve(build_gateway(gateway, token=token, secret=secret, **doors), sockets["gateway"])

@@ -43,6 +43,9 @@ def build_api(service: ContextService, token: str) -> FastAPI:
     return app
 
 
+STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
+
+
 def _add_routes(app: FastAPI, service: ContextService) -> None:
     async def list_collections() -> list[str]:
         return service.collections()
@@ -103,7 +106,9 @@ def _add_reading_routes(app: FastAPI, service: ContextService) -> None:
     async def freshness(name: str) -> Freshness:
         return await service.freshness(name)
 
-    app.add_api_route("/collections/{name}/events", follow_progress, methods=["GET"], response_model=None)
+    app.add_api_route(
+        "/collections/{name}/events", follow_progress, methods=["GET"], response_model=None, responses=STREAM
+    )
     app.add_api_route("/collections/{name}/symbol", symbol, methods=["GET"])
     app.add_api_route("/collections/{name}/related", related, methods=["GET"])
     app.add_api_route("/collections/{name}/lines", read_range, methods=["GET"])

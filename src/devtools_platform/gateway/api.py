@@ -160,9 +160,14 @@ def build_api(
         servers = {name: _state(upstream, hub) for name, upstream in hub.upstreams.items()}
         return {"servers": len(gateway.servers) + len(servers), "tools": len(hub.entries()), "upstreams": servers}
 
+    def prepare_search() -> None:
+        if search.is_on(hub, OPERATOR, None):
+            search.prepare(hub)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
         await identity.load()
+        hub.listeners.add(prepare_search)
         if oidc is not None:
             oidc.start()
         await hub.start()
@@ -171,6 +176,8 @@ def build_api(
         finally:
             await mcp.stop()
             await hub.stop()
+            if search.meanings is not None:
+                await search.meanings.stop()
             if oidc is not None:
                 await oidc.stop()
 
@@ -204,7 +211,8 @@ def _add_tools(app: FastAPI, gateway: Gateway, hub: Hub, search: SearchMode) -> 
         q: Annotated[str, Query(min_length=1, max_length=1000)],
         limit: Annotated[int, Query(ge=1, le=50)] = 5,
     ) -> list[dict[str, Any]]:
-        return [_describe(entry) for entry in search.find(hub, _principal(request), q, limit)]
+        found, by = await search.find(hub, _principal(request), q, limit)
+        return [{**_describe(entry), "ranked_by": by} for entry in found]
 
     @app.post("/tools/{server}/{tool}", tags=["tools"])
     async def call_tool(server: str, tool: str, call: ToolCall, request: Request) -> dict[str, Any]:

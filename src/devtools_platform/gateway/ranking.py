@@ -134,6 +134,11 @@ class Described(Protocol):
     def schema(self) -> Any: ...
 
 
+def spaced(name: str) -> str:
+    """A name's words, as people write them."""
+    return " ".join(word.lower() for word in _WORD.findall(name))
+
+
 def words(text: str) -> list[str]:
     """Lower-case words with common endings cut; camelCase and snake_case come apart."""
     return [stem(word.lower()) for word in _WORD.findall(text) if word.lower() not in _STOP]
@@ -172,14 +177,30 @@ class Index:
             for word, found in self._postings.items()
         }
 
-    def rank(self, query: str, limit: int) -> Sequence[str]:
-        """Full names, the best first; none that shares no word with the query."""
+    def rank(self, query: str, limit: int, closeness: Mapping[str, float] | None = None) -> Sequence[str]:
+        """Full names, the best first. By words alone none that shares no word with the query.
+
+        `closeness` (full name -> cosine) counts as much as the words: both are scaled to 0..1 and added.
+        """
+        scores = self._score(query)
+        if closeness is not None:
+            scores = _blend(scores, [closeness[name] for name in self._names])
+        best = sorted(scores, key=lambda number: (-scores[number], self._names[number]))
+        return [self._names[number] for number in best[:limit]]
+
+    def _score(self, query: str) -> dict[int, float]:
         scores: dict[int, float] = defaultdict(float)
         for word, importance in expand(query).items():
             for number, weight in self._postings.get(word, ()):
                 scores[number] += importance * self._idf[word] * weight * (K1 + 1) / (weight + K1)
-        best = sorted(scores, key=lambda number: (-scores[number], self._names[number]))
-        return [self._names[number] for number in best[:limit]]
+        return scores
+
+
+def _blend(scores: Mapping[int, float], closeness: Sequence[float]) -> dict[int, float]:
+    most = max(scores.values(), default=0.0) or 1.0
+    low, high = min(closeness), max(closeness)
+    width = (high - low) or 1.0
+    return {n: scores.get(n, 0.0) / most + (value - low) / width for n, value in enumerate(closeness)}
 
 
 def expand(query: str) -> dict[str, float]:

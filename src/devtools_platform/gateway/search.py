@@ -1,11 +1,12 @@
 """Finding a tool among hundreds: two tools that find and call, in place of all their schemas."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from devtools_platform.core.tools import ToolResult
 from devtools_platform.gateway.hub import Entry, Hub
 from devtools_platform.gateway.mcp.messages import encode
+from devtools_platform.gateway.meaning import Meanings
 from devtools_platform.gateway.principal import Principal
 from devtools_platform.gateway.ranking import Index
 from devtools_platform.gateway.upstreams.upstream import Upstream
@@ -34,14 +35,11 @@ _DEFINITIONS: Sequence[Mapping[str, Any]] = (
 )
 
 
-class Ranker(Protocol):
-    def rank(self, query: str, limit: int) -> Sequence[str]: ...
-
-
 class SearchMode:
     """When agents get `search_tools` and `call_tool` instead of a long list, and what those answer."""
 
-    def __init__(self, threshold_bytes: int = DEFAULT_THRESHOLD_BYTES) -> None:
+    def __init__(self, threshold_bytes: int = DEFAULT_THRESHOLD_BYTES, meanings: Meanings | None = None) -> None:
+        self.meanings = meanings
         self.threshold_bytes = threshold_bytes
         self.tools = encode(list(_DEFINITIONS))
         self._indexes: dict[Any, tuple[int, Index]] = {}
@@ -50,8 +48,22 @@ class SearchMode:
         """Only for the merged list: who asks for one server by name wants to see it."""
         return upstream is None and len(hub.view(principal).tools) > self.threshold_bytes
 
-    def find(self, hub: Hub, principal: Principal, query: str, limit: int = RESULTS) -> list[Entry]:
-        """The caller's tools that fit best, the best first."""
+    async def find(self, hub: Hub, principal: Principal, query: str, limit: int = RESULTS) -> tuple[list[Entry], str]:
+        """The caller's tools that fit best, the best first, and what was ranked by: `words`, or `words and meaning`."""
+        entries = hub.view(principal).entries
+        query = query[:1000]
+        closeness = None
+        if self.meanings is not None:
+            closeness = await self.meanings.closeness(query, list(entries.values()))
+        by = "words" if closeness is None else "words and meaning"
+        return [entries[name] for name in self._index(hub, principal).rank(query, limit, closeness)], by
+
+    def prepare(self, hub: Hub) -> None:
+        """Make ready for a search among all tools, in the background."""
+        if self.meanings is not None:
+            self.meanings.want(hub.entries().values())
+
+    def _index(self, hub: Hub, principal: Principal) -> Index:
         entries = hub.view(principal).entries
         version, index = self._indexes.get(principal.policy_key, (-1, None))
         if index is None or version != hub.version:
@@ -59,11 +71,11 @@ class SearchMode:
                 self._indexes.clear()
             index = Index(entries.values())
             self._indexes[principal.policy_key] = (hub.version, index)
-        return [entries[name] for name in index.rank(query[:1000], limit)]
+        return index
 
     async def answer(self, hub: Hub, principal: Principal, query: str) -> ToolResult:
-        found = self.find(hub, principal, query)
+        found, by = await self.find(hub, principal, query)
         if not found:
             return ToolResult(f"No tool fits {query[:100]!r}. Say it in other words.", {"tools": []}, is_error=True)
         tools = [{"name": e.full, "description": e.description, "input_schema": e.schema} for e in found]
-        return ToolResult(encode(tools).decode(), {"tools": tools})
+        return ToolResult(encode(tools).decode(), {"tools": tools, "ranked_by": by})

@@ -187,7 +187,9 @@ def _add_actions(app: FastAPI, service: StateService) -> None:
 
 
 def _add_events(app: FastAPI, parts: StateParts, traces: TraceReader) -> None:
-    @app.get("/tasks/{task_id}/events", tags=["events"], response_model=None)
+    stream: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}, "application/json": {}}}}
+
+    @app.get("/tasks/{task_id}/events", tags=["events"], response_model=None, responses=stream)
     async def read_events(
         request: Request,
         task_id: str,
