@@ -15,8 +15,8 @@ from pathlib import Path
 from prometheus_client import Counter
 
 from devtools_platform.context import git
-from devtools_platform.context.chunking import chunk_file, find_skipped_path
-from devtools_platform.context.cutter import Cutter
+from devtools_platform.context.chunking import find_skipped_path
+from devtools_platform.context.cutter import Cutter, cut_files
 from devtools_platform.context.git import TreeEntry
 from devtools_platform.context.interfaces import ChunkEngine, Progress
 from devtools_platform.context.manifest import Manifest, ManifestStore, carry_paths
@@ -116,7 +116,7 @@ class Indexer:
         if len(self.plan.todo) > FEW_FILES:
             cut = await cutter.cut(named)
         else:
-            cut = [await asyncio.to_thread(chunk_file, path, content) for path, content in named]
+            cut = await asyncio.to_thread(cut_files, named)
         self.skipped |= {path: file.skipped for (path, _), file in zip(named, cut, strict=True) if file.skipped}
         return {blob: file.chunks for blob, file in zip(files, cut, strict=True)}
 
