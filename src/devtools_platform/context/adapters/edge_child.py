@@ -40,6 +40,7 @@ _LOCK_SECONDS = 10.0
 """How long to wait for a predecessor that is still closing."""
 _UPDATES_PER_FLUSH = 64
 _ABOUT = ["about", "blob"]
+_MOST_COLLECTIONS = 100_000
 _KEPT_ABOUT = 50_000
 """What is said about a chunk takes 300 bytes here, and reading it from the engine half the time of a search."""
 
@@ -54,25 +55,23 @@ class Engine:
     def __init__(self, directory: Path, vector_size: int) -> None:
         self.shard = _open(directory, vector_size)
         self.updates = 0
-        self.alone: dict[str, bool] = {}
+        self.collections = self._list_collections()
         self.about: OrderedDict[str, tuple[str, str]] = OrderedDict()
 
-    def put(self, collection: str, files: Mapping[str, Sequence[dict[str, Any]]]) -> None:
-        self.delete(collection, list(files))
-        points = [
-            _make_point(collection, blob, ordinal, chunk)
-            for blob, chunks in files.items()
-            for ordinal, chunk in enumerate(chunks)
-        ]
+    def put(self, collection: str, chunks: Sequence[tuple[str, int, dict[str, Any]]]) -> None:
+        """Chunks by blob and number in it."""
+        self.collections.add(collection)
+        points = [_make_point(collection, blob, ordinal, chunk) for blob, ordinal, chunk in chunks]
         for point in points:  # a blob that is put again may have moved
             self.about.pop(str(point.id), None)
-        if points:
-            self._update(qdrant.UpdateOperation.upsert_points(points))
+        self._update(qdrant.UpdateOperation.upsert_points(points))
 
     def delete(self, collection: str, blobs: Sequence[str] | None) -> None:
         self._update(
             qdrant.UpdateOperation.delete_points_by_filter(_select(Where(collection, blobs)) or qdrant.Filter())
         )
+        if blobs is None:
+            self.collections.discard(collection)
 
     def search(
         self, collection: str, query: str, vector: list[int] | None, limit: int, blobs: Sequence[str] | None
@@ -103,11 +102,13 @@ class Engine:
             self.about.popitem(last=False)
         return described
 
+    def _list_collections(self) -> set[str]:
+        found = self.shard.facet(qdrant.FacetRequest("collection", limit=_MOST_COLLECTIONS, exact=True))
+        return {str(hit.value) for hit in found.hits}
+
     def _is_alone(self, collection: str | None) -> bool:
         """Whether no other collection has points: then its own statistics are those of all, and need no filter."""
-        if collection not in self.alone and collection is not None:
-            self.alone[collection] = self.count(collection, None) == self.count(None, None)
-        return collection is None or self.alone[collection]
+        return collection is None or self.collections <= {collection}
 
     def _ask(self, questions: Sequence[Nearest]) -> list[list[Scored]]:
         answers = self.shard.query_batch(
@@ -164,7 +165,6 @@ class Engine:
     def _update(self, operation: qdrant.UpdateOperation) -> None:
         """Apply; now and then flush, or the write-ahead log and the next start grow without end."""
         self.shard.update(operation)
-        self.alone.clear()
         self.updates += 1
         if self.updates >= _UPDATES_PER_FLUSH:
             self.flush()
