@@ -89,7 +89,7 @@ class Engine:
 
     def _describe(self, found: Found) -> list[tuple[Any, ...]]:
         """(id, blob, chunk, scores) of each point; what is known already is not read again."""
-        missing = [id_ for id_ in found if id_ not in self.about]
+        missing: list[Any] = [id_ for id_ in found if id_ not in self.about]
         for point in self.shard.retrieve(missing, with_payload=_ABOUT, with_vector=False) if missing else []:
             payload = point.payload or {}
             self.about[str(point.id)] = payload["blob"], payload["about"]
