@@ -96,3 +96,8 @@ def test_large_files_are_not_read_and_ordinary_ones_are():
     assert find_skipped_path("a.py", MAX_FILE_BYTES + 1)
     assert find_skipped_path("src/vendors.py", MAX_FILE_BYTES) is None
     assert find_skipped_path(".env.example", 10) is None
+
+
+def test_markdown_without_a_heading_is_cut_by_its_lines():
+    chunks = chunk_file("notes.md", b"no heading here\nonly words\n").chunks
+    assert [(c.kind, c.start_line, c.end_line) for c in chunks] == [("text", 1, 2)]

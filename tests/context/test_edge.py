@@ -139,3 +139,12 @@ async def test_the_event_loop_stays_free_while_the_engine_works(engine: EdgeEngi
         longest, last = max(longest, time.monotonic() - last), time.monotonic()
     await work
     assert longest < 0.5
+
+
+async def test_a_question_is_answered_while_much_is_stored(engine: EdgeEngine):
+    await engine.put("c", {"a": [chunk("parse_header")]})
+    work = asyncio.create_task(engine.put("c", {"b": [chunk(f"f{i}") for i in range(2000)]}))
+    assert [c.chunk.name for c in await engine.search("c", "parse header", limit=5)] == ["parse_header"]
+    assert not work.done()
+    await work
+    assert await engine.count("c") == 2001

@@ -5,6 +5,7 @@ and named; the rest goes on in a new process.
 """
 
 import asyncio
+import logging
 import os
 from collections.abc import Sequence
 from typing import Self
@@ -14,6 +15,8 @@ import msgspec
 from devtools_platform.context.child import Child, ChildDied
 from devtools_platform.context.chunking import ChunkedFile, chunk_file
 from devtools_platform.context.pipe import serve
+
+log = logging.getLogger(__name__)
 
 FILE_SECONDS = 20.0
 """A megabyte of ordinary code takes half a second on a busy machine."""
@@ -59,13 +62,22 @@ class Cutter:
         return msgspec.msgpack.decode(answer, type=list[ChunkedFile])
 
 
-def _cut(files: Sequence[File]) -> list[ChunkedFile]:
-    return [chunk_file(path, content) for path, content in files]
+def cut_files(files: Sequence[File]) -> list[ChunkedFile]:
+    """Each file's pieces. One that we fail at is named and the others go on: one bad file must stop no index."""
+    return [_cut_one(path, content) for path, content in files]
+
+
+def _cut_one(path: str, content: bytes) -> ChunkedFile:
+    try:
+        return chunk_file(path, content)
+    except Exception as error:
+        log.exception("%s could not be cut", path)
+        return ChunkedFile([], f"could not be cut: {type(error).__name__}")
 
 
 def main() -> None:
     os.nice(_NICE)
-    serve({"cut": _cut})
+    serve({"cut": cut_files})
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ their new one is stored. What a killed run left is completed by the next one; no
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Collection, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Collection, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -15,8 +15,8 @@ from pathlib import Path
 from prometheus_client import Counter
 
 from devtools_platform.context import git
-from devtools_platform.context.chunking import chunk_file, find_skipped_path
-from devtools_platform.context.cutter import Cutter
+from devtools_platform.context.chunking import find_skipped_path
+from devtools_platform.context.cutter import Cutter, cut_files
 from devtools_platform.context.git import TreeEntry
 from devtools_platform.context.interfaces import ChunkEngine, Progress
 from devtools_platform.context.manifest import Manifest, ManifestStore, carry_paths
@@ -37,7 +37,6 @@ INDEXED_FILES = Counter("devtools_context_indexed_files_total", "Files cut and s
 INDEXED_CHUNKS = Counter("devtools_context_indexed_chunks_total", "Chunks stored")
 
 BATCH_BYTES = 200_000
-PUT_CHUNKS = 64
 FEW_FILES = 20
 """A run this small starts no process and does not flush: a saved file is searchable at once."""
 SAVE_SECONDS = 2.0
@@ -89,8 +88,7 @@ class Indexer:
         saved = time.monotonic()
         async with aclosing(self._cut_files()) as cuts:
             async for batch in cuts:
-                for part in _split(batch):
-                    await self.engine.put(self.before.collection, part)
+                await self.engine.put(self.before.collection, batch)
                 self._note(batch)
                 if time.monotonic() - saved > SAVE_SECONDS:
                     self._save_halfway()
@@ -116,7 +114,7 @@ class Indexer:
         if len(self.plan.todo) > FEW_FILES:
             cut = await cutter.cut(named)
         else:
-            cut = [await asyncio.to_thread(chunk_file, path, content) for path, content in named]
+            cut = await asyncio.to_thread(cut_files, named)
         self.skipped |= {path: file.skipped for (path, _), file in zip(named, cut, strict=True) if file.skipped}
         return {blob: file.chunks for blob, file in zip(files, cut, strict=True)}
 
@@ -156,18 +154,6 @@ async def _gather(contents: AsyncIterable[tuple[str, bytes]]) -> AsyncGenerator[
             group = {}
     if group:
         yield group
-
-
-def _split(batch: Chunks) -> Iterator[Chunks]:
-    """Whole files in parts of few chunks: a question waits for the part that is being stored, no longer."""
-    part: Chunks = {}
-    for blob, chunks in batch.items():
-        part[blob] = chunks
-        if sum(map(len, part.values())) >= PUT_CHUNKS:
-            yield part
-            part = {}
-    if part:
-        yield part
 
 
 async def index_head(

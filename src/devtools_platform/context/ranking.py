@@ -64,27 +64,30 @@ class Ranked:
     id: str = ""
 
 
-def rank(query: str, candidates: Iterable[Candidate]) -> list[Ranked]:
-    """Best first. Scores are between 0 and 1 and compare only within one answer."""
+def rank(query: str, candidates: Iterable[Candidate], limit: int | None = None) -> list[Ranked]:
+    """The best `limit`, or all, best first. Scores are between 0 and 1 and compare only within one answer."""
     found = list(candidates)
     if not found:
         return []
     weights = (WORDS_ONLY if all(c.dense_score is None for c in found) else LEARNED) | GIVEN
     measured = measure(query, found)
     raw = [sum(weights.get(name, 0.0) * value for name, value in signals.items() if value) for signals in measured]
-    items = [
-        Ranked(candidate.chunk, score, _explain(candidate, signals), candidate.id)
-        for candidate, score, signals in zip(found, raw, measured, strict=True)
-    ]
-    return [replace(item, score=_squash(item.score)) for item in _spread_files(sorted(items, key=_order))]
+    places = [(candidate.chunk.path, candidate.chunk.start_line) for candidate in found]
+    best = _order(_spread_files(raw, places), places)[:limit]
+    return [Ranked(found[i].chunk, _squash(score), _explain(found[i], measured[i]), found[i].id) for i, score in best]
 
 
 def _squash(score: float) -> float:
     return 1 / (1 + math.exp(3 - score / 2))
 
 
-def _order(ranked: Ranked) -> tuple[float, str, int]:
-    return -ranked.score, ranked.chunk.path, ranked.chunk.start_line
+_Place = tuple[str, int]
+"""A chunk's path and first line, which decide between equals."""
+
+
+def _order(scores: Sequence[float], places: Sequence[_Place]) -> list[tuple[int, float]]:
+    """(index, score), best first."""
+    return sorted(enumerate(scores), key=lambda item: (-item[1], *places[item[0]]))
 
 
 def measure(query: str, found: Sequence[Candidate]) -> list[dict[str, float]]:
@@ -221,13 +224,14 @@ def _stem(word: str) -> str:
     return word
 
 
-def _spread_files(ranked: list[Ranked]) -> list[Ranked]:
+def _spread_files(scores: Sequence[float], places: Sequence[_Place]) -> list[float]:
     seen: dict[str, int] = {}
-    spread: list[Ranked] = []
-    for item in ranked:
-        count = seen[item.chunk.path] = seen.get(item.chunk.path, -1) + 1
-        spread.append(replace(item, score=item.score - REPEAT * count))
-    return sorted(spread, key=_order)
+    spread = list(scores)
+    for index, score in _order(scores, places):
+        path = places[index][0]
+        count = seen[path] = seen.get(path, -1) + 1
+        spread[index] = score - REPEAT * count
+    return spread
 
 
 def fit(ranked: Iterable[Ranked], *, limit: int, token_budget: int) -> list[Ranked]:

@@ -94,6 +94,7 @@ class ContextService:
         self.manifests = ManifestStore(manifest_dir)
         self.vectors = VectorCache(manifest_dir.parent / "vectors.sqlite")
         self.changes = Changes()
+        self._stale = worktree.Staleness()
         self._query_vectors: OrderedDict[str, list[float]] = OrderedDict()
         self._runs: dict[str, _Run] = {}
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -279,8 +280,8 @@ class ContextService:
             vector = await self._embed_query(query)
             found = await self.engine.search(collection, query, limit=CANDIDATES, vector=vector, blobs=blobs)
         placed = [moved for candidate in found if (moved := _place(candidate, manifest, path_glob))]
-        best = rank(query, placed)[:limit]
-        looking = asyncio.to_thread(_find_stale, manifest, {item.chunk.path for item in best})
+        best = rank(query, placed, limit)
+        looking = self._stale.look(manifest, {item.chunk.path for item in best})
         with_texts, stale = await asyncio.gather(self._add_texts(best), looking)
         fitting = fit(with_texts, limit=limit, token_budget=token_budget)
         hits = [_make_hit(ranked, manifest.commit, stale) for ranked in fitting]
@@ -439,18 +440,9 @@ def _place(candidate: Candidate, manifest: Manifest, glob: str | None) -> Candid
     fitting = [path for path in paths if glob is None or _matches(path, glob)]
     if not fitting:
         return None
+    if fitting[0] == candidate.chunk.path:
+        return candidate
     return replace(candidate, chunk=replace(candidate.chunk, path=fitting[0]))
-
-
-def _find_stale(manifest: Manifest, paths: set[str]) -> dict[str, bool | None]:
-    """For each file whether what is on disk differs from what was indexed; None where nothing is on disk."""
-    if not manifest.repo.is_dir():
-        return dict.fromkeys(paths)
-    contents = {path: worktree.read_file(manifest.repo, path) for path in paths}
-    return {
-        path: None if content is None else worktree.make_blob_id(content) != manifest.files.get(path)
-        for path, content in contents.items()
-    }
 
 
 def _make_hit(ranked: Ranked, commit: str | None, stale: Mapping[str, bool | None]) -> Hit:

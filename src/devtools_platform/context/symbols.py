@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import PurePosixPath
 
 from semble_grammars import GrammarLoadError, UnsupportedPlatformError, get_language
@@ -226,7 +227,7 @@ def _list_sections(text: str) -> Iterator[Symbol]:
     headings = list(_list_headings(text))
     last = max(1, text.count("\n") + (not text.endswith("\n")))
     above: list[tuple[int, Symbol]] = []
-    for (line, level, title), following in zip(headings, [*headings[1:], (last + 1, 0, "")], strict=True):
+    for (line, level, title), following in pairwise([*headings, (last + 1, 0, "")]):
         while above and above[-1][0] >= level:
             above.pop()
         symbol = Symbol(title, "section", line, following[0] - 1, above[-1][1].qualified if above else None)

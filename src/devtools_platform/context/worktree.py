@@ -9,7 +9,8 @@ import asyncio
 import hashlib
 import os
 import stat
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -17,10 +18,13 @@ from pathspec import GitIgnoreSpec
 
 from devtools_platform.context.chunking import find_skipped_path
 from devtools_platform.context.git import TreeEntry
+from devtools_platform.context.manifest import Manifest
 from devtools_platform.core.errors import NotARepository
 
 IGNORE_FILES = (".gitignore", ".devtoolsignore")
 MAX_IGNORE_BYTES = 100_000
+MAX_SEEN = 20_000
+"""Files whose content ids are kept in memory."""
 _ALWAYS_IGNORED = frozenset({".git", ".hg", ".svn", ".jj"})
 
 Stamp = tuple[int, int]
@@ -140,6 +144,31 @@ def read_file(root: Path, path: str) -> bytes | None:
 
 def make_blob_id(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+class Staleness:
+    """Whether files on disk differ from what was indexed. A file is read again only when its stamp has changed."""
+
+    def __init__(self) -> None:
+        self._seen: OrderedDict[tuple[Path, str], tuple[Stamp, str]] = OrderedDict()
+
+    async def look(self, manifest: Manifest, paths: Collection[str]) -> dict[str, bool | None]:
+        """For each path; None where nothing is on disk to compare with."""
+        root = manifest.repo
+        stamps = {path: get_stamp(root, path) for path in paths}
+        unread = [
+            path for path, stamp in stamps.items() if stamp and self._seen.get((root, path), ((), ""))[0] != stamp
+        ]
+        contents = await asyncio.to_thread(lambda: {path: read_file(root, path) for path in unread}) if unread else {}
+        blobs = {path: "" if content is None else make_blob_id(content) for path, content in contents.items()}
+        for path, stamp in stamps.items():
+            if path in blobs and stamp:
+                self._seen[root, path] = stamp, blobs[path]
+            elif stamp:
+                blobs[path] = self._seen[root, path][1]
+        while len(self._seen) > MAX_SEEN:
+            self._seen.popitem(last=False)
+        return {path: blobs[path] != manifest.files.get(path) if blobs.get(path) else None for path in paths}
 
 
 async def read_contents(
