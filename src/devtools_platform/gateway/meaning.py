@@ -64,12 +64,12 @@ class Meanings:
         import numpy as np  # comes with the embedder
 
         try:
-            asked = np.asarray(await self._embedder.embed_query(query), np.float32)
+            asked = await self._embedder.embed_query(query)
         except DevToolsError as error:
             log.warning("tool search goes by words only: %s", error)
             return None
-        values = np.stack(found) @ asked
-        return {tool.full: float(value) for tool, value in zip(tools, values, strict=True)}
+        values: list[float] = (np.asarray(found, np.float32) @ np.asarray(asked, np.float32)).tolist()
+        return dict(zip((tool.full for tool in tools), values, strict=True))
 
     async def _fill(self) -> None:
         import numpy as np  # comes with the embedder
