@@ -11,11 +11,12 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from devtools_platform.core.errors import DevToolsError
-from devtools_platform.gateway.ranking import Described, spaced
+from devtools_platform.gateway.ranking import Described, in_our_words, spaced
 
 log = logging.getLogger(__name__)
 
-MAX_TEXT = 600
+MAX_TEXT = 200
+"""Characters; what follows in a description is more often about arguments than about what the tool is for."""
 BATCH = 32
 
 
@@ -64,7 +65,7 @@ class Meanings:
         import numpy as np  # comes with the embedder
 
         try:
-            asked = await self._embedder.embed_query(query)
+            asked = await self._embedder.embed_query(in_our_words(query))
         except DevToolsError as error:
             log.warning("tool search goes by words only: %s", error)
             return None
@@ -88,4 +89,6 @@ class Meanings:
 
 def text_of(tool: Described) -> str:
     """What is embedded of a tool: its name in words, then what it says it does."""
-    return f"{spaced(tool.full)}: {tool.description}"[:MAX_TEXT]
+    prefix = f"{tool.server}_"
+    name = tool.full.removeprefix(prefix).removeprefix(prefix)  # some servers begin each name with their own
+    return f"{tool.server} {spaced(name)}: {tool.description}"[:MAX_TEXT]

@@ -17,6 +17,8 @@ _SMALL_WORDS = (
 _STOP = frozenset(_SMALL_WORDS.split())
 K1, B = 1.2, 0.6
 WEIGHTS = {"name": 3.0, "description": 1.0, "arguments": 0.6, "server": 1.0}
+CLOSENESS_WEIGHT = 3.0
+"""Of meaning against words, both scaled to 0..1. Fitted with `bench/tool_search_fitting.yaml`."""
 ADDED_WEIGHT = 0.6
 """Of a word the glossary adds, against one the person said."""
 
@@ -180,7 +182,7 @@ class Index:
     def rank(self, query: str, limit: int, closeness: Mapping[str, float] | None = None) -> Sequence[str]:
         """Full names, the best first. By words alone none that shares no word with the query.
 
-        `closeness` (full name -> cosine) counts as much as the words: both are scaled to 0..1 and added.
+        With `closeness` (full name -> cosine) both are scaled to 0..1 and added, see `CLOSENESS_WEIGHT`.
         """
         scores = self._score(query)
         if closeness is not None:
@@ -200,18 +202,25 @@ def _blend(scores: Mapping[int, float], closeness: Sequence[float]) -> dict[int,
     most = max(scores.values(), default=0.0) or 1.0
     low, high = min(closeness), max(closeness)
     width = (high - low) or 1.0
-    return {n: scores.get(n, 0.0) / most + (value - low) / width for n, value in enumerate(closeness)}
+    return {
+        n: scores.get(n, 0.0) / most + CLOSENESS_WEIGHT * (value - low) / width for n, value in enumerate(closeness)
+    }
 
 
 def expand(query: str) -> dict[str, float]:
     """The query's words and what the glossary adds, with their importance."""
-    said = dict.fromkeys(words(query), 1.0)
-    added: dict[str, float] = {}
-    for word in _WORD.findall(query):
-        lower = word.lower()
-        for meant in (GLOSSARY.get(lower) or GLOSSARY.get(lower.removesuffix("s")) or "").split():
-            added.setdefault(stem(meant), ADDED_WEIGHT)
-    return {**added, **said}
+    added = {stem(meant): ADDED_WEIGHT for meant in _meant(query)}
+    return {**added, **dict.fromkeys(words(query), 1.0)}
+
+
+def in_our_words(query: str) -> str:
+    """The query followed by what the glossary adds."""
+    return " ".join((query, *_meant(query)))
+
+
+def _meant(query: str) -> list[str]:
+    lower = [word.lower() for word in _WORD.findall(query)]
+    return [w for word in lower for w in (GLOSSARY.get(word) or GLOSSARY.get(word.removesuffix("s")) or "").split()]
 
 
 def _fields(tool: Described) -> dict[str, list[str]]:
