@@ -132,8 +132,8 @@ def ours(port: int, up: str, url: str) -> None:
 
     def approve(upstream: Upstream) -> None:
         changed(upstream)
-        if held := {q.tool: q.digest for q in hub.quarantine.values()}:
-            hub.approve_tools("up", held, accept_findings=True)
+        if held := {q.tool: q.digest for q in hub.offer.quarantine.values()}:
+            hub.offer.approve_tools("up", held, accept_findings=True)
 
     server.on_change = approve
     app = build_api(gateway, token="rest", secret=SECRET, hub=hub)

@@ -236,5 +236,5 @@ async def running(
 
 
 def trust_all(hub: Hub, upstream: Upstream) -> None:
-    held = {q.tool: q.digest for q in hub.quarantine.values() if q.server == upstream.name}
-    hub.approve_tools(upstream.name, held, accept_findings=True)
+    held = {q.tool: q.digest for q in hub.offer.quarantine.values() if q.server == upstream.name}
+    hub.offer.approve_tools(upstream.name, held, accept_findings=True)

@@ -31,7 +31,7 @@ async def recovered(rig: Rig, name: str) -> None:
     """Until a server that broke answers again, without anybody's doing."""
     async with asyncio.timeout(10):
         while "result" not in await rig.call(f"{name}_echo", "back"):
-            await rig.hub.upstreams[name].ready(5)
+            await rig.hub.offer.upstreams[name].ready(5)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -53,7 +53,7 @@ async def test_a_fault_is_a_clear_error_and_the_others_do_not_notice(rig: Rig, f
 
 async def test_a_result_that_is_too_large_fails_its_own_call_only(rig: Rig) -> None:
     sleeping = asyncio.create_task(rig.text("slow_sleep", "1.5"))
-    await _until(lambda: len(rig.hub.upstreams["slow"].link._pending) >= 2)
+    await _until(lambda: len(rig.hub.offer.upstreams["slow"].link._pending) >= 2)
     for size in ("200000", "100000000"):
         huge = await rig.call("slow_huge", size)
         assert "larger than 100000 bytes" in huge["error"]["message"]
@@ -72,8 +72,8 @@ async def test_a_dead_server_hides_no_tools_and_costs_no_time(tmp_path: Path) ->
     dead = ServerSpec(description="x", url="http://127.0.0.1:9/mcp", allow_private=True, agents=(ME,))
     missing = ServerSpec(description="x", command=("no-such-program",), agents=(ME,))
     async with running({"dead": dead, "missing": missing, "good": misbehaving()}, tmp_path, wait=False) as rig:
-        assert await rig.hub.upstreams["good"].ready(20)
-        trust_all(rig.hub, rig.hub.upstreams["good"])
+        assert await rig.hub.offer.upstreams["good"].ready(20)
+        trust_all(rig.hub, rig.hub.offer.upstreams["good"])
         began = time.perf_counter()
         assert "good_echo" in await rig.names()
         assert await rig.text("good_echo", "x") == "x"
@@ -93,7 +93,7 @@ async def test_what_a_server_prints_on_standard_error_is_kept(rig: Rig) -> None:
 async def test_a_server_is_ended_with_everything_it_started(tmp_path: Path) -> None:
     async with running({"one": misbehaving()}, tmp_path) as rig:
         runaway = int(await rig.text("one_fork"))
-        child = rig.hub.upstreams["one"].link.pid
+        child = rig.hub.offer.upstreams["one"].link.pid
         assert psutil.pid_exists(runaway)
     await _until(lambda: not _is_running(runaway) and not _is_running(child))
 
@@ -135,12 +135,12 @@ async def test_nothing_is_left_behind_by_calls_and_disconnects(tmp_path: Path) -
         assert set(await rig.bulk("one_echo", ["x"] * 10_000)) == {"x"}
         for _ in range(10):
             calls = [asyncio.create_task(rig.call("one_hang")) for _ in range(20)]
-            await _until(lambda: len(rig.hub.upstreams["one"].link._pending) >= 20)
+            await _until(lambda: len(rig.hub.offer.upstreams["one"].link._pending) >= 20)
             for call in calls:
                 call.cancel()
             await asyncio.gather(*calls, return_exceptions=True)
 
-        pending = rig.hub.upstreams["one"].link._pending
+        pending = rig.hub.offer.upstreams["one"].link._pending
         await _until(lambda: len(pending) <= 1)  # what listens for changes stays
         await _until(lambda: me.num_fds() <= before[1] + 5)
         assert len(me.children(recursive=True)) == before[0]

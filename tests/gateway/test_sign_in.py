@@ -94,7 +94,7 @@ async def test_a_person_signs_in_with_the_command_and_the_running_gateway_uses_i
     catalogue = {"servers": {"files": json.loads(spec_of(server).model_dump_json(exclude_none=True))}}
     (tmp_path / "catalog.yaml").write_text(json.dumps(catalogue))
     async with running({"files": spec_of(server), "one": misbehaving()}, tmp_path, wait=False) as rig:
-        files, one = rig.hub.upstreams["files"], rig.hub.upstreams["one"]
+        files, one = rig.hub.offer.upstreams["files"], rig.hub.offer.upstreams["one"]
         await until(lambda: files.state == "down")
         assert files.reason == "Nobody has signed in yet. A person must sign in: `dev-tools tools login files`."
         assert await one.ready(20), "another server is not held up"
@@ -298,7 +298,7 @@ async def test_tokens_are_renewed_before_they_expire_and_no_call_sees_it(tmp_pat
                     calls += 1
             assert calls > 10
             assert server.refused == 0
-            assert rig.hub.upstreams["files"].restarts == 0
+            assert rig.hub.offer.upstreams["files"].restarts == 0
         assert len(server.issuer.used) == server.issuer.count("refresh_token"), "each was used once"
 
 
@@ -318,7 +318,7 @@ async def test_many_calls_that_find_the_token_refused_renew_it_once(server: Prot
 async def test_a_sign_in_that_has_ended_says_so_and_a_new_one_mends_it(server: Protected, tmp_path: Path) -> None:
     await sign_in(open_sign_ins(tmp_path, server))
     async with running({"files": spec_of(server)}, tmp_path) as rig:
-        files = rig.hub.upstreams["files"]
+        files = rig.hub.offer.upstreams["files"]
         server.issuer.refresh.clear()
         server.issuer.access.clear()
         answer = await rig.call("files_hello")
@@ -335,7 +335,7 @@ async def test_a_refresh_token_that_was_refused_is_not_sent_again(tmp_path: Path
         made = await sign_in(open_sign_ins(tmp_path, server))
         server.issuer.refresh.clear()
         async with running({"files": spec_of(server)}, tmp_path) as rig:
-            files = rig.hub.upstreams["files"]
+            files = rig.hub.offer.upstreams["files"]
             await until(lambda: files.restarts >= 3 and time.time() > (made.expires_at or 0) + 1)
             assert files.state == "down"
             assert "login files" in files.reason
@@ -360,7 +360,7 @@ async def test_a_used_refresh_token_ends_all_and_nothing_is_sent_to_another_issu
     first = await sign_in(sign_ins)
     first_issuer = server.issuer
     async with issued(Issuer()) as second, running({"files": spec_of(server)}, tmp_path) as rig:
-        files = rig.hub.upstreams["files"]
+        files = rig.hub.offer.upstreams["files"]
         server.issuer = second  # the server has moved, or was taken over
         answer = await rig.call("files_hello")
         assert "error" in answer
@@ -383,7 +383,7 @@ async def test_a_missing_scope_is_said_and_asked_for_beside_what_was_granted(ser
             message = (await rig.call("files_write"))["error"]["message"]
             assert "It wants the scope 'write', which our sign-in lacks" in message
             assert "`dev-tools tools login files --scope 'read write'`" in message
-        assert rig.hub.upstreams["files"].state == "ready", "one tool's scope does not take the others away"
+        assert rig.hub.offer.upstreams["files"].state == "ready", "one tool's scope does not take the others away"
         made = await sign_in(open_sign_ins(tmp_path, server), "write")
         assert made.scope == "read write"
         await until_answered(rig, "files_write")

@@ -17,12 +17,12 @@ from devtools_platform.core.tools import Caller
 from devtools_platform.gateway.adapters.access_tokens import SqlTokens
 from devtools_platform.gateway.adapters.audit_log import SqlAudit
 from devtools_platform.gateway.adapters.call_records import SqlCallRecords
-from devtools_platform.gateway.audit import GENESIS, Audit, Note, first_broken
+from devtools_platform.gateway.audit import GENESIS, Audit, Chain, Note, first_broken
 from devtools_platform.gateway.identity import Identity
 from devtools_platform.gateway.mcp.headers import check_headers, decode_value, encode_value, headers_for, param_headers
 from devtools_platform.gateway.mcp.messages import RpcError
 from devtools_platform.gateway.upstreams.types import ServerSpec
-from devtools_platform.kit.schema import gateway_tokens
+from devtools_platform.kit.schema import gateway_audit, gateway_tokens
 from gateway_rig import ME, SECRET, Memory, misbehaving, running, trust_all
 
 
@@ -115,6 +115,10 @@ async def test_tokens_and_audit_outlive_the_process(database: sa.Engine) -> None
     lines = await SqlAudit(database).read(0, 10)
     assert [line.seq for line in lines] == [1, 2]
     assert first_broken(lines, GENESIS) is None
+    assert await audit.verify() == Chain(2, lines[-1].hash, None)
+    with database.begin() as connection:
+        connection.execute(sa.update(gateway_audit).where(gateway_audit.c.seq == 2).values(outcome="denied"))
+    assert (await audit.verify()).broken_at == 2
 
 
 async def test_nothing_is_called_while_the_audit_log_cannot_be_written(
@@ -141,7 +145,7 @@ async def test_a_server_that_comes_back_is_used_again_without_a_restart(tmp_path
         description="x", url=f"http://127.0.0.1:{port}/mcp", allow_private=True, agents=(ME,), writes="allow"
     )
     async with running({"late": spec}, tmp_path, wait=False) as rig:
-        upstream = rig.hub.upstreams["late"]
+        upstream = rig.hub.offer.upstreams["late"]
         assert not await upstream.ready(0.3)
         assert "No connection" in upstream.reason
         async with running({"one": misbehaving()}, tmp_path / "inner") as inner:

@@ -1,13 +1,16 @@
 """`dev-tools audit`: who did what, and whether the record of it is whole."""
 
 import asyncio
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
+from devtools_platform.app.gateway_client import GatewayRest
+from devtools_platform.app.home import Home
 from devtools_platform.cli.connection import AsJson, running_stack
 from devtools_platform.cli.output import err, out, print_json
-from devtools_platform.cli.stack import DataDir
+from devtools_platform.cli.stack import DataDir, stack_settings
 
 app = typer.Typer(no_args_is_help=True, help="Who did what.")
 
@@ -34,15 +37,28 @@ def list_(
 
 @app.command("verify")
 def verify(data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """Check every link of the chain. Exit code 1 when one does not hold."""
-    chain = asyncio.run(running_stack(data_dir).verify_audit())
-    broken_at = chain["broken_at"]
+    """Check every link of both chains, what people did and what was called. Exit code 1 when one does not hold."""
+    chains = asyncio.run(_chains(data_dir))
     if as_json:
-        print_json(chain)
-    elif broken_at is None:
-        out.print(f"whole: {chain['entries']} entries\nhead   {chain['head']}")
-        err.print("Keep the head elsewhere: a later chain must still contain it.")
+        print_json(chains)
     else:
-        out.print(f"BROKEN at entry {broken_at}: {chain['problem']}\nlast good hash {chain['head']}", markup=False)
-    if broken_at is not None:
+        for name, chain in chains.items():
+            _show(name, chain)
+        err.print("Keep the heads elsewhere: later chains must still contain them.")
+    if any(chain["broken_at"] is not None for chain in chains.values()):
         raise typer.Exit(1)
+
+
+async def _chains(data_dir: Path | None) -> dict[str, Any]:
+    client = running_stack(data_dir)
+    gateway = GatewayRest.of(Home(stack_settings(data_dir).data_dir))
+    return {"people": await client.verify_audit(), "calls": await gateway.send("GET", "/audit/verification")}
+
+
+def _show(name: str, chain: dict[str, Any]) -> None:
+    if chain["broken_at"] is None:
+        out.print(f"{name}: whole, {chain['entries']} entries\n  head {chain['head']}")
+        return
+    problem = chain.get("problem") or "It does not follow from the one before."
+    text = f"{name}: BROKEN at entry {chain['broken_at']}: {problem}\n  last good hash {chain['head']}"
+    out.print(text, markup=False)

@@ -6,10 +6,12 @@ REST takes the stack's own token for everything, and a named token (`dev-tools t
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import yaml
 from fastapi import FastAPI, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -27,11 +29,13 @@ from devtools_platform.core.tools import Caller
 from devtools_platform.gateway.audit import GENESIS, Audit, Line
 from devtools_platform.gateway.front.endpoint import McpEndpoint
 from devtools_platform.gateway.front.resource import Resource, is_metadata
-from devtools_platform.gateway.hub import Entry, Hub, as_tool_result
+from devtools_platform.gateway.hub import Hub
 from devtools_platform.gateway.identity import DEFAULT_DAYS, MAX_DAYS, Identity, describe
 from devtools_platform.gateway.mcp.exchange import Call, Client, Silent
 from devtools_platform.gateway.mcp.messages import INVALID_PARAMS, REFUSED, UNAVAILABLE, RpcError, decode, raw
+from devtools_platform.gateway.offer import Entry
 from devtools_platform.gateway.principal import Principal
+from devtools_platform.gateway.results import as_tool_result
 from devtools_platform.gateway.search import SearchMode
 from devtools_platform.gateway.secrecy import Secrets
 from devtools_platform.gateway.service import Gateway
@@ -157,8 +161,8 @@ def build_api(
     mcp = McpEndpoint(hub, identity.verify, hosts=hosts, search=search, resource=resource)
 
     async def health() -> dict[str, Any]:
-        servers = {name: _state(upstream, hub) for name, upstream in hub.upstreams.items()}
-        return {"servers": len(gateway.servers) + len(servers), "tools": len(hub.entries()), "upstreams": servers}
+        servers = {name: _state(upstream, hub) for name, upstream in hub.offer.upstreams.items()}
+        return {"servers": len(gateway.servers) + len(servers), "tools": len(hub.offer.entries()), "upstreams": servers}
 
     def prepare_search() -> None:
         if search.is_on(hub, OPERATOR, None):
@@ -167,7 +171,7 @@ def build_api(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
         await identity.load()
-        hub.listeners.add(prepare_search)
+        hub.offer.listeners.add(prepare_search)
         if oidc is not None:
             oidc.start()
         await hub.start()
@@ -185,6 +189,7 @@ def build_api(
     _add_tools(app, gateway, hub, search)
     _add_trust(app, hub)
     _add_tokens(app, identity)
+    _add_audit(app, hub.audit)
     return App(app, mcp, identity, token)
 
 
@@ -199,11 +204,11 @@ def _add_tools(app: FastAPI, gateway: Gateway, hub: Hub, search: SearchMode) -> 
             {"name": s.name, "kind": "own", "state": "ready", "tools": len(s.list_tools()), "quarantined": 0}
             for s in gateway.servers
         ]
-        return own + [{"name": name, **_state(upstream, hub)} for name, upstream in hub.upstreams.items()]
+        return own + [{"name": name, **_state(upstream, hub)} for name, upstream in hub.offer.upstreams.items()]
 
     @app.get("/tools", tags=["tools"])
     async def list_tools(request: Request) -> list[dict[str, Any]]:
-        return [_describe(entry) for entry in hub.view(_principal(request)).entries.values()]
+        return [_describe(entry) for entry in hub.offer.view(_principal(request)).entries.values()]
 
     @app.get("/tools/search", tags=["tools"])
     async def search_tools(
@@ -218,7 +223,7 @@ def _add_tools(app: FastAPI, gateway: Gateway, hub: Hub, search: SearchMode) -> 
     async def call_tool(server: str, tool: str, call: ToolCall, request: Request) -> dict[str, Any]:
         principal = _principal(request)
         try:
-            entry = hub.find(principal, f"{server}_{tool}")
+            entry = hub.offer.find(principal, f"{server}_{tool}")
             return await _call(hub, principal, entry, call)
         except RpcError as error:
             raise _as_ours(error) from None
@@ -262,12 +267,12 @@ def _as_ours(error: RpcError) -> DevToolsError:
 def _add_trust(app: FastAPI, hub: Hub) -> None:
     @app.get("/quarantine", tags=["trust"])
     async def list_quarantine(server: str | None = None) -> list[dict[str, Any]]:
-        return [_held(name, q) for name, q in hub.quarantine.items() if server in {None, q.server}]
+        return [_held(name, q) for name, q in hub.offer.quarantine.items() if server in {None, q.server}]
 
     @app.post("/servers/{server}/approve", tags=["trust"])
     async def approve(server: str, approval: Approval) -> dict[str, Any]:
-        approved = hub.approve_tools(server, approval.tools, accept_findings=approval.accept_findings)
-        return {"server": server, "approved": approved, "lock": str(hub.lock.file)}
+        approved = hub.offer.approve_tools(server, approval.tools, accept_findings=approval.accept_findings)
+        return {"server": server, "approved": approved, "lock": str(hub.offer.lock.file)}
 
     _ = (list_quarantine, approve)
 
@@ -296,6 +301,21 @@ def _add_tokens(app: FastAPI, identity: Identity) -> None:
     _ = (list_tokens, create_token, rotate_token, revoke_token)
 
 
+def _add_audit(app: FastAPI, audit: Audit) -> None:
+    @app.get("/audit", tags=["audit"])
+    async def list_audit(
+        after: Annotated[int, Query(ge=0, le=2**53)] = 0, limit: Annotated[int, Query(ge=1, le=500)] = 100
+    ) -> list[dict[str, Any]]:
+        return [msgspec.structs.asdict(line) for line in await audit.store.read(after, limit)]
+
+    @app.get("/audit/verification", tags=["audit"])
+    async def verify_audit() -> dict[str, Any]:
+        await audit.flush()
+        return asdict(await audit.verify())
+
+    _ = (list_audit, verify_audit)
+
+
 def _describe(entry: Entry) -> dict[str, Any]:
     return {
         "name": entry.full,
@@ -315,8 +335,8 @@ def _state(upstream: Upstream, hub: Hub) -> dict[str, Any]:
         "reason": upstream.reason or None,
         "protocol": facts.version if facts else None,
         "release": facts.release if facts else None,
-        "tools": sum(entry.upstream is upstream for entry in hub.entries().values()),
-        "quarantined": sum(held.server == upstream.name for held in hub.quarantine.values()),
+        "tools": sum(entry.upstream is upstream for entry in hub.offer.entries().values()),
+        "quarantined": sum(held.server == upstream.name for held in hub.offer.quarantine.values()),
         "restarts": upstream.restarts,
     }
 

@@ -71,6 +71,16 @@ class Line(msgspec.Struct, frozen=True):
     hash: str
 
 
+@dataclass(frozen=True)
+class Chain:
+    """What a check of the log found. Keep `head` elsewhere: a later log must still contain it."""
+
+    entries: int
+    head: str
+    broken_at: int | None
+    """The first line that does not follow from the one before."""
+
+
 class AuditStore(Protocol):
     """Where lines are kept, in order, for good."""
 
@@ -113,7 +123,10 @@ class Audit:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
-        await self.flush()
+        try:
+            await self.flush()
+        except Exception:
+            log.exception("the audit log cannot be written; %d notes are lost", len(self._notes))
 
     async def _run(self) -> None:
         while True:
@@ -126,6 +139,15 @@ class Audit:
             except Exception:
                 log.exception("the audit log cannot be written; %d notes wait", len(self._notes))
                 await asyncio.sleep(FLUSH_EVERY_S)
+
+    async def verify(self) -> "Chain":
+        """Read the whole log again and check each line against the one before."""
+        entries, head = 0, GENESIS
+        while lines := await self.store.read(entries, MAX_BATCH):
+            if (broken_at := await asyncio.to_thread(first_broken, lines, head)) is not None:
+                return Chain(entries, head, broken_at)
+            entries, head = lines[-1].seq, lines[-1].hash
+        return Chain(entries, head, None)
 
     async def flush(self) -> None:
         """Write everything noted so far."""

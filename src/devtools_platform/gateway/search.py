@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from devtools_platform.core.tools import ToolResult
-from devtools_platform.gateway.hub import Entry, Hub
+from devtools_platform.gateway.hub import Hub
 from devtools_platform.gateway.mcp.messages import encode
 from devtools_platform.gateway.meaning import Meanings
+from devtools_platform.gateway.offer import Entry
 from devtools_platform.gateway.principal import Principal
 from devtools_platform.gateway.ranking import Index
 from devtools_platform.gateway.upstreams.upstream import Upstream
@@ -46,11 +47,11 @@ class SearchMode:
 
     def is_on(self, hub: Hub, principal: Principal, upstream: Upstream | None) -> bool:
         """Only for the merged list: who asks for one server by name wants to see it."""
-        return upstream is None and len(hub.view(principal).tools) > self.threshold_bytes
+        return upstream is None and len(hub.offer.view(principal).tools) > self.threshold_bytes
 
     async def find(self, hub: Hub, principal: Principal, query: str, limit: int = RESULTS) -> tuple[list[Entry], str]:
         """The caller's tools that fit best, the best first, and what was ranked by: `words`, or `words and meaning`."""
-        entries = hub.view(principal).entries
+        entries = hub.offer.view(principal).entries
         query = query[:1000]
         closeness = None
         if self.meanings is not None:
@@ -61,16 +62,16 @@ class SearchMode:
     def prepare(self, hub: Hub) -> None:
         """Make ready for a search among all tools, in the background."""
         if self.meanings is not None:
-            self.meanings.want(hub.entries().values())
+            self.meanings.want(hub.offer.entries().values())
 
     def _index(self, hub: Hub, principal: Principal) -> Index:
-        entries = hub.view(principal).entries
+        entries = hub.offer.view(principal).entries
         version, index = self._indexes.get(principal.policy_key, (-1, None))
-        if index is None or version != hub.version:
+        if index is None or version != hub.offer.version:
             if len(self._indexes) > 100:  # noqa: PLR2004 - policies that are searched at one time
                 self._indexes.clear()
             index = Index(entries.values())
-            self._indexes[principal.policy_key] = (hub.version, index)
+            self._indexes[principal.policy_key] = (hub.offer.version, index)
         return index
 
     async def answer(self, hub: Hub, principal: Principal, query: str) -> ToolResult:

@@ -22,7 +22,7 @@ from devtools_platform.core.errors import DevToolsError, Forbidden, NotFound, To
 from devtools_platform.gateway.front.exchange import HttpExchange, id_or_none
 from devtools_platform.gateway.front.listen import RESOURCE_UPDATED, TOOLS_CHANGED, Subscription, read_subscription
 from devtools_platform.gateway.front.resource import Resource, is_metadata
-from devtools_platform.gateway.hub import Entry, Hub, refusal, wire_result
+from devtools_platform.gateway.hub import Hub
 from devtools_platform.gateway.mcp.exchange import Call, Client
 from devtools_platform.gateway.mcp.headers import check_headers, decode_value
 from devtools_platform.gateway.mcp.messages import (
@@ -57,9 +57,12 @@ from devtools_platform.gateway.mcp.messages import (
     read_object,
     read_params,
     read_text,
+    refusal,
     result_bytes,
 )
+from devtools_platform.gateway.offer import Entry
 from devtools_platform.gateway.principal import Principal
+from devtools_platform.gateway.results import wire_result
 from devtools_platform.gateway.search import META_TOOLS, SearchMode
 from devtools_platform.gateway.upstreams.upstream import Upstream
 
@@ -139,8 +142,8 @@ class McpEndpoint:
         self.sessions: dict[str, Session] = {}
         self._listeners: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        hub.listeners.add(self._tools_changed)
-        for upstream in hub.upstreams.values():
+        hub.offer.listeners.add(self._tools_changed)
+        for upstream in hub.offer.upstreams.values():
             upstream.listeners.add(lambda m, p, o, u=upstream: self._happened(u, m, p, o))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -188,7 +191,7 @@ class McpEndpoint:
 
     def _place(self, path: str, principal: Principal) -> Place:
         name = path.removeprefix("/mcp").strip("/")
-        return Place(principal, self.hub.server(principal, name) if name else None)
+        return Place(principal, self.hub.offer.server(principal, name) if name else None)
 
     async def _serve(
         self, method: str, headers: Mapping[bytes, bytes], place: Place, receive: Receive, send: Send
@@ -296,17 +299,17 @@ class McpEndpoint:
         if name is None:
             return None
         if place.upstream is not None:
-            return self.hub.view(place.principal).entries.get(f"{place.upstream.name}_{name}")
-        return self.hub.view(place.principal).entries.get(name)
+            return self.hub.offer.view(place.principal).entries.get(f"{place.upstream.name}_{name}")
+        return self.hub.offer.view(place.principal).entries.get(name)
 
     def _missing(self, place: Place, name: str | None) -> Entry:
         if name is None:
             raise RpcError(INVALID_PARAMS, "params.name must name a tool.")
         if place.upstream is None:
-            return self.hub.find(place.principal, name)
+            return self.hub.offer.find(place.principal, name)
         if place.upstream.link is None and not place.upstream.tools:
             raise place.upstream.unavailable()
-        return self.hub.find(place.principal, f"{place.upstream.name}_{name}")
+        return self.hub.offer.find(place.principal, f"{place.upstream.name}_{name}")
 
     async def _refused(self, place: Place, name: str | None, call: Call) -> Entry:
         """Record that somebody tried, then say what is missing. Raises `RpcError` in nearly every case."""
@@ -345,7 +348,7 @@ class McpEndpoint:
         return _in_era(await self._call(place, entry, inner, exchange), call, is_modern=is_modern)
 
     def _list_tools(self, place: Place, *, is_modern: bool) -> bytes:
-        view = self.hub.view(place.principal)
+        view = self.hub.offer.view(place.principal)
         if place.upstream is not None:
             if place.upstream.link is None and not place.upstream.tools:
                 raise place.upstream.unavailable()
@@ -353,7 +356,7 @@ class McpEndpoint:
         elif self.search.is_on(self.hub, place.principal, None):
             tools = self.search.tools
         elif not view.entries:
-            raise refusal("no_tools", self.hub.why_none(place.principal), "Run `dev-tools tools doctor`.")
+            raise refusal("no_tools", self.hub.offer.why_none(place.principal), "Run `dev-tools tools doctor`.")
         else:
             tools = view.tools
         tail = b',"resultType":"complete","ttlMs":0,"cacheScope":"private"}' if is_modern else b"}"
@@ -367,14 +370,14 @@ class McpEndpoint:
         upstream = place.upstream
         wish = read_subscription(id_, owner, params, exchange.notify, is_merged=upstream is None)
         self._listeners[owner] = self._listeners.get(owner, 0) + 1
-        self.hub.listeners.add(wish.on_tools)
+        self.hub.offer.listeners.add(wish.on_tools)
         if upstream is not None:
             upstream.listeners.add(wish.on_event)
         try:
             await exchange.serve(_while_valid(place.principal, _tell(wish, upstream, exchange.client)))
         finally:
             self._listeners[owner] -= 1
-            self.hub.listeners.discard(wish.on_tools)
+            self.hub.offer.listeners.discard(wish.on_tools)
             if upstream is not None:
                 upstream.listeners.discard(wish.on_event)
 
@@ -502,7 +505,7 @@ class McpEndpoint:
         self.sessions.pop(session.id, None)
         for future in session.pending.values():
             future.cancel()
-        for upstream in self.hub.upstreams.values():
+        for upstream in self.hub.offer.upstreams.values():
             end = getattr(upstream.link, "end", None)
             if end is not None:
                 end(session.client)

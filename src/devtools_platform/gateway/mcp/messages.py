@@ -91,6 +91,13 @@ class RpcError(Exception):
         return encode(body)
 
 
+def refusal(code: str, message: str, hint: str) -> RpcError:
+    """What the caller may not do, and what to do about it."""
+    return RpcError(
+        REFUSED, message, {"code": code, "message": message, "hint": hint or "Ask whoever runs the gateway."}
+    )
+
+
 encode = msgspec.json.encode
 decode = msgspec.json.decode
 _message = msgspec.json.Decoder(Message)
@@ -154,6 +161,16 @@ def read_error(raw: Raw) -> RpcError:
     except msgspec.MsgspecError:
         return RpcError(INTERNAL_ERROR, "The server answered with an error that cannot be read.")
     return RpcError(body.code, body.message[:4000], None if body.data is UNSET else body.data)
+
+
+def decode_or_none(value: Raw | None) -> Any:
+    """The value; None for what cannot be read, and for nothing."""
+    if value is None:
+        return None
+    try:
+        return msgspec.json.decode(value)
+    except (msgspec.MsgspecError, RecursionError):
+        return None
 
 
 def as_object(value: Any) -> dict[str, Any]:
