@@ -25,9 +25,13 @@ FINAL = {"completed", "failed", "cancelled"}
 
 
 def clean_env(**more: str) -> dict[str, str]:
-    """The environment of this process without any setting of ours, and with nothing but what is given."""
+    """The environment of this process without any setting of ours, and with nothing but what is given.
+
+    Search goes by words unless a test wants more: a model loaded in each of a hundred stacks takes minutes.
+    """
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("DEV_TOOLS_", "GRADIENT_", "DATABASE_URL"))}
-    return {**kept, "PYTHONPATH": str(SOURCE), "DEV_TOOLS_USE_OLLAMA": "false", **more}
+    ours = {"PYTHONPATH": str(SOURCE), "DEV_TOOLS_USE_OLLAMA": "false", "DEV_TOOLS_EMBEDDINGS": "none"}
+    return {**kept, **ours, **more}
 
 
 @dataclass

@@ -32,7 +32,8 @@ def endpoint_env(endpoint: FakeOpenAI) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory, endpoint_env: dict[str, str]) -> Iterator[StackProcess]:
     """One stack for all end-to-end tests that leave it standing."""
-    with running_stack(tmp_path_factory.mktemp("stack") / "data", clean_env(**endpoint_env)) as running:
+    env = clean_env(**endpoint_env, DEV_TOOLS_EMBEDDINGS="local")
+    with running_stack(tmp_path_factory.mktemp("stack") / "data", env) as running:
         yield running
 
 
