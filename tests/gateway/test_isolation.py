@@ -127,7 +127,7 @@ async def test_a_thousand_calls_at_once_get_their_own_answers(tmp_path: Path, er
 async def test_nothing_is_left_behind_by_calls_and_disconnects(tmp_path: Path) -> None:
     async with running({"one": misbehaving()}, tmp_path) as rig:
         rig.audit.keeps_all = False
-        await rig.bulk("one_echo", ["warm"] * 1000)
+        await rig.bulk("one_echo", ["warm"] * 10_000)  # as many as below: the callers live in this process too
         await rig.call("one_echo")
         me = psutil.Process()
         before = (len(me.children(recursive=True)), me.num_fds(), me.memory_info().rss)
@@ -145,7 +145,7 @@ async def test_nothing_is_left_behind_by_calls_and_disconnects(tmp_path: Path) -
         await _until(lambda: me.num_fds() <= before[1] + 5)
         assert len(me.children(recursive=True)) == before[0]
         grown = me.memory_info().rss - before[2]
-        assert grown < 30_000_000, grown
+        assert grown < 15_000_000, grown
         assert await rig.text("one_echo", "still here") == "still here"
 
 

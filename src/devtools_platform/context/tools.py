@@ -4,24 +4,18 @@ from its arguments, so an agent cannot read another task's code.
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from devtools_platform.context.service import MAX_QUERY_CHARS, ContextService
 from devtools_platform.context.types import Hit, Lines, Symbol
 from devtools_platform.core.errors import BadInput, DevToolsError
 from devtools_platform.core.tools import Caller, Tool, ToolResult
+from devtools_platform.kit.arguments import Arguments, read_arguments
 
 
-class _Arguments(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-A = TypeVar("A", bound=_Arguments)
-
-
-class SearchArguments(_Arguments):
+class SearchArguments(Arguments):
     """Arguments of `search`."""
 
     query: str = Field(
@@ -35,13 +29,13 @@ class SearchArguments(_Arguments):
     )
 
 
-class OutlineArguments(_Arguments):
+class OutlineArguments(Arguments):
     """Arguments of `outline`."""
 
     path: str = Field(min_length=1, description="A file, from the top folder of the repository.")
 
 
-class SymbolArguments(_Arguments):
+class SymbolArguments(Arguments):
     """Arguments of `symbol`."""
 
     name: str = Field(
@@ -49,7 +43,7 @@ class SymbolArguments(_Arguments):
     )
 
 
-class RelatedArguments(_Arguments):
+class RelatedArguments(Arguments):
     """Arguments of `related`."""
 
     path: str = Field(min_length=1, description="A file, from the top folder of the repository.")
@@ -57,14 +51,14 @@ class RelatedArguments(_Arguments):
     limit: int = Field(default=6, ge=1, le=20, description="Most results to return.")
 
 
-class MapArguments(_Arguments):
+class MapArguments(Arguments):
     """Arguments of `repo_map`."""
 
     token_budget: int = Field(default=1000, ge=100, le=8000, description="About how long the map may be, in tokens.")
     path: str | None = Field(default=None, description="Only this folder, or a pattern such as src/**/*.py.")
 
 
-class RangeArguments(_Arguments):
+class RangeArguments(Arguments):
     """Arguments of `read_range`."""
 
     path: str = Field(min_length=1, description="A file, from the top folder of the repository.")
@@ -75,11 +69,11 @@ class RangeArguments(_Arguments):
 _INDEXED = " It sees the last indexed state, not edits of this task."
 
 
-def _make_tool(name: str, description: str, arguments: type[_Arguments]) -> Tool:
+def _make_tool(name: str, description: str, arguments: type[Arguments]) -> Tool:
     return Tool(name, description + _INDEXED, arguments.model_json_schema(), is_read_only=True)
 
 
-ARGUMENTS: dict[str, type[_Arguments]] = {
+ARGUMENTS: dict[str, type[Arguments]] = {
     "search": SearchArguments,
     "symbol": SymbolArguments,
     "related": RelatedArguments,
@@ -115,12 +109,12 @@ class ContextTools:
         try:
             if name not in ARGUMENTS:
                 raise BadInput(f"There is no tool {name!r}.", hint=f"The tools are {', '.join(ARGUMENTS)}.")
-            asked = _validate(ARGUMENTS[name], arguments)
+            asked = read_arguments(ARGUMENTS[name], arguments)
             return await self._call(asked, await self.collection_of(caller))
         except DevToolsError as error:
             return ToolResult(str(error), error.to_dict(), is_error=True)
 
-    async def _call(self, asked: _Arguments, collection: str) -> ToolResult:
+    async def _call(self, asked: Arguments, collection: str) -> ToolResult:
         match asked:
             case SearchArguments():
                 found = await self.service.search(collection, asked.query, asked.limit, path_glob=asked.path)
@@ -138,15 +132,6 @@ class ContextTools:
                 return _show_lines(await self.service.read_range(collection, asked.path, asked.first, asked.last))
             case _:
                 raise AssertionError(asked)
-
-
-def _validate(kind: type[A], arguments: Mapping[str, Any]) -> A:
-    try:
-        return kind.model_validate(dict(arguments))
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "arguments"
-        raise BadInput(f"{field}: {first['msg']}.", hint="See the tool's input schema.") from None
 
 
 def _show_hits(hits: Sequence[Hit]) -> ToolResult:
