@@ -31,15 +31,19 @@ def _line(name: str, facts: str, text: str) -> None:
     out.print(Text.assemble((f"{name:<44} ", "bold"), (f"{facts:<10} ", "cyan"), text.strip().partition("\n")[0][:90]))
 
 
-@app.command("list")
-def list_tools(data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """Every tool that is not in quarantine, and what the catalogue decides about it."""
-    tools = _send(data_dir, "GET", "/tools")
+def _show_tools(tools: list[dict[str, Any]], *, as_json: bool) -> None:
     if as_json:
         print_json(tools)
         return
     for tool in tools:
         _line(tool["name"], tool["decision"], tool["description"])
+
+
+@app.command("list")
+def list_tools(data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Every tool that is not in quarantine, and what the catalogue decides about it."""
+    tools = _send(data_dir, "GET", "/tools")
+    _show_tools(tools, as_json=as_json)
 
 
 @app.command("search")
@@ -51,11 +55,7 @@ def search(
 ) -> None:
     """The tools that fit best."""
     tools = _send(data_dir, "GET", "/tools/search", params={"q": words, "limit": limit})
-    if as_json:
-        print_json(tools)
-        return
-    for tool in tools:
-        _line(tool["name"], tool["decision"], tool["description"])
+    _show_tools(tools, as_json=as_json)
 
 
 @app.command("call")
