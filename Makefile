@@ -60,7 +60,8 @@ format: $(VENV)/.dev
 
 lock: $(VENV)/.dev
 	$(BIN)/pip-compile -q --extra local --extra dense --extra qdrant --extra build -o requirements/runtime.txt pyproject.toml
-	$(BIN)/pip-compile -q --extra local --extra dense --extra qdrant --extra build --extra dev -o requirements/dev.txt pyproject.toml
+	$(BIN)/pip-compile -q --extra local --extra dense --extra qdrant --extra build --extra deploy --extra dev -o requirements/dev.txt pyproject.toml
+	$(BIN)/pip-compile -q -o requirements/deploy-test.txt requirements/deploy-test.in
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache

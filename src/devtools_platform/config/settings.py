@@ -143,6 +143,23 @@ class Settings(BaseSettings):
     keep_tasks_days: float = Field(default=90.0, gt=0, le=36500)
     """How long an ended task stays with its events, runs and artifacts. The audit stays for ever."""
 
+    release_application: str = "dev-tools"
+    """The name of the application that releases and rollouts are of."""
+    registry: str | None = None
+    """Where images and releases are kept: `registry.digitalocean.com/TEAM`, or `HOST/TEAM` of any OCI registry."""
+    registry_user: str | None = None
+    registry_password: SecretStr | None = None
+    """Best a short-lived one: `doctl registry docker-config --expiry-seconds 1800` makes one."""
+    registry_plain_http: bool = False
+    """For a registry without TLS that is reached through an SSH connection. Never over a public network."""
+    release_key: Path | None = None
+    """The private key that signs releases, as cosign or `dev-tools release keygen` makes it."""
+    release_key_password: SecretStr | None = None
+    release_public_key: Path | None = None
+    """The public key that releases are verified with; by default the file beside the private one that ends in .pub."""
+    hosts_file: Path = Path("deploy/hosts.yaml")
+    """The inventory: which droplets a rollout goes to."""
+
 
 def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
     """The settings of this process; `overrides` (flags) win over the environment.
