@@ -46,6 +46,13 @@ cat > /etc/dev-tools/keys/release.pub <<'KEY'
 @RELEASE_KEY@
 KEY
 [ -f /etc/dev-tools/app.env ] || install -m 0600 /dev/null /etc/dev-tools/app.env
+# What every colour of the stack shares: its tokens, readable by the account that the containers run as.
+install -d -m 0750 -o root -g 65534 /etc/dev-tools/secrets
+for name in token secret; do
+  [ -f "/etc/dev-tools/secrets/$name" ] || openssl rand -hex 32 > "/etc/dev-tools/secrets/$name"
+  chown 65534:65534 "/etc/dev-tools/secrets/$name"
+  chmod 0400 "/etc/dev-tools/secrets/$name"
+done
 [ -f /etc/dev-tools/host.json ] || cat > /etc/dev-tools/host.json <<'CONFIG'
 {
   "application": "@APPLICATION@",
