@@ -1,6 +1,7 @@
 """A droplet without Docker: the real host program in a process of its own, over a `docker` that keeps its state."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +16,5 @@ def registry() -> Iterator[FakeRegistry]:
 
 
 @pytest.fixture
-def droplets(tmp_path: object, registry: FakeRegistry) -> Iterator[dict[str, Droplet]]:
-    from pathlib import Path
-
-    yield {name: make_droplet(Path(str(tmp_path)) / name, registry) for name in ("web-1", "web-2")}
+def droplets(tmp_path: Path, registry: FakeRegistry) -> dict[str, Droplet]:
+    return {name: make_droplet(tmp_path / name, registry) for name in ("web-1", "web-2")}

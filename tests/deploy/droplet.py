@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import json
-import os
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -48,7 +47,7 @@ class Droplet:
         link = self.state / "live"
         if not link.is_symlink():
             return None
-        colour = Path(os.readlink(link)).name
+        colour = link.readlink().name
         found = [c for c in self.docker()["containers"].values() if c["project"] == f"shop-{colour}"]
         return found[0]["labels"]["dev-tools.release"] if found else "nothing"
 
@@ -60,7 +59,9 @@ def make_droplet(folder: Path, registry: FakeRegistry) -> Droplet:
     docker = folder / "bin" / "docker"
     docker.write_text(f'#!/bin/sh\nexec {sys.executable} -S {HERE}/fake_docker.py "$@"\n')
     docker.chmod(0o755)
-    (folder / "docker.json").write_text(json.dumps({"calls": [], "containers": {}, "images": [], "volumes": ["pgdata"]}))
+    (folder / "docker.json").write_text(
+        json.dumps({"calls": [], "containers": {}, "images": [], "volumes": ["pgdata"]})
+    )
     config = {
         "application": "shop",
         "state_dir": str(folder / "state"),

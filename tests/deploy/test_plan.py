@@ -16,7 +16,12 @@ HASH = "b" * 64
 def recorded(seq: int, rollout: str = "r", revision: str | None = None) -> Recorded:
     envelope = f"{seq:064x}"
     return Recorded(
-        seq=seq, git_sha=f"{seq:040x}", envelope=envelope, rollout=f"{rollout}{seq}", kind="deploy", database_revision=revision
+        seq=seq,
+        git_sha=f"{seq:040x}",
+        envelope=envelope,
+        rollout=f"{rollout}{seq}",
+        kind="deploy",
+        database_revision=revision,
     )
 
 
@@ -72,7 +77,9 @@ def check_plan(plan: Plan, hosts: set[str]) -> None:
 
 @given(fleets, options, st.booleans())
 def test_a_deploy_never_flips_before_it_has_verified_and_probed_every_host(
-    states: dict[str, HostState], chosen: Options, smoke: bool
+    states: dict[str, HostState],
+    chosen: Options,
+    smoke: bool,  # noqa: FBT001 - hypothesis passes it
 ) -> None:
     plan = plan_deploy(manifest(9, smoke=smoke), HASH, states, chosen)
 
@@ -116,7 +123,12 @@ def test_a_release_that_is_not_newer_than_what_ran_is_not_planned(states: dict[s
 
 def test_a_database_is_saved_before_a_release_that_migrates_it_and_only_there() -> None:
     here = HostState(
-        application="shop", current=recorded(1, revision="0001"), live="blue", journal=None, idle=None, recorded=(recorded(1),)
+        application="shop",
+        current=recorded(1, revision="0001"),
+        live="blue",
+        journal=None,
+        idle=None,
+        recorded=(recorded(1),),
     )
     same = [step.id for step in plan_deploy(manifest(2, revision="0001"), HASH, {"web-1": here}).steps]
     new = [step.id for step in plan_deploy(manifest(2, revision="0002"), HASH, {"web-1": here}).steps]
@@ -166,7 +178,11 @@ def test_an_interrupted_rollout_goes_on_once_one_host_has_committed_and_back_bef
 words = st.text("abcdefghijklmnopqrstuvwxyz-_/:@.0123456789", min_size=1, max_size=20)
 
 
-@given(st.lists(words | st.sampled_from(["volume", "rm", "prune", "system", "down", "-v", "--volumes", "compose"]), max_size=8))
+@given(
+    st.lists(
+        words | st.sampled_from(["volume", "rm", "prune", "system", "down", "-v", "--volumes", "compose"]), max_size=8
+    )
+)
 def test_no_command_can_be_made_that_removes_a_volume(args: list[str]) -> None:
     try:
         command = Command(tuple(args))
@@ -212,7 +228,5 @@ def test_the_commands_of_a_rollout_are_these() -> None:
     assert pull("r/x@sha256:1").args == ("pull", "--quiet", "r/x@sha256:1")
     assert remove_image("r/x@sha256:1").verb == ("image", "rm")
     assert override({"web": "r/x@sha256:1"}, {"web": ["127.0.0.1:1:2"]}, "7") == {
-        "services": {
-            "web": {"image": "r/x@sha256:1", "labels": {"dev-tools.release": "7"}, "ports": ["127.0.0.1:1:2"]}
-        }
+        "services": {"web": {"image": "r/x@sha256:1", "labels": {"dev-tools.release": "7"}, "ports": ["127.0.0.1:1:2"]}}
     }

@@ -17,7 +17,9 @@ class Died(BaseException):
     """Stands for a kill of the deployer: no handler of ours catches it."""
 
 
-async def test_a_release_is_staged_flipped_and_recorded_on_all_hosts(droplets: Droplets, registry: FakeRegistry) -> None:
+async def test_a_release_is_staged_flipped_and_recorded_on_all_hosts(
+    droplets: Droplets, registry: FakeRegistry
+) -> None:
     outcome = await rollouts(*droplets.values()).deploy(*make_release(registry, 1), QUICK)
 
     assert (outcome.status, outcome.lost_volumes) == ("committed", ())
@@ -96,7 +98,9 @@ async def test_a_compose_file_with_volumes_of_its_own_is_refused(droplets: Dropl
     assert "declares volumes of its own: pgdata" in outcome.why
 
 
-async def test_going_back_is_only_a_flip_while_the_old_release_still_runs(droplets: Droplets, registry: FakeRegistry) -> None:
+async def test_going_back_is_only_a_flip_while_the_old_release_still_runs(
+    droplets: Droplets, registry: FakeRegistry
+) -> None:
     works = rollouts(*droplets.values())
     for seq in (1, 2):
         await works.deploy(*make_release(registry, seq), QUICK)
@@ -131,7 +135,9 @@ async def test_a_release_that_never_ran_is_nothing_to_go_back_to(droplets: Dropl
         await works.roll_back(7, QUICK)
 
 
-async def test_a_second_deployer_meets_the_lock_and_learns_who_holds_it(droplets: Droplets, registry: FakeRegistry) -> None:
+async def test_a_second_deployer_meets_the_lock_and_learns_who_holds_it(
+    droplets: Droplets, registry: FakeRegistry
+) -> None:
     works, other = rollouts(droplets["web-1"]), rollouts(droplets["web-1"], actor="bob")
     async with works._locked():
         with pytest.raises(Conflict, match="A rollout is in progress, by ada"):
@@ -141,7 +147,8 @@ async def test_a_second_deployer_meets_the_lock_and_learns_who_holds_it(droplets
 
 
 @pytest.mark.parametrize(
-    ("action", "host"), [("verify", "web-1"), ("start", "web-2"), ("flip", "web-1"), ("commit", "web-1"), ("commit", "web-2")]
+    ("action", "host"),
+    [("verify", "web-1"), ("start", "web-2"), ("flip", "web-1"), ("commit", "web-1"), ("commit", "web-2")],
 )
 async def test_a_deployer_that_dies_after_any_step_leaves_hosts_that_come_together_again(
     droplets: Droplets, registry: FakeRegistry, action: str, host: str
@@ -170,7 +177,9 @@ async def test_a_deployer_that_dies_after_any_step_leaves_hosts_that_come_togeth
         assert (await works.deploy(*make_release(registry, 2), QUICK)).status == "committed"
 
 
-async def test_a_held_rollout_waits_for_a_person_and_is_then_what_was_planned(droplets: Droplets, registry: FakeRegistry) -> None:
+async def test_a_held_rollout_waits_for_a_person_and_is_then_what_was_planned(
+    droplets: Droplets, registry: FakeRegistry
+) -> None:
     works = rollouts(*droplets.values())
     await works.deploy(*make_release(registry, 1), QUICK)
     held = await works.deploy(*make_release(registry, 2), Options(**{**QUICK.model_dump(), "is_held": True}))
@@ -200,7 +209,7 @@ async def test_a_plan_that_is_no_longer_true_is_not_carried_out(droplets: Drople
     plan = await works.plan(*release, QUICK)
     await works.deploy(*make_release(registry, 1), QUICK)
 
-    with pytest.raises(TooLate, match="What would run now|what would run now"):
+    with pytest.raises(TooLate, match="The hosts or the release changed"):
         await works.deploy(*release, QUICK, plan.hash)
 
 
@@ -246,7 +255,11 @@ async def test_debug_says_what_a_person_needs(droplets: Droplets, registry: Fake
 
     facts = (await works.debug("web", 20))["web-1"]
 
-    assert facts["containers"][0] | {"log": ""} == facts["containers"][0] | {"log": "", "state": "healthy", "is_current": True}
+    assert facts["containers"][0] | {"log": ""} == facts["containers"][0] | {
+        "log": "",
+        "state": "healthy",
+        "is_current": True,
+    }
     assert facts["audit_broken_at"] is None
     assert facts["volumes"] == ["pgdata"]
 
@@ -276,7 +289,7 @@ def test_an_old_release_cannot_be_offered_again(droplets: Droplets, registry: Fa
         old = make_release(registry, 1)
         await works.deploy(*old, QUICK)
         await works.deploy(*make_release(registry, 2), QUICK)
-        async with works._locked() as (sessions, states):
+        async with works._locked() as (sessions, _):
             args = {"rollout": "x", "plan": "x", "kind": "deploy", "seq": 1, "colour": "blue"}
             await sessions["web-1"].call("begin", args)
             import base64

@@ -1,4 +1,4 @@
-"""Releases that must be refused, offered to a droplet past every check of our own: prints attack -> what it answered."""
+"""Releases that must be refused, offered to a droplet past every check of our own; prints what it answered."""
 
 import asyncio
 import base64
@@ -45,13 +45,17 @@ def image(name: str, repository: str | None, sha: str) -> Bundle:
     """An image in the registry whose signature speaks for another repository or commit; None: it has no signature."""
     raw = releases.registry.fetch_manifest(web, manifest.images["web"].split("@")[1])
     assert raw
-    digest = releases.registry.push_manifest(web, f"attack-{name}", {**json.loads(raw), "annotations": {"attack": name}})
+    digest = releases.registry.push_manifest(
+        web, f"attack-{name}", {**json.loads(raw), "annotations": {"attack": name}}
+    )
     if repository is not None:
         Artifacts(releases.registry).sign_image(web, digest, sha, signer)
         payload = signing.simple_signing(repository, digest, sha)
         artifacts = Artifacts(releases.registry)
         layer = artifacts._layer(
-            web, payload, "application/vnd.dev.cosign.simplesigning.v1+json",
+            web,
+            payload,
+            "application/vnd.dev.cosign.simplesigning.v1+json",
             {"dev.cosignproject.cosign/signature": base64.b64encode(signer.sign(payload)).decode()},
         )
         releases.registry.push_manifest(web, digest.replace(":", "-") + ".sig", artifacts._manifest(web, [layer]))

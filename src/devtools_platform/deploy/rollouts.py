@@ -322,6 +322,6 @@ async def _close(sessions: Sessions) -> None:
 def _check_approval(plan: Plan, approved: str | None) -> None:
     if approved is not None and approved != plan.hash:
         raise TooLate(
-            f"The hosts or the release changed: what would run now is plan {plan.hash[:12]}, approved was {approved[:12]}.",
+            f"The hosts or the release changed: now it would be plan {plan.hash[:12]}, approved was {approved[:12]}.",
             hint="Make and approve a new plan: `dev-tools rollout plan`.",
         )

@@ -16,7 +16,7 @@ ImageRef = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.:/_-]*@sh
 
 Colour = Literal["blue", "green"]
 Kind = Literal["deploy", "restage", "return"]
-"""`deploy`: a new release. `restage`: a recorded one is started again. `return`: one that still runs gets the requests."""
+"""`deploy`: a new release. `restage`: a recorded one starts again. `return`: one that still runs gets the requests."""
 Phase = Literal["stage", "flip", "commit"]
 Action = Literal[
     "begin",
@@ -135,7 +135,7 @@ class Options(Model):
 
     health_s: float = Field(default=120, gt=0, le=3600)
     drain_s: float = Field(default=5, ge=0, le=600)
-    """How long requests of the old release may take to end. What is left then are streams: they go on where they are."""
+    """How long requests of the old release may take to end. Streams are left then, and go on."""
     watch_s: float = Field(default=10, ge=0, le=3600)
     has_gate: bool = True
     is_held: bool = False

@@ -13,13 +13,11 @@ import httpx2
 
 from devtools_platform.core.errors import BadInput, NotFound, Unauthorized, Unavailable
 
-ACCEPT = ", ".join(
-    [
-        "application/vnd.oci.image.manifest.v1+json",
-        "application/vnd.oci.image.index.v1+json",
-        "application/vnd.docker.distribution.manifest.v2+json",
-        "application/vnd.docker.distribution.manifest.list.v2+json",
-    ]
+ACCEPT = (
+    "application/vnd.oci.image.manifest.v1+json, "
+    "application/vnd.oci.image.index.v1+json, "
+    "application/vnd.docker.distribution.manifest.v2+json, "
+    "application/vnd.docker.distribution.manifest.list.v2+json"
 )
 MAX_BYTES = 64_000_000
 TIMEOUT_S = 60

@@ -139,7 +139,7 @@ class Ssh:
                 stderr=asyncio.subprocess.PIPE,
                 env=dict(self.environment),
                 limit=MAX_LINE,
-                preexec_fn=os.setpgrp,  # noqa: PLW1509 - a Ctrl-C of the terminal must not cut us off while we return
+                preexec_fn=os.setpgrp,
             )
         except OSError as error:
             raise ProgramFailed(f"ssh cannot be started: {error}.", hint="Install openssh-client.") from None

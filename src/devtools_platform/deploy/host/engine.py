@@ -1,5 +1,6 @@
 """Docker as the host program uses it: runs the commands of `commands`, reads states as data, never text."""
 
+import base64
 import contextlib
 import json
 import os
@@ -82,7 +83,7 @@ class Engine:
         return sorted(self.run(commands.list_volumes()).split())
 
     def pull(self, image: str, login: Mapping[str, tuple[str, str]]) -> None:
-        with _docker_config(self.environment, login) as extra:
+        with _docker_config(login) as extra:
             self.run(commands.pull(image), timeout_s=PULL_S, extra=extra)
 
     def await_health(self, project: str, services: set[str], timeout_s: float, say: Say) -> None:
@@ -144,13 +145,11 @@ def state_of(container: Mapping[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def _docker_config(environment: Mapping[str, str], login: Mapping[str, tuple[str, str]]) -> Iterator[dict[str, str]]:
+def _docker_config(login: Mapping[str, tuple[str, str]]) -> Iterator[dict[str, str]]:
     """Credentials for one pull, in a folder that only we can read and that is gone afterwards."""
     if not login:
         yield {}
         return
-    import base64
-
     with tempfile.TemporaryDirectory() as folder:
         auths = {host: {"auth": base64.b64encode(":".join(pair).encode()).decode()} for host, pair in login.items()}
         file = Path(folder, "config.json")

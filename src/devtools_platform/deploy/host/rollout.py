@@ -259,9 +259,10 @@ class HostRollout:
         wanted = {image for seq in kept for image in self._manifest(seq)["images"].values()}
         removed: list[str] = []
         for image in sorted(set(self.engine.run(commands.list_images()).split())):
-            if image.startswith(self.store.config.repositories) and image not in wanted and "@sha256:" in image:
-                if self.engine.start(commands.remove_image(image).argv, 60).returncode == 0:
-                    removed.append(image)
+            is_ours = image.startswith(self.store.config.repositories) and "@sha256:" in image
+            unwanted = is_ours and image not in wanted
+            if unwanted and self.engine.start(commands.remove_image(image).argv, 60).returncode == 0:
+                removed.append(image)
         self.store.record(self.actor, "prune", {"kept": kept, "removed": removed})
         return {"kept": kept, "removed": removed, "lost_volumes": sorted(set(before) - set(self.engine.volumes()))}
 
@@ -365,8 +366,25 @@ def _version(text: str) -> tuple[int, ...]:
 
 _STEPS: Mapping[str, Callable[[HostRollout, Args], dict[str, Any] | None]] = {
     name: getattr(HostRollout, name)
-    for name in (
-        "state begin preflight verify pull backup start health probe smoke gate hold flip drain watch commit "
-        "revert forward prune"
-    ).split()
+    for name in [
+        "state",
+        "begin",
+        "preflight",
+        "verify",
+        "pull",
+        "backup",
+        "start",
+        "health",
+        "probe",
+        "smoke",
+        "gate",
+        "hold",
+        "flip",
+        "drain",
+        "watch",
+        "commit",
+        "revert",
+        "forward",
+        "prune",
+    ]
 }

@@ -32,7 +32,7 @@ class Session:
     store: Store
     engine: Engine
     heard: float = field(default_factory=time.monotonic)
-    requests: "queue.Queue[dict[str, Any]]" = field(default_factory=lambda: queue.Queue[dict[str, Any]]())
+    requests: "queue.Queue[dict[str, Any]]" = field(default_factory=queue.Queue[dict[str, Any]])
     lock: IO[str] | None = None
     actor: str = "unknown"
 

@@ -17,7 +17,7 @@ COLOURS = ("blue", "green")
 FIRST_HASH = "0" * 64
 
 
-class Refused(Exception):  # noqa: N818 - named for what happened, as everywhere here
+class Refused(Exception):
     """An expected outcome: `code` for programs, the text for people, the hint for what to do."""
 
     def __init__(self, code: str, message: str, hint: str = "") -> None:
@@ -104,7 +104,7 @@ class Store:
     def live(self) -> str | None:
         """The colour that Caddy sends requests to."""
         link = self.path / "live"
-        return Path(os.readlink(link)).name if link.is_symlink() else None
+        return link.readlink().name if link.is_symlink() else None
 
     def point_live_at(self, colour: str | None) -> None:
         """Flip. One rename: every request sees the old colour or the new one, for all endpoints at once."""
@@ -131,7 +131,7 @@ class Store:
             file.seek(0)
             by = file.read().strip() or "somebody"
             file.close()
-            hint = "Wait for it, or look with `dev-tools rollout status`. A lock frees itself 5 s after its holder is gone."
+            hint = "Wait, or look with `dev-tools rollout status`. A lock is free 5 s after its holder is gone."
             raise Refused("locked", f"A rollout is in progress, by {by}.", hint) from None
         file.truncate(0)
         file.write(holder)
