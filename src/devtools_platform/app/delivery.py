@@ -118,6 +118,10 @@ def write_key_pair(file: Path, password: str) -> None:
     file.with_suffix(".pub").write_bytes(signer.public_pem)
 
 
+def _quiet(part: str, text: str) -> None:
+    """Tools answer once; nobody watches their progress."""
+
+
 def _read(file: Path) -> bytes:
     try:
         return file.read_bytes()
@@ -129,7 +133,7 @@ def deploy_tools(settings: Settings) -> list[DeployTools]:
     """The gateway's read-only tools, where an inventory is there; none otherwise."""
     if not settings.hosts_file.is_file():
         return []
-    works = Delivery(settings, lambda *_: None)
+    works = Delivery(settings, _quiet)
 
     async def make_plan(release: str) -> Plan:
         manifest, bundle = await asyncio.to_thread(works.releases().fetch, release, works.public_key())

@@ -23,7 +23,7 @@ def load_hosts(file: Path, only: str | None = None) -> list[Host]:
         raise BadInput(f"The inventory {str(file)!r} is larger than {MAX_BYTES} bytes.", hint=HINT)
     try:
         entries: dict[str, Any] = yaml.safe_load(text)["hosts"]
-        hosts = [Host(name=name, **(entry or {})) for name, entry in entries.items()]
+        hosts = [_read_host(name, entry) for name, entry in entries.items()]
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -35,3 +35,7 @@ def load_hosts(file: Path, only: str | None = None) -> list[Host]:
         known = ", ".join(host.name for host in hosts) or "none"
         raise BadInput(f"{file} names no host {only!r}; it has {known}.", hint=HINT)
     return chosen
+
+
+def _read_host(name: str, entry: dict[str, Any] | None) -> Host:
+    return Host.model_validate({**(entry or {}), "name": name})

@@ -98,7 +98,8 @@ def plan_recovery(states: dict[str, HostState]) -> Recovery:
 
 def waves(plan: Plan) -> list[tuple[Action, list[Step]]]:
     """The plan's steps in order, those that run side by side together: the same action on all hosts."""
-    return [(action, list(steps)) for action, steps in groupby(plan.steps, key=lambda step: step.action)]
+    grouped = groupby(plan.steps, key=_action_of)
+    return [(action, list(steps)) for action, steps in grouped]
 
 
 def steps_from(plan: Plan, phase: Phase) -> Plan:
@@ -111,10 +112,12 @@ def _stage(kind: Kind, options: Options, *, has_smoke: bool) -> list[Action]:
     if kind == "return":
         return ["begin", "verify", "health", "probe"]
     actions: list[Action] = ["begin", "preflight", "verify", "pull", "backup", "start", "health", "probe"]
-    actions += ["smoke"] if has_smoke else []
-    actions += ["gate"] if options.has_gate else []
-    actions += ["hold"] if options.is_held else []
-    return actions
+    more: list[tuple[bool, Action]] = [(has_smoke, "smoke"), (options.has_gate, "gate"), (options.is_held, "hold")]
+    return [*actions, *(action for wanted, action in more if wanted)]
+
+
+def _action_of(step: Step) -> Action:
+    return step.action
 
 
 def _steps(hosts: Sequence[str], stage: Sequence[Action], migrates: set[str]) -> list[Step]:

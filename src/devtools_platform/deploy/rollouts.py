@@ -183,7 +183,7 @@ class Rollouts:
         return None
 
     async def _run_step(self, step: Step, sessions: Sessions, args: Mapping[str, Any]) -> Any:
-        own = args | {"colour": args["colours"][step.host]}
+        own = {**args, "colour": args["colours"][step.host]}
         result = await sessions[step.host].call(step.action, own)
         if self.after_step:
             self.after_step(step)

@@ -89,7 +89,8 @@ class Docker:
             argv = ["docker", "build", "--force-rm", "--iidfile", str(id_file), "--label", f"{LABEL}={build_id}"]
             argv += ["--file", str(dockerfile)]
             argv += ["--target", recipe["target"]] if recipe.get("target") else []
-            for name, value in (recipe.get("args") or {}).items():
+            build_args: Mapping[str, Any] = recipe.get("args") or {}
+            for name, value in build_args.items():
                 argv += ["--build-arg", f"{name}={value}"]
             run = self._start([*argv, str(context)], BUILD_S)
             self.layers.extend(_LAYER.findall(run.stdout))

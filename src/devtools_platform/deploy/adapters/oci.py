@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -35,13 +36,13 @@ class OciRegistry:
     def digest_of(self, repository: str, tag: str) -> str | None:
         """The digest of what a tag names now; None when there is no such tag."""
         response = self._send("HEAD", repository, f"manifests/{tag}")
-        if response.status_code == httpx2.codes.NOT_FOUND:
+        if response.status_code == HTTPStatus.NOT_FOUND:
             return None
         digest = self._checked(response, repository).headers.get("Docker-Content-Digest")
         if digest:
             return digest
         raw = self.fetch_manifest(repository, tag)
-        return raw and digest_of(raw)
+        return None if raw is None else digest_of(raw)
 
     def list_tags(self, repository: str) -> list[str]:
         """All tags, over all pages; empty for a repository that does not exist yet."""
@@ -49,7 +50,7 @@ class OciRegistry:
         path: str | None = "tags/list?n=1000"
         while path:
             response = self._send("GET", repository, path)
-            if response.status_code == httpx2.codes.NOT_FOUND:
+            if response.status_code == HTTPStatus.NOT_FOUND:
                 return tags
             tags += self._checked(response, repository).json().get("tags") or []
             link = re.search(r"<[^>]*[?&](last=[^>&]+)[^>]*>", response.headers.get("Link", ""))
@@ -58,7 +59,7 @@ class OciRegistry:
 
     def fetch_manifest(self, repository: str, reference: str) -> bytes | None:
         response = self._send("GET", repository, f"manifests/{reference}")
-        if response.status_code == httpx2.codes.NOT_FOUND:
+        if response.status_code == HTTPStatus.NOT_FOUND:
             return None
         raw = self._checked(response, repository).content
         if reference.startswith("sha256:") and digest_of(raw) != reference:
@@ -70,7 +71,7 @@ class OciRegistry:
     def fetch_blob(self, repository: str, digest: str) -> bytes:
         """Raises `NotFound`, and `Unavailable` when what came is not what was asked for."""
         response = self._send("GET", repository, f"blobs/{digest}", follow=True)
-        if response.status_code == httpx2.codes.NOT_FOUND:
+        if response.status_code == HTTPStatus.NOT_FOUND:
             raise NotFound(f"{repository} has no blob {digest}.", hint="See `dev-tools release list`.")
         data = self._checked(response, repository).content
         if len(data) > MAX_BYTES or digest_of(data) != digest:
@@ -80,7 +81,7 @@ class OciRegistry:
     def push_blob(self, repository: str, data: bytes) -> str:
         """Returns its digest; what is there already is not sent again."""
         digest = digest_of(data)
-        if self._send("HEAD", repository, f"blobs/{digest}").status_code == httpx2.codes.OK:
+        if self._send("HEAD", repository, f"blobs/{digest}").status_code == HTTPStatus.OK:
             return digest
         started = self._checked(self._send("POST", repository, "blobs/uploads/"), repository)
         url = urljoin(str(started.request.url), started.headers["Location"])
@@ -128,7 +129,7 @@ class OciRegistry:
         try:
             sent = dict(headers) | self._authorization(repository)
             response = self.http.request(method, url, content=data, headers=sent, follow_redirects=follow)
-            if response.status_code == httpx2.codes.UNAUTHORIZED and self._answer(response, repository):
+            if response.status_code == HTTPStatus.UNAUTHORIZED and self._answer(response, repository):
                 sent = dict(headers) | self._authorization(repository)
                 response = self.http.request(method, url, content=data, headers=sent, follow_redirects=follow)
         except httpx2.HTTPError as error:
@@ -164,7 +165,7 @@ class OciRegistry:
         if response.is_success:
             return response
         host = repository.partition("/")[0]
-        if response.status_code in {httpx2.codes.UNAUTHORIZED, httpx2.codes.FORBIDDEN}:
+        if response.status_code in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
             hint = "Set DEV_TOOLS_REGISTRY_USER and DEV_TOOLS_REGISTRY_PASSWORD; DOCR gives short-lived ones."
             raise Unauthorized(f"The registry {host!r} does not let us at {repository!r}.", hint=hint)
         text = f"The registry {host!r} answered {response.status_code}: {response.text[:300]}"

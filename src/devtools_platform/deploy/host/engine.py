@@ -9,7 +9,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,8 @@ class Engine:
         return {service_of(container): self.describe(container) for container in self.containers(project)}
 
     def describe(self, container: Mapping[str, Any], lines: int = LOG_LINES) -> dict[str, Any]:
-        health: list[dict[str, Any]] = (container["State"].get("Health") or {}).get("Log") or []
+        checked: dict[str, Any] = container["State"].get("Health") or {}
+        health: list[dict[str, Any]] = checked.get("Log") or []
         shown = self.start(commands.logs(container["Id"], lines).argv, COMMAND_S)
         return {
             "state": state_of(container),
@@ -141,11 +142,12 @@ def state_of(container: Mapping[str, Any]) -> str:
         return "created"
     if state["Status"] != "running":
         return f"{state['Status']} (exit code {state.get('ExitCode')})"
-    return (state.get("Health") or {}).get("Status", "without a health check")
+    health: dict[str, Any] = state.get("Health") or {}
+    return str(health.get("Status", "without a health check"))
 
 
 @contextlib.contextmanager
-def _docker_config(login: Mapping[str, tuple[str, str]]) -> Iterator[dict[str, str]]:
+def _docker_config(login: Mapping[str, tuple[str, str]]) -> Generator[dict[str, str]]:
     """Credentials for one pull, in a folder that only we can read and that is gone afterwards."""
     if not login:
         yield {}

@@ -40,7 +40,8 @@ class Registry:
         found: list[tuple[bytes, bytes]] = []
         for layer in layers:
             payload = self._get(host, name, f"blobs/{layer['digest']}")
-            encoded = (layer.get("annotations") or {}).get(SIGNATURE)
+            annotations: dict[str, str] = layer.get("annotations") or {}
+            encoded = annotations.get(SIGNATURE)
             if payload is None or encoded is None:
                 continue
             if f"sha256:{hashlib.sha256(payload).hexdigest()}" == layer["digest"]:

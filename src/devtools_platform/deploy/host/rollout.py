@@ -253,9 +253,10 @@ class HostRollout:
     def prune(self, args: Args) -> dict[str, Any]:
         """Remove images of releases but the running one and the last `keep` others. Volumes are not for us."""
         before = self.engine.volumes()
-        seqs = [entry["seq"] for entry in reversed(self.store.recorded())]
+        seqs: list[int] = [entry["seq"] for entry in reversed(self.store.recorded())]
         current = self.store.current()
-        kept = list(dict.fromkeys([*([current["seq"]] if current else []), *seqs]))[: 1 + int(args["keep"])]
+        newest = [*([int(current["seq"])] if current else []), *seqs]
+        kept = list(dict.fromkeys(newest))[: 1 + int(args["keep"])]
         wanted = {image for seq in kept for image in self._manifest(seq)["images"].values()}
         removed: list[str] = []
         for image in sorted(set(self.engine.run(commands.list_images()).split())):
@@ -308,7 +309,8 @@ class HostRollout:
         parsed = json.loads(self.engine.run(command, extra={"COLOUR": self._journal()["colour"]}))
         if set(parsed["services"]) != set(manifest["images"]):
             raise Refused("tampered", "The compose file's services are not those of the manifest.")
-        own = [name for name, volume in (parsed.get("volumes") or {}).items() if not volume.get("external")]
+        volumes: dict[str, dict[str, Any]] = parsed.get("volumes") or {}
+        own = [name for name, volume in volumes.items() if not volume.get("external")]
         if own:
             text = f"The compose file declares volumes of its own: {', '.join(sorted(own))}."
             raise Refused("volumes", text, "Declare them in compose.data.yaml and use them as `external: true`.")
@@ -356,7 +358,8 @@ class _Remembering:
 
 
 def _login(args: Args) -> dict[str, tuple[str, str]]:
-    return {host: (user, password) for host, (user, password) in (args.get("login") or {}).items()}
+    login: dict[str, list[str]] = args.get("login") or {}
+    return {host: (user, password) for host, (user, password) in login.items()}
 
 
 def _version(text: str) -> tuple[int, ...]:

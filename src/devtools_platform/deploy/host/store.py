@@ -60,11 +60,15 @@ def load_config(file: Path) -> HostConfig:
     """Raises `Refused` for a file that is missing, broken, or has unknown names."""
     try:
         raw: dict[str, Any] = json.loads(file.read_text())
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}  # pyright: ignore[reportUnknownArgumentType]
+        values = {key: _freeze(value) for key, value in raw.items()}
         values |= {key: Path(values[key]) for key in _PATHS if values.get(key)}
         return HostConfig(**values)
     except (OSError, ValueError, TypeError) as error:
         raise Refused("bad_host_config", f"{file}: {error}.", "Run `dev-tools host bootstrap`.") from None
+
+
+def _freeze(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value  # pyright: ignore[reportUnknownArgumentType,reportUnknownVariableType]
 
 
 @dataclass(frozen=True)

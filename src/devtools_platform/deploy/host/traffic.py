@@ -71,6 +71,7 @@ def drain(store: Store, colour: str, limit_s: float) -> int | None:
 
 def probe(url: str, tries: int = 3) -> None:
     """Raises `Refused` (`probe_failed`) unless it answers 200 within `tries`."""
+    status, body = None, ""
     for left in reversed(range(tries)):
         status, body = get(url)
         if status == 200:  # noqa: PLR2004 - HTTP's own number

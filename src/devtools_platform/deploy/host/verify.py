@@ -163,7 +163,8 @@ def _find_problem(
         said = json.loads(payload)
         critical = said["critical"]
         named = critical["identity"]["docker-reference"].split("@")[0]
-        signed_digest, signed_sha = critical["image"]["docker-manifest-digest"], (said["optional"] or {}).get("git_sha")
+        optional: dict[str, Any] = said["optional"] or {}
+        signed_digest, signed_sha = critical["image"]["docker-manifest-digest"], optional.get("git_sha")
     except (ValueError, KeyError, TypeError, AttributeError):
         return "its signature says nothing we can read."
     if signed_digest != digest:
