@@ -157,7 +157,10 @@ class OciRegistry:
         name = repository.partition("/")[2]
         params = {"service": asked.get("service", ""), "scope": f"repository:{name}:pull,push"}
         auth = httpx2.BasicAuth(*login) if login else None
-        body = self.http.get(realm, params=params, auth=auth).json()
+        answer = self.http.get(realm, params=params, auth=auth)
+        if not answer.is_success:
+            return False
+        body = answer.json()
         self._tokens[repository, "token"] = f"Bearer {body.get('token') or body.get('access_token')}"
         return True
 

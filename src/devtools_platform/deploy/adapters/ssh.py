@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from devtools_platform.core.errors import Conflict, DevToolsError, Forbidden, NotFound, ProgramFailed, Unavailable
+from devtools_platform.deploy.host.session import own_hash
 from devtools_platform.deploy.interfaces import Progress
 from devtools_platform.deploy.types import Host
 
@@ -146,10 +147,20 @@ class Ssh:
         session = SshSession(host, process, progress)
         try:
             await session.greet()
+            _check_program(session)
         except BaseException:
             await session.aclose()
             raise
         return session
+
+
+def _check_program(session: SshSession) -> None:
+    """Two versions of the steps would not mean the same by the same name."""
+    if session.program != own_hash():
+        raise Conflict(
+            f"The host program of {session.host.name!r} is of another version than this one.",
+            hint="Bring it up to date: `dev-tools host bootstrap`, and run its script there.",
+        )
 
 
 def _error(host: str, error: Mapping[str, str]) -> DevToolsError:

@@ -4,6 +4,7 @@ The session holds the host's lock. The lock is free as soon as this process ends
 connection does, or when nothing was heard for `SILENCE_S` (a cut network closes no connection).
 """
 
+import hashlib
 import json
 import os
 import queue
@@ -12,6 +13,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
 from typing import IO, Any
 
@@ -106,17 +108,11 @@ def main(argv: list[str]) -> int:
 
 def own_hash() -> str:
     """What this program is, so that a deployer notices an old one."""
-    import hashlib
-
-    names = sorted(("commands", "debug", "engine", "registry", "rollout", "session", "store", "traffic", "verify"))
-    import importlib
-
     total = hashlib.sha256()
-    for name in names:
-        module = importlib.import_module(f"devtools_platform.deploy.host.{name}")
-        loader = module.__spec__.loader if module.__spec__ else None
-        source = loader.get_source(module.__name__) if loader else None  # pyright: ignore[reportAttributeAccessIssue,reportUnknownVariableType]
-        total.update(str(source).encode())
+    files = resources.files("devtools_platform.deploy.host").iterdir()
+    for file in sorted(files, key=lambda file: file.name):
+        if file.name.endswith(".py"):
+            total.update(file.read_bytes())
     return total.hexdigest()
 
 

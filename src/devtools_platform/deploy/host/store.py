@@ -63,7 +63,7 @@ def load_config(file: Path) -> HostConfig:
         values = {key: _freeze(value) for key, value in raw.items()}
         values |= {key: Path(values[key]) for key in _PATHS if values.get(key)}
         return HostConfig(**values)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise Refused("bad_host_config", f"{file}: {error}.", "Run `dev-tools host bootstrap`.") from None
 
 
