@@ -332,6 +332,7 @@ def _cli_env(fleet: Fleet) -> dict[str, str]:
     return {
         **fleet.ci.env,
         "USER": "ada",
+        "PYTHONPATH": str(HERE.parents[1] / "src"),
         "PATH": f"{BIN}:{fleet.ci.env['PATH']}",
         "DEV_TOOLS_REGISTRY": f"{REGISTRY}/acme",
         "DEV_TOOLS_REGISTRY_PLAIN_HTTP": "true",
