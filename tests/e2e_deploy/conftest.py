@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from e2e_deploy.fleet import Fleet, open_fleet, why_not
-from e2e_deploy.shop import Shop, open_shop
+from e2e_deploy.product import Prepared, prepare
+from e2e_deploy.shop import Shop, import_base, open_shop
 
 collect_ignore_glob = [] if os.environ.get("E2E_DEPLOY") else ["test_*.py"]
 
@@ -27,6 +28,13 @@ def fleet() -> Iterator[Fleet]:
 
 
 @pytest.fixture(scope="session")
-def shop(fleet: Fleet) -> Iterator[Shop]:
+def prepared(fleet: Fleet) -> Iterator[Prepared]:
+    import_base(fleet)
+    with prepare(fleet) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def shop(fleet: Fleet, prepared: Prepared) -> Iterator[Shop]:
     with open_shop(fleet) as opened:
         yield opened

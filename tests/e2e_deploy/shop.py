@@ -114,14 +114,14 @@ def open_shop(fleet: Fleet) -> Iterator[Shop]:
         keys = fleet.folder / "keys"
         keys.mkdir()
         shutil.copy(fleet.folder / "cosign.pub", keys / "release.pub")
-        import_base(fleet)
         _build_postgres(fleet)
         caddies: dict[str, subprocess.Popen[bytes]] = {}
         for name, machine in fleet.droplets.items():
             write_host_config(machine, keys, "shop", watch_urls=[f"http://{machine.address}/health"])
             caddies[name] = start_caddy(machine, repo / "Caddyfile", {})
             cleanup.callback(end, caddies[name])
-            _start_data(machine)
+        _start_data(fleet.droplets["web-1"])
+        fleet.droplets["web-2"].docker("network", "create", "shop-data")
         fleet.use_hosts("web-1")
         yield Shop(fleet, repo, caddies)
 

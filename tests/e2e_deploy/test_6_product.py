@@ -5,17 +5,17 @@ from collections.abc import Iterator
 import pytest
 
 from e2e_deploy.fleet import Fleet
-from e2e_deploy.product import Product, open_product
+from e2e_deploy.product import Prepared, Product, open_product
 from e2e_deploy.shop import Shop
 
 pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
-def product(fleet: Fleet, shop: Shop) -> Iterator[Product]:
+def product(fleet: Fleet, shop: Shop, prepared: Prepared) -> Iterator[Product]:
     """After the shop, on a droplet that is then free for it."""
     shop.stop_caddy("web-2")
-    with open_product(fleet) as opened:
+    with open_product(fleet, prepared) as opened:
         yield opened
 
 
