@@ -23,6 +23,11 @@ BIN = Path(sys.executable).parent
 CI_ADDRESS = "10.98.0.1"
 REGISTRY = f"{CI_ADDRESS}:5000"
 HOSTS = {"web-1": "10.98.0.2", "web-2": "10.98.0.3"}
+SYSTEM = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+ENGINE = os.environ.get("E2E_ENGINE", "")
+"""A folder with another engine, unpacked and not installed: for a run with a second version."""
+COMPOSE = os.environ.get("E2E_COMPOSE", "")
+"""A compose plugin to use instead of the installed one."""
 NEEDED = {
     "dockerd": "docker.io",
     "docker": "docker.io",
@@ -75,7 +80,7 @@ class Machine:
     @property
     def env(self) -> dict[str, str]:
         return {
-            "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "PATH": f"{ENGINE}/usr/sbin:{ENGINE}/usr/bin:{SYSTEM}" if ENGINE else SYSTEM,
             "HOME": str(self.folder),
             "DOCKER_HOST": f"unix://{self.folder}/docker.sock",
             "DOCKER_CONFIG": str(self.docker_config),
@@ -149,7 +154,7 @@ def open_fleet(folder: Path) -> Iterator[Fleet]:
         docker_config = folder / "docker-config"
         plugins = docker_config / "cli-plugins"
         plugins.mkdir(parents=True)
-        shutil.copy(BIN / "docker-compose", plugins / "docker-compose")
+        shutil.copy(COMPOSE or BIN / "docker-compose", plugins / "docker-compose")
         (plugins / "docker-compose").chmod(0o755)
         names = {label: f"dt{os.getpid()}-{label}" for label in ("ci", *HOSTS)}
         addresses = {"ci": CI_ADDRESS, **HOSTS}
@@ -191,7 +196,8 @@ def _connect(machines: Mapping[str, Machine], cleanup: ExitStack) -> None:
 def _start_engine(machine: Machine, cleanup: ExitStack) -> None:
     """Enters the network namespace only: `ip netns exec` would hide the cgroup mounts."""
     at = machine.folder
-    argv = ["dockerd", "-H", f"unix://{at}/docker.sock", "--data-root", at / "data", "--exec-root", at / "exec"]
+    argv = [_engine("dockerd"), "-H", f"unix://{at}/docker.sock", "--data-root", at / "data"]
+    argv += ["--exec-root", at / "exec"]
     argv += ["--pidfile", at / "docker.pid", "--storage-driver", "overlay2", "--insecure-registry", REGISTRY]
     argv += ["--bip", "172.29.0.1/24", "--default-address-pool", "base=172.30.0.0/16,size=24"]
     process = start_service(machine, "dockerd", [*map(str, argv)])
@@ -320,6 +326,10 @@ def _answers(machine: Machine, url: str) -> bool:
         return machine.get(url)[0] == 200
     except AssertionError:
         return False
+
+
+def _engine(name: str) -> str:
+    return f"{ENGINE}/usr/sbin/{name}" if ENGINE else name
 
 
 def _which(name: str) -> str:

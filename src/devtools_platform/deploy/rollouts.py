@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from devtools_platform.core.errors import BadInput, Conflict, DevToolsError, TooLate, Unavailable
+from devtools_platform.core.redact import redact
 from devtools_platform.deploy.interfaces import AfterStep, Connect, Progress, Session
 from devtools_platform.deploy.plan import plan_deploy, plan_recovery, plan_rollback, steps_from, waves
 from devtools_platform.deploy.types import Bundle, Host, HostState, Options, Outcome, Plan, ReleaseManifest, Step
@@ -123,7 +124,7 @@ class Rollouts:
         """What every host knows of a service. Read-only, and possible while a rollout runs."""
         async with self._sessions() as sessions:
             args = {"service": service, "lines": lines}
-            return {host: await session.call("debug", args) for host, session in sessions.items()}
+            return {host: redact(await session.call("debug", args)) for host, session in sessions.items()}
 
     async def check(self, now: float) -> dict[str, dict[str, Any]]:
         """Whether each host could take a rollout: the preflight, alone."""
@@ -223,7 +224,7 @@ class Rollouts:
                 return
             lost.update(said.get("lost_volumes", []))
             if said.get("last_words"):
-                words[host] = said["last_words"]
+                words[host] = redact(said["last_words"])
 
         await asyncio.gather(*(tell(host, session) for host, session in sessions.items()))
         return {"last_words": words, "lost_volumes": tuple(sorted(lost)), "unreachable": tuple(sorted(unreachable))}
