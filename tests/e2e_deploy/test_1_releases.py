@@ -61,6 +61,7 @@ def test_a_second_deployer_meets_the_lock_and_a_killed_one_frees_it(shop: Shop) 
     free_after = time.monotonic() - began
     first.communicate()
 
+    print(f"\n  lock free {free_after:.2f} s after kill -9")
     assert free_after < 5
     assert shop.fleet.cli("rollout", "status")["recovered"] == "reverted"
     assert shop.version() == "v1"
@@ -79,6 +80,7 @@ def test_a_cut_network_frees_the_lock_within_five_seconds(shop: Shop) -> None:
     run("ip", "-n", droplet.name, "link", "set", "eth0", "up")
     out, _ = first.communicate(timeout=60)
 
+    print(f"\n  lock free {free_after:.2f} s after the network was cut")
     assert free_after < 5
     assert json.loads(out)["unreachable"] == ["web-1"]
     assert shop.fleet.cli("rollout", "status")["recovered"] in {"reverted", "nothing"}

@@ -54,7 +54,7 @@ def plan_deploy(
         release=digest,
         targets=_targets(states),
         options=options,
-        steps=tuple(_steps(sorted(states), stage, migrates)),
+        steps=tuple(_steps(sorted(states), stage, migrates, "deploy")),
     )
 
 
@@ -78,7 +78,7 @@ def plan_rollback(states: dict[str, HostState], seq: int | None = None, options:
         release=wanted.envelope,
         targets=_targets(states),
         options=options,
-        steps=tuple(_steps(sorted(states), _stage(kind, options, has_smoke=False), set())),
+        steps=tuple(_steps(sorted(states), _stage(kind, options, has_smoke=False), set(), kind)),
     )
 
 
@@ -120,14 +120,15 @@ def _action_of(step: Step) -> Action:
     return step.action
 
 
-def _steps(hosts: Sequence[str], stage: Sequence[Action], migrates: set[str]) -> list[Step]:
+def _steps(hosts: Sequence[str], stage: Sequence[Action], migrates: set[str], kind: Kind) -> list[Step]:
     steps = [
         Step(host=host, phase="stage", action=action)
         for action in stage
         for host in hosts
         if action != "backup" or host in migrates
     ]
-    flips: list[Action] = ["flip", "drain", "watch"]
+    # Going back must be quick: the colour that is left keeps running, so its last requests need no waiting for.
+    flips: list[Action] = ["flip", "watch"] if kind == "return" else ["flip", "drain", "watch"]
     steps += [Step(host=host, phase="flip", action=action) for action in flips for host in hosts]
     return steps + [Step(host=host, phase="commit", action="commit") for host in hosts]
 

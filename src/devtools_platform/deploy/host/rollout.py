@@ -118,7 +118,8 @@ class HostRollout:
             )
         if not is_rollback:
             self._keep(offered, manifest, source.found)
-        self._check_compose(manifest)
+        if journal["kind"] != "return":  # nothing is started then, and going back must be quick
+            self._check_compose(manifest)
         return {"git_sha": manifest["git_sha"], "images": manifest["images"]}
 
     def pull(self, args: Args) -> None:
