@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,8 @@ collect_ignore_glob = [] if os.environ.get("E2E_DEPLOY") else ["test_*.py"]
 def fleet() -> Iterator[Fleet]:
     if (reason := why_not()) is not None:
         pytest.fail(f"The engine cannot run here: {reason}")
+    # A time limit from outside must still leave no engine and no namespace behind.
+    signal.signal(signal.SIGTERM, lambda *_: pytest.exit("told to end", 143))
     folder = Path(tempfile.mkdtemp(prefix="dt-e2e-"))
     try:
         with open_fleet(folder) as running:
