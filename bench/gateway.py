@@ -4,7 +4,9 @@ The upstream is a hand-written server that answers at once, so that what is betw
 as the product: uvloop and httptools, tokens, policy, audit into PostgreSQL, metrics and spans on. Peers come from PyPI
 into an environment of their own under bench's cache folder; wrk must be on PATH (Debian: `apt-get install wrk`).
 
-    python bench/gateway.py [--seconds 5] [--only NAME]
+    python bench/gateway.py [--seconds 5] [--rounds 3] [--only NAME]
+
+A shared machine's speed changes by the minute: every round measures all rows, and medians over the rounds are printed.
 """
 
 import argparse
@@ -17,6 +19,7 @@ import shutil
 import signal
 import socket
 import ssl
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -238,6 +241,17 @@ def measure(name: str, url: str, server: Measured, lua: Path, seconds: int) -> d
     return found
 
 
+def print_medians(found: dict[str, list[dict[str, Any]]]) -> None:
+    for name, rounds in found.items():
+        row: dict[str, Any] = {"median_of": len(rounds), "name": name}
+        for width in ("c1", "c32"):
+            row[width] = {
+                key: statistics.median(r[width][key] for r in rounds) for key in ("cpu_ms", "p50_ms", "p99_ms")
+            }
+        row["rss_mb"] = statistics.median(r["rss_mb"] for r in rounds)
+        print(json.dumps(row))
+
+
 def peer(cache: Path, name: str) -> Path:
     """The interpreter of a peer's environment, made on first use."""
     python = cache / name / "bin" / "python"
@@ -257,6 +271,7 @@ async def postgres(folder: Path) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--only", action="append")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "dev-tools-bench")
     parser.add_argument("--serve", nargs="+")
@@ -281,8 +296,9 @@ def main() -> None:
     here = [sys.executable, str(Path(__file__)), "--serve"]
     up = free_port()
     token = issue_run_token(SECRET, Caller("bench", "cicd"))
+    found: dict[str, list[dict[str, Any]]] = {}
     try:
-        for many in ("1", "1000"):
+        for many in ("1", "1000") * options.rounds:
             names = [name for name in wanted if (name == "ours-1000-tools") == (many == "1000")]
             if not names:
                 continue
@@ -297,7 +313,7 @@ def main() -> None:
                         "up_echo" if name.startswith("ours") else "echo",
                     )
                     if name == "direct":
-                        measure(name, target, server, lua, options.seconds)
+                        found.setdefault(name, []).append(measure(name, target, server, lua, options.seconds))
                         continue
                     if name.startswith("ours"):
                         argv = [*here, "ours", str(port), STDIO if name == "ours-stdio" else target, url]
@@ -308,10 +324,13 @@ def main() -> None:
                         argv = [str(python.parent / "mcp-proxy"), "--port", str(port), "--stateless", "--"]
                         argv += [*STDIO.split(), "--legacy"]
                     with running(argv, port) as gateway:
-                        measure(name, f"http://127.0.0.1:{port}/mcp", gateway, lua, options.seconds)
+                        measured = measure(name, f"http://127.0.0.1:{port}/mcp", gateway, lua, options.seconds)
+                        found.setdefault(name, []).append(measured)
     finally:
         asyncio.run(database.stop())
         shutil.rmtree(folder, ignore_errors=True)
+    if options.rounds > 1:
+        print_medians(found)
 
 
 if __name__ == "__main__":

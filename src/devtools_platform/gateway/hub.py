@@ -21,7 +21,7 @@ from opentelemetry.trace import NonRecordingSpan, Span, SpanContext
 from devtools_platform.core.approvals import ApprovalRule
 from devtools_platform.core.errors import Forbidden
 from devtools_platform.core.tools import APPROVAL_REQUIRED, Caller, Tool, ToolResult
-from devtools_platform.gateway.audit import Audit, Note
+from devtools_platform.gateway.audit import Audit, Note, hash_result, shorten
 from devtools_platform.gateway.confirmation import Confirmations
 from devtools_platform.gateway.limits import RateLimits
 from devtools_platform.gateway.mcp.exchange import Call, Exchange, Silent
@@ -197,7 +197,7 @@ class Hub:
         self.audit.note(
             Note(
                 time.time(), principal.id, principal.agent, principal.caller.task_id, server, tool, decision, outcome,
-                duration, trace_id, arguments, result,
+                duration, trace_id, shorten(arguments), hash_result(result),
             )
         )  # fmt: skip
 
