@@ -38,8 +38,10 @@ check: $(VENV)/.dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	PYTHONPATH=src $(BIN)/lint-imports
 
+# Two files at a time, most of which wait for processes; then, one by one, those that measure.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not alone" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m alone $(PYTEST_ARGS)
 
 chaos: $(VENV)/.dev
 	CHAOS_KILLS=100 $(BIN)/python -m pytest -s tests/e2e/test_chaos.py
