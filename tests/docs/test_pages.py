@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,3 +72,12 @@ def test_a_command_that_is_not_there_is_found() -> None:
     assert find_problem("task run 'Fix it' --repo x") is None
     assert find_problem("task walk") == "'task walk': there is no 'walk'"
     assert find_problem("task run x --soon") == "'task run x --soon': no option ['--soon']"
+
+
+def test_the_pages_build_into_a_site(tmp_path: Path) -> None:
+    mkdocs = Path(sys.executable).with_name("mkdocs")
+    command = [mkdocs, "build", "--quiet", "--strict", "--config-file", ROOT / "mkdocs.yml", "--site-dir", tmp_path]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert built.returncode == 0, built.stderr
+    assert "Your first change" in (tmp_path / "tutorial.html").read_text()
