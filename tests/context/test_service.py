@@ -13,7 +13,8 @@ import jinja2
 import pytest
 
 from devtools_platform.context.adapters.edge import EdgeEngine
-from devtools_platform.context.service import ContextService, name_collection
+from devtools_platform.context.names import name_collection
+from devtools_platform.context.service import ContextService
 from devtools_platform.core.errors import BadInput, NotARepository, NotFound, ProgramFailed, Unavailable
 
 Commit = Callable[[Path, Mapping[str, str | bytes | None]], str]

@@ -35,7 +35,8 @@ from devtools_platform.context.adapters.minilm import MiniLm
 from devtools_platform.context.adapters.qdrant_server import QdrantEngine
 from devtools_platform.context.api import build_api as build_context
 from devtools_platform.context.interfaces import ChunkEngine
-from devtools_platform.context.service import ContextService, name_collection
+from devtools_platform.context.names import name_collection
+from devtools_platform.context.service import ContextService
 from devtools_platform.context.tools import ContextTools
 from devtools_platform.core.tools import Caller
 from devtools_platform.gateway.adapters.call_records import SqlCallRecords

@@ -8,7 +8,8 @@ from fastapi import FastAPI, Query
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from sse_starlette.sse import EventSourceResponse
 
-from devtools_platform.context.service import MAX_LIMIT, MAX_QUERY_CHARS, ContextService, name_collection
+from devtools_platform.context.names import name_collection
+from devtools_platform.context.service import MAX_LIMIT, MAX_QUERY_CHARS, ContextService
 from devtools_platform.context.types import Freshness, Hit, IndexStatus, Lines, Source, Symbol
 from devtools_platform.core.errors import BadInput, Unavailable
 from devtools_platform.kit.http import create_app

@@ -1,4 +1,4 @@
-"""The two things read from a repository: the tree of its HEAD and the content of its blobs.
+"""What is read from a repository: the tree of a commit, the content of blobs, what past commits changed.
 
 Both come from the object store, never from the working tree: no filters, hooks or configured programs of a
 repository run. Above it only the service.
@@ -27,6 +27,15 @@ class TreeEntry:
     size: int
 
 
+@dataclass(frozen=True)
+class Commit:
+    """What a commit says and which files it changed that were there before."""
+
+    id: str
+    subject: str
+    changed: tuple[str, ...]
+
+
 async def find_head(repo: Path) -> str:
     """The commit at HEAD. Raises `NotARepository` when `repo` is not the top of one, or it has none."""
     process = await _start(repo, "rev-parse", "--verify", "--end-of-options", "HEAD^{commit}")
@@ -53,6 +62,26 @@ async def list_tree(repo: Path, commit: str) -> list[TreeEntry]:
         if mode in _REGULAR_FILES:
             entries.append(TreeEntry(path.decode(errors="replace"), blob, int(size)))
     return entries
+
+
+async def list_commits(repo: Path, head: str, most: int) -> list[Commit]:
+    """The last `most` commits up to `head` without merges, oldest first."""
+    # A repository's own configuration could make `git log` run a program to check signatures.
+    safe = ("--no-show-signature", "--no-ext-diff", "--no-textconv", "--no-renames", "--no-merges")
+    shape = ("--name-status", "--format=%x00%H%x09%s", f"--max-count={most}", "--end-of-options", head)
+    process = await _start(repo, "-c", "core.quotePath=false", "log", *safe, *shape)
+    out, err = await process.communicate()
+    if process.returncode:
+        raise ProgramFailed(f"git log failed in {str(repo)!r}: {err.decode(errors='replace').strip()}")
+    records = out.decode(errors="replace").split("\0")[1:]
+    return [_read_commit(record) for record in reversed(records)]
+
+
+def _read_commit(record: str) -> Commit:
+    head, _, changes = record.partition("\n")
+    id_, _, subject = head.partition("\t")
+    lines = [line.partition("\t") for line in changes.split("\n")]
+    return Commit(id_, subject, tuple(path for status, _, path in lines if status == "M"))
 
 
 async def read_blobs(repo: Path, blobs: Iterable[str]) -> AsyncGenerator[tuple[str, bytes]]:

@@ -163,7 +163,13 @@ async def index_head(
 
     Raises `NotARepository`, `ProgramFailed` (git) and `Unavailable` (engine).
     """
-    commit = await git.find_head(repo)
+    return await index_commit(engine, manifests, collection, repo, await git.find_head(repo), progress)
+
+
+async def index_commit(
+    engine: ChunkEngine, manifests: ManifestStore, collection: str, repo: Path, commit: str, progress: Progress
+) -> Manifest:
+    """The same of any commit."""
     entries = await git.list_tree(repo, commit)
     before = replace(await _get_before(engine, manifests, collection, repo), follows="commit", stamps={})
     plan = await asyncio.to_thread(make_plan, before, entries)

@@ -6,9 +6,7 @@ agents' tools.
 """
 
 import asyncio
-import hashlib
 import logging
-import re
 import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Collection, Mapping
@@ -50,13 +48,6 @@ MAP_TOKENS_PER_FILE = 10
 """What the shortest line of a map takes."""
 MAX_QUERY_CHARS = 2_000
 MAX_LIMIT = 50
-
-
-def name_collection(repo: Path) -> str:
-    """The stable name of a repository's collection: readable, and one per resolved path."""
-    path = repo.resolve()
-    readable = re.sub(r"[^a-z0-9]+", "-", path.name.lower()).strip("-")[:40] or "repo"
-    return f"{readable}-{hashlib.sha256(str(path).encode()).hexdigest()[:10]}"
 
 
 @dataclass
@@ -402,7 +393,7 @@ class ContextService:
 def _make_not_found(collection: str) -> NotFound:
     return NotFound(
         f"Collection {collection!r} is not indexed.",
-        hint="GET /collections lists what is; POST /collections with a repository's path indexes it.",
+        hint="`dev-tools context status` lists what is; `dev-tools context index REPO` indexes a repository.",
     )
 
 
