@@ -41,7 +41,9 @@ async def test_questions_are_commits_that_changed_files_which_were_there_before(
 
 async def test_the_tree_before_the_commits_is_searched(repo: Path, tmp_path: Path, engine: EdgeEngine):
     told: list[tuple[int, int]] = []
-    found = await measure(engine, tmp_path / "m", repo, 4, lambda _, __: None, lambda *told_: told.append(told_))
+    found = await measure(
+        engine, tmp_path / "m", repo, 4, lambda _, __: None, lambda done, total: told.append((done, total))
+    )
     assert (found.files, found.questions, told[-1]) == (2, 2, (2, 2))
     assert found.accuracy == {1: 1.0, 5: 1.0, 10: 1.0}
 

@@ -181,5 +181,6 @@ def _show_status(found: dict[str, Any], *, as_json: bool, with_skipped: bool = F
     out.print(Text(f"  {state}"))
     if found["error"]:
         out.print(Text(f"  failed: {found['error']}", style="bold red"))
-    for path, reason in found["skipped"] if with_skipped else []:
+    skipped: list[tuple[str, str]] = found["skipped"] if with_skipped else []
+    for path, reason in skipped:
         out.print(Text(f"    {path}: {reason}"))

@@ -64,7 +64,7 @@ class Settings(BaseSettings):
     gateway_oidc_audience: str | None = None
     """What such a token must be made for: best the gateway's URL as clients know it, `https://tools.example.org/mcp`."""
     gateway_oidc_claim: str = "scope"
-    """The claim that says what its holder may do, as scopes `tools:SERVER_TOOL`, `*` allowed."""
+    """The claim that says what its holder may do: scopes `tools:SERVER_TOOL` and `context:COLLECTION`, `*` allowed."""
     gateway_oidc_scopes: Mapping[str, tuple[str, ...]] = Field(default_factory=dict[str, tuple[str, ...]])
     """Scopes for values of that claim that are none, such as groups: `{"platform-team": ["tools:git_*"]}`."""
     gateway_oidc_allow_private: bool = False

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from devtools_platform.context.types import Candidate, Chunk
+from devtools_platform.context.git import TreeEntry
+from devtools_platform.context.types import Candidate, Chunk, Document, DocumentInfo
 
 Progress = Callable[[int, int], None]
 """Called with (files done, files in all) while indexing."""
@@ -79,3 +80,32 @@ class Embedder(Protocol):
     async def embed_query(self, text: str) -> list[float]: ...
 
     async def aclose(self) -> None: ...
+
+
+class DocumentStore(Protocol):
+    """Documents by (collection, id), kept until they are forgotten. Every operation may be repeated.
+
+    Raises `Away` when the store does not answer.
+    """
+
+    async def list_collections(self) -> list[str]:
+        """Also those whose documents are all forgotten, since their index may not know it yet."""
+        ...
+
+    async def list_entries(self, collection: str) -> list[TreeEntry]:
+        """Every document as if it were a file: id, content id, size."""
+        ...
+
+    async def read(self, collection: str, id_: str) -> Document | None: ...
+
+    async def list_infos(self, collection: str, ids: Sequence[str] | None = None) -> list[DocumentInfo]:
+        """These, or all, the newest first."""
+        ...
+
+    async def save(self, collection: str, documents: Sequence[Document]) -> None:
+        """Store or replace. What was forgotten under an id comes back when somebody stores it again."""
+        ...
+
+    async def forget(self, collection: str, id_: str | None = None) -> int:
+        """Remove the words of one document, or of all, for good; returns how many there were."""
+        ...

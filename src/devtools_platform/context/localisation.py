@@ -4,18 +4,17 @@ The index is of the tree before the first of those commits, so nothing that is a
 Read from the object store alone, as everything here: no filters, hooks or programs of a repository run.
 """
 
-import asyncio
 import re
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from devtools_platform.context import git
 from devtools_platform.context.chunking import find_skipped_path
+from devtools_platform.context.indexer import index_commit
 from devtools_platform.context.interfaces import ChunkEngine, Progress
 from devtools_platform.context.manifest import ManifestStore
-from devtools_platform.context.indexer import index_commit
 from devtools_platform.context.ranking import is_test_path
 from devtools_platform.context.service import ContextService
 from devtools_platform.core.errors import BadInput
