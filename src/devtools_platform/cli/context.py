@@ -3,8 +3,10 @@
 import asyncio
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 from rich.text import Text
@@ -14,7 +16,7 @@ from devtools_platform.app.home import Home
 from devtools_platform.cli.connection import AsJson
 from devtools_platform.cli.output import err, no_progress, out, print_json, program, progress
 from devtools_platform.cli.stack import DataDir, stack_settings
-from devtools_platform.context.names import name_collection
+from devtools_platform.context.names import name_collection, name_memory
 from devtools_platform.core.errors import BadInput
 
 app = typer.Typer(no_args_is_help=True, help="Search in repositories and in what the team knows.")
@@ -113,18 +115,63 @@ def status(
         _show_status(one, as_json=False)
 
 
-@app.command("forget")
-def forget(
-    collection: Annotated[str, typer.Argument(help="A collection, as `status` names it.")],
+@app.command("add")
+def add(
+    collection: Annotated[str, typer.Argument(help="Where to: a name of your own, such as docs.")],
+    files: Annotated[list[Path], typer.Argument(help="Markdown or text files.")],
+    kind: Annotated[str, typer.Option(help="document or ticket.")] = "document",
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Remove a collection from the index. The repository itself is not touched."""
-    _send(data_dir, "DELETE", _path(Path(), collection))
+    """Store files as documents, each under its path as given; what was there under it is replaced."""
+    body = {"documents": [_read_document(file, kind) for file in files]}
+    _show_status(_send(data_dir, "PUT", _path(Path(), collection, "/documents"), json=body), as_json=as_json)
+
+
+def _read_document(file: Path, kind: str) -> dict[str, Any]:
+    try:
+        text = file.read_text(errors="replace")
+        at = datetime.fromtimestamp(file.stat().st_mtime, UTC)
+    except OSError as error:
+        raise BadInput(f"{str(file)!r} cannot be read: {error.strerror}.", hint="Give files, not folders.") from None
+    first = next((line.strip("# ").strip() for line in text.splitlines() if line.strip("# ").strip()), file.name)
+    id_ = file.name if file.is_absolute() else file.as_posix()
+    source = {"file": str(file.absolute())}
+    return {"id": id_, "kind": kind, "title": first[:200], "text": text, "source": source, "at": at.isoformat()}
+
+
+@app.command("documents")
+def documents(
+    collection: Annotated[str | None, typer.Argument(help="Without it: what the team knows of --repo.")] = None,
+    repo: Repo = Path(),
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Documents of a collection, the newest first: stored ones, or what earlier tasks in a repository left behind."""
+    name = collection or name_memory(name_collection(repo))
+    found = _send(data_dir, "GET", _path(Path(), name, "/documents"))
     if as_json:
-        print_json({"forgotten": collection})
+        print_json(found)
+        return
+    out.print(f"{name}: {len(found)} documents", markup=False)
+    for one in found:
+        out.print(Text.assemble((one["id"], "bold cyan"), f"  {one['kind']} of {one['at'][:10]}: {one['title']}"))
+
+
+@app.command("forget")
+def forget(
+    collection: Annotated[str, typer.Argument(help="A collection, as `status` names it.")],
+    document: Annotated[str | None, typer.Argument(help="Only this document of it, as `documents` names it.")] = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Forget a document or a whole collection, for good; a repository itself is not touched."""
+    what = "" if document is None else f"/documents/{quote(document)}"
+    _send(data_dir, "DELETE", _path(Path(), collection, what))
+    if as_json:
+        print_json({"forgotten": document or collection})
     else:
-        err.print(f"  {collection} is forgotten", markup=False)
+        err.print(f"  {document or collection} is forgotten", markup=False)
 
 
 @app.command("bench")
@@ -171,8 +218,8 @@ def _show_status(found: dict[str, Any], *, as_json: bool, with_skipped: bool = F
     if as_json:
         print_json(found)
         return
-    where = found["commit"][:12] if found["commit"] else found["follows"]
-    out.print(Text.assemble((found["collection"], "bold"), f"  {found['repo']} at {where}"))
+    where = f"{found['repo']} at {found['commit'][:12]}" if found["commit"] else f"{found['follows']} {found['repo']}"
+    out.print(Text.assemble((found["collection"], "bold"), f"  {where}"))
     state = f"{found['files']} files, {found['chunks']} chunks, {len(found['skipped'])} left out"
     if found["is_indexing"]:
         state += f"; indexing, {found['files_done']} of {found['files_total']}"

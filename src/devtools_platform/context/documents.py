@@ -36,10 +36,16 @@ def check_document(document: Document) -> None:
 
 
 def render(document: Document) -> bytes:
-    """What is indexed and shown: the title, a line that says where it comes from, the text."""
-    title = " ".join(document.title.split())
+    """What is indexed and shown: the title, a line that says where it comes from, the text.
+
+    A text that begins with a heading of its own keeps that one: the line stands in its first section.
+    """
     facts = [document.kind, *_name_facts(document.source), f"{document.at:%Y-%m-%d}"]
-    return f"# {title}\n\n({', '.join(facts)})\n\n{document.text.strip()}\n".encode(errors="replace")
+    text = document.text.strip()
+    heading = "# " + " ".join(document.title.split())
+    if text.startswith("#"):
+        heading, _, text = text.partition("\n")
+    return f"{heading}\n\n({', '.join(facts)})\n\n{text.strip()}\n".encode(errors="replace")
 
 
 def _name_facts(source: Mapping[str, Any]) -> list[str]:
