@@ -295,6 +295,7 @@ class ChanceVectors:
 
     id = "chance"
     size = 384
+    reads_code = False
 
     def __init__(self) -> None:
         self.random = random.Random(SEED)

@@ -28,17 +28,14 @@ from devtools_platform.app.grants import ApprovalGrants
 from devtools_platform.app.home import Home
 from devtools_platform.app.models import ServedModel, choose_model, describe_model
 from devtools_platform.app.recording import log_to, trace_to
+from devtools_platform.app.search_engine import choose_embedder, choose_engine
 from devtools_platform.app.serving import Serving, bind
 from devtools_platform.app.team_memory import keep_learning
 from devtools_platform.config import Settings
 from devtools_platform.console.api import build_api as build_console
-from devtools_platform.context.adapters.edge import EdgeEngine
-from devtools_platform.context.adapters.minilm import MiniLm
-from devtools_platform.context.adapters.qdrant_server import QdrantEngine
 from devtools_platform.context.adapters.sql.documents import SqlDocuments
 from devtools_platform.context.adapters.sql.task_memory import TaskMemory
 from devtools_platform.context.api import build_api as build_context
-from devtools_platform.context.interfaces import ChunkEngine
 from devtools_platform.context.library import Library
 from devtools_platform.context.names import name_collection
 from devtools_platform.context.service import ContextService
@@ -199,24 +196,14 @@ class Stack:
         return served
 
     async def _start_context(self, home: Home, store: sa.Engine, cleanup: AsyncExitStack) -> ContextService:
-        embedder = MiniLm() if self.settings.embeddings == "local" else None
-        if embedder is not None and (missing := embedder.find_missing()):
-            self.progress("context", f"search by words only: {missing}")
-            embedder = None
-        index = self._choose_index(home)
+        embedder = choose_embedder(self.settings, self.progress)
+        index = choose_engine(self.settings, home.path / "context", embedder, self.progress)
         cleanup.push_async_callback(index.aclose)
         await index.count()  # starts the engine's process, or meets the server, now: not in the middle of a task
         service = ContextService(index, home.path / "context" / "manifests", embedder, SqlDocuments(store))
         cleanup.push_async_callback(service.aclose)
         await service.resume()
         return service
-
-    def _choose_index(self, home: Home) -> ChunkEngine:
-        if self.settings.qdrant_url is None:
-            return EdgeEngine(home.path / "context" / "edge-384")
-        key = self.settings.qdrant_api_key
-        self.progress("context", f"the Qdrant server at {self.settings.qdrant_url}")
-        return QdrantEngine.connect(self.settings.qdrant_url, key.get_secret_value() if key else None)
 
     def _build_gateway(self, home: Home, store: sa.Engine, context: ContextService, parts: StateParts) -> Gateway:
         async def collection_of(caller: Caller) -> str | None:

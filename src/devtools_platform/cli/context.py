@@ -226,6 +226,8 @@ def _show_status(found: dict[str, Any], *, as_json: bool, with_skipped: bool = F
     if found["without_vector"]:
         state += f"; {found['without_vector']} by words only, so far"
     out.print(Text(f"  {state}"))
+    if found["embedding_error"]:
+        out.print(Text(f"  no vectors: {found['embedding_error']}", style="yellow"))
     if found["error"]:
         out.print(Text(f"  failed: {found['error']}", style="bold red"))
     skipped: list[tuple[str, str]] = found["skipped"] if with_skipped else []

@@ -76,8 +76,9 @@ class Settings(BaseSettings):
     """A PostgreSQL server to use instead of the embedded one (`postgresql://user:password@host:5432/name`), or on a
     single machine an SQLite file (`sqlite:////absolute/path/file.db`)."""
 
-    embeddings: Literal["local", "none"] = "local"
-    """What gives search its vectors: the model of the extra `dense` on this machine, or nothing (words only)."""
+    embeddings: Literal["local", "endpoint", "none"] = "local"
+    """What gives search its vectors: the model of the extra `dense` on this machine, an OpenAI-compatible endpoint,
+    or nothing (words only)."""
     qdrant_url: str | None = Field(
         default=None, validation_alias=AliasChoices("qdrant_url", "QDRANT_URL", "QDRANT_CLUSTER_ENDPOINT")
     )
@@ -142,6 +143,14 @@ class Settings(BaseSettings):
     """How long an ended task's private clone stays, for a retry or a fork."""
     keep_tasks_days: float = Field(default=90.0, gt=0, le=36500)
     """How long an ended task stays with its events, runs and artifacts. The audit stays for ever."""
+
+    embedding_base_url: str | None = None
+    """The endpoint of `embeddings=endpoint`, for example `https://inference.do-ai.run/v1`. Repositories' code is sent
+    there, secrets left out."""
+    embedding_model: str | None = None
+    embedding_size: int | None = Field(default=None, ge=8, le=8192)
+    """How many numbers a vector of that model has."""
+    embedding_api_key: SecretStr | None = None
 
 
 def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:

@@ -73,6 +73,11 @@ class Embedder(Protocol):
     @property
     def size(self) -> int: ...
 
+    @property
+    def reads_code(self) -> bool:
+        """Whether it takes code as it stands; else it is given the words of it."""
+        ...
+
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """For background work: slow and polite."""
         ...

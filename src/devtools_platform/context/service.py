@@ -8,7 +8,7 @@ agents' tools.
 import asyncio
 import logging
 import time
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Collection, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -51,6 +51,9 @@ MAP_TOKENS_PER_FILE = 10
 """What the shortest line of a map takes."""
 MAX_QUERY_CHARS = 2_000
 MAX_LIMIT = 50
+REFILL_S = 60.0
+"""After how long an embedder that failed is asked again for what it still owes."""
+MANY_RETRIES = 1_000
 
 
 @dataclass
@@ -102,6 +105,8 @@ class ContextService:
         self._background: dict[str, asyncio.Task[None]] = {}
         self._to_fill: dict[str, None] = {}
         self._filler: asyncio.Task[None] | None = None
+        self._embedding_error: str | None = None
+        self._retries: deque[asyncio.TimerHandle] = deque(maxlen=MANY_RETRIES)
         self._is_closed = False
         self._watchers: dict[str, asyncio.Task[None]] = {}
 
@@ -130,6 +135,7 @@ class ContextService:
             follows=manifest.follows if manifest else "commit",
             is_watched=collection in self._watchers,
             without_vector=await self._count_without_vector(collection),
+            embedding_error=self._embedding_error,
             skipped=sorted(manifest.skipped.items()) if manifest else [],
         )
 
@@ -255,8 +261,11 @@ class ContextService:
             del self._to_fill[collection]
             try:
                 await fill_vectors(self.engine, embedder, self.vectors, collection)
+                self._embedding_error = None
             except Unavailable as error:
                 log.warning("%s stays without some vectors: %s", collection, error)
+                self._embedding_error = str(error)
+                self._retries.append(asyncio.get_running_loop().call_later(REFILL_S, self._start_filling, collection))
             except Exception:
                 log.exception("Embedding %s failed", collection)
 
@@ -427,6 +436,8 @@ class ContextService:
     async def aclose(self) -> None:
         """End background runs; the next run completes them."""
         self._is_closed = True
+        for retry in self._retries:
+            retry.cancel()
         running = [*self._watchers.values(), *self._background.values(), *([self._filler] if self._filler else [])]
         for task in running:
             task.cancel()

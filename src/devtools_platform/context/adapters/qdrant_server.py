@@ -49,16 +49,17 @@ class QdrantEngine:
         self._is_prepared = False
 
     @classmethod
-    def connect(cls, url: str, api_key: str | None, *, vector_size: int = 384) -> "QdrantEngine":
+    def connect(
+        cls, url: str, api_key: str | None, *, vector_size: int = 384, collection: str = COLLECTION
+    ) -> "QdrantEngine":
         """Raises `Unavailable` when the extra `qdrant` is not installed."""
         try:
             from qdrant_client import AsyncQdrantClient
         except ImportError as error:
             hint = "Install it with `pip install 'devtools-platform[qdrant]'`."
             raise Unavailable(f"The client of the Qdrant server is not installed: {error}.", hint=hint) from None
-        return cls(
-            AsyncQdrantClient(url=url, api_key=api_key, timeout=30, check_compatibility=False), vector_size=vector_size
-        )
+        client = AsyncQdrantClient(url=url, api_key=api_key, timeout=30, check_compatibility=False)
+        return cls(client, vector_size=vector_size, collection=collection)
 
     async def put(self, collection: str, files: Mapping[str, Sequence[Chunk]]) -> None:
         await self.delete(collection, list(files))
