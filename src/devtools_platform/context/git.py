@@ -13,8 +13,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from devtools_platform.core.errors import NotARepository, ProgramFailed
+from devtools_platform.core.errors import NotARepository, ProgramFailed, TooLarge
 
+MAX_TREE_BYTES = 100_000_000
+"""Of a listing: about a million files."""
 _REGULAR_FILES = {"100644", "100755"}
 
 
@@ -25,6 +27,19 @@ class TreeEntry:
     path: str
     blob: str
     size: int
+
+
+async def _read_at_most(process: Process, most: int) -> bytes | None:
+    """What a process writes until its end; None, and no process any more, once it is more than that."""
+    assert process.stdout  # noqa: S101 - opened as a pipe
+    out = bytearray()
+    while part := await process.stdout.read(1 << 20):
+        out += part
+        if len(out) > most:
+            process.kill()
+            await process.communicate()
+            return None
+    return bytes(out)
 
 
 @dataclass(frozen=True)
@@ -52,8 +67,15 @@ async def find_head(repo: Path) -> str:
 async def list_tree(repo: Path, commit: str) -> list[TreeEntry]:
     """Every regular file of a commit."""
     process = await _start(repo, "ls-tree", "-r", "-l", "-z", "--full-tree", commit)
-    out, err = await process.communicate()
-    if process.returncode:
+    out = await _read_at_most(process, MAX_TREE_BYTES)
+    if out is None:
+        raise TooLarge(
+            f"The tree of {commit[:12]} in {str(repo)!r} lists more than {MAX_TREE_BYTES} bytes of file names.",
+            hint="A few objects can stand for billions of files: such a repository is not indexed.",
+        )
+    assert process.stderr  # noqa: S101 - opened as a pipe
+    err = await process.stderr.read()
+    if await process.wait():
         raise ProgramFailed(f"git ls-tree failed in {str(repo)!r}: {err.decode(errors='replace').strip()}")
     entries: list[TreeEntry] = []
     for record in out.split(b"\0")[:-1]:
