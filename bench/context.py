@@ -34,6 +34,7 @@ import psutil
 from devtools_platform.context import localisation, ranking
 from devtools_platform.context.adapters.edge import EdgeEngine
 from devtools_platform.context.adapters.minilm import MiniLm
+from devtools_platform.context.chunking import find_skipped_path
 from devtools_platform.context.service import CANDIDATES, ContextService
 from devtools_platform.context.types import Hit
 
@@ -126,6 +127,8 @@ def take_sections(source: Path, out: Path, asked: int) -> list[Question]:
     questions: list[Question] = []
     for file in sorted(source.rglob("*.md")):
         path = str(file.relative_to(source))
+        if find_skipped_path(path, file.stat().st_size):  # other people's, which nobody indexes
+            continue
         lines = file.read_text(errors="replace").split("\n")
         heads = [i for i, line in enumerate(lines) if re.match(r"#{1,4}\s+\S", line)]
         for start, end in pairwise([*heads, len(lines)]):
