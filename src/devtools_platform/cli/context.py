@@ -174,6 +174,37 @@ def forget(
         err.print(f"  {document or collection} is forgotten", markup=False)
 
 
+@app.command("snapshot")
+def snapshot(
+    file: Annotated[Path, typer.Argument(help="Where to write it; an older snapshot there is replaced.")],
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """All indexes of repositories with their vectors into a file, while searches are answered. Documents are in
+    `state backup`."""
+    saved = _send(data_dir, "POST", "/snapshots", json={"file": str(file.absolute())})
+    _show_saved(saved, "written", as_json=as_json)
+
+
+@app.command("restore")
+def restore(
+    file: Annotated[Path, typer.Argument(help="A file that `context snapshot` has written.")],
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put a snapshot in the place of all that is indexed. Searches are answered from before until it is there."""
+    saved = _send(data_dir, "POST", "/snapshots/restore", json={"file": str(file.absolute())})
+    _show_saved(saved, "restored", as_json=as_json)
+
+
+def _show_saved(saved: dict[str, Any], what: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json(saved)
+    else:
+        held = f"{len(saved['collections'])} collections, {saved['chunks']} chunks"
+        err.print(f"  {saved['file']} {what}: {held}, {saved['bytes']} bytes", markup=False)
+
+
 @app.command("bench")
 def bench(
     repo: Annotated[Path, typer.Argument(help="A git repository with a history.")] = Path(),

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from sse_starlette.sse import EventSourceResponse
 
 from devtools_platform.context.access import OPERATOR, Access, Readers
+from devtools_platform.context.custody import Custody, Saved
 from devtools_platform.context.documents_api import add_document_routes
 from devtools_platform.context.library import Library
 from devtools_platform.context.names import name_collection
@@ -56,6 +57,7 @@ def build_api(service: ContextService, token: str, readers: Readers = lambda _: 
     _add_routes(router, service, check)
     _add_reading_routes(router, service)
     add_document_routes(router, Library(service))
+    _add_snapshot_routes(router, Custody(service))
     app.include_router(router)
     return app
 
@@ -134,6 +136,25 @@ def _add_reading_routes(app: APIRouter, service: ContextService) -> None:
     app.add_api_route("/collections/{name}/lines", read_range, methods=["GET"])
     app.add_api_route("/collections/{name}/map", repo_map, methods=["GET"])
     app.add_api_route("/collections/{name}/freshness", freshness, methods=["GET"])
+
+
+class SnapshotFile(BaseModel):
+    """A file on the machine the service runs on."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    file: str = Field(min_length=1, description="Absolute path.")
+
+
+def _add_snapshot_routes(app: APIRouter, custody: Custody) -> None:
+    async def create_snapshot(place: SnapshotFile) -> Saved:
+        return await custody.save(Path(place.file))
+
+    async def restore_snapshot(place: SnapshotFile) -> Saved:
+        return await custody.restore(Path(place.file))
+
+    app.add_api_route("/snapshots", create_snapshot, methods=["POST"])
+    app.add_api_route("/snapshots/restore", restore_snapshot, methods=["POST"])
 
 
 async def _tell_progress(service: ContextService, name: str) -> AsyncGenerator[dict[str, str]]:

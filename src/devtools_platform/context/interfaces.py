@@ -40,6 +40,12 @@ class ChunkEngine(Protocol):
         """The texts of chunks that `search` proposed; without those that are gone meanwhile."""
         ...
 
+    async def list_chunks(
+        self, collection: str, limit: int, after: str | None = None
+    ) -> tuple[list[tuple[str, str, Chunk]], str | None]:
+        """(point id, blob, chunk) of a page, and what to give as `after` for the next; None on the last."""
+        ...
+
     async def list_without_vector(self, collection: str, limit: int) -> list[tuple[str, Chunk]]:
         """(point id, chunk) of some chunks that have no vector yet."""
         ...
@@ -50,6 +56,20 @@ class ChunkEngine(Protocol):
 
     async def count(self, collection: str | None = None, *, without_vector: bool = False) -> int:
         """Chunks stored in a collection, or in all; or only those that have no vector yet."""
+        ...
+
+    def aside(self) -> "ChunkEngine":
+        """An empty engine of the same kind beside this one, for the next generation of what it holds.
+
+        One that was begun before and never took over is removed.
+        """
+        ...
+
+    async def take_over(self, generation: "ChunkEngine") -> None:
+        """Answer from a generation that `aside` gave, from now on, and remove what was here. Ends `generation`.
+
+        A process that is killed in between holds either the old or the new one at its next start.
+        """
         ...
 
     async def flush(self) -> None:

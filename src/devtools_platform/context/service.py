@@ -9,8 +9,8 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Collection, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Collection, Generator, Mapping
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -108,6 +108,7 @@ class ContextService:
         self._embedding_error: str | None = None
         self._retries: deque[asyncio.TimerHandle] = deque(maxlen=MANY_RETRIES)
         self._is_closed = False
+        self._is_restoring = False
         self._watchers: dict[str, asyncio.Task[None]] = {}
 
     def collections(self) -> list[str]:
@@ -149,7 +150,8 @@ class ContextService:
 
         `repo` is absolute. Raises `NotARepository`, `ProgramFailed` (git) and `Unavailable` (engine).
         """
-        self.manifests.load(collection)  # refuses a bad name before anything starts
+        if self.manifests.load(collection) is None and self._is_restoring:  # the load refuses a bad name
+            raise Unavailable("A snapshot is being restored.", hint="Index it when that has ended.")
         async with self._locks[collection]:
             run = self._runs[collection] = _Run(repo)
 
@@ -444,6 +446,25 @@ class ContextService:
         await asyncio.gather(*running, return_exceptions=True)
         if self.embedder is not None:
             await self.embedder.aclose()
+
+    @asynccontextmanager
+    async def hold(self, collection: str) -> AsyncGenerator[None]:
+        """Nobody indexes the collection meanwhile; it is searched all along."""
+        async with self._locks[collection]:
+            yield
+
+    @contextmanager
+    def refuse_new(self) -> Generator[None]:
+        """No collection may be indexed for the first time meanwhile: it would be lost with the generation."""
+        self._is_restoring = True
+        try:
+            yield
+        finally:
+            self._is_restoring = False
+
+    def fill(self, collection: str) -> None:
+        """Give chunks their vectors in the background."""
+        self._start_filling(collection)
 
     def has(self, collection: str) -> bool:
         """Whether something is searchable under that name."""

@@ -100,6 +100,11 @@ async def fill_vectors(engine: ChunkEngine, embedder: Embedder, cache: VectorCac
     return filled
 
 
+def make_keys(embedder: Embedder, chunks: Sequence[Chunk]) -> list[str]:
+    """What each chunk's vector is kept under."""
+    return [_make_key(embedder.id, _get_text(chunk, reads_code=embedder.reads_code)) for chunk in chunks]
+
+
 def _get_text(chunk: Chunk, *, reads_code: bool) -> str:
     """What stands for a chunk to the model. One that knows words, not code, is given names, place and words.
 
