@@ -44,7 +44,14 @@ from devtools_platform.gateway.types import Policy
 from devtools_platform.gateway.upstreams.upstream import Upstream
 from devtools_platform.kit.http import create_app, error_response
 
-OPERATOR = Principal("operator", "the operator", Caller("operator", "person"), None, ("tools:*",), sees_all=True)
+OPERATOR = Principal(
+    "operator",
+    "the operator",
+    Caller("operator", "person", collections=("*",)),
+    None,
+    ("tools:*", "context:*"),
+    sees_all=True,
+)
 """Who holds the stack's own token."""
 
 
