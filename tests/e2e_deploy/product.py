@@ -94,7 +94,6 @@ def open_product(fleet: Fleet, prepared: Prepared) -> Iterator[Product]:
         write_host_config(droplet, fleet.folder / "keys", "dev-tools", **more, **backup)
         fleet.use_hosts("web-2")
         data = ["compose", "-p", "dev-tools-data", "--env-file", env_file, "-f", repo / "deploy/compose.data.yaml"]
-        droplet.docker(*data, "create", "--quiet-pull", "postgres")
         droplet.docker("volume", "create", "dev-tools-workspaces")
         droplet.docker(*data, "up", "-d", "postgres")
         product = Product(fleet, repo, droplet, (secrets / "token").read_text())

@@ -64,6 +64,9 @@ done
 }
 CONFIG
 
+# The clones that tasks work in. A release uses this volume; it may not own one.
+docker volume create @APPLICATION@-workspaces >/dev/null
+
 echo "5/6 firewall: SSH and the public ports"
 ufw --force default deny incoming
 ufw allow OpenSSH

@@ -38,8 +38,8 @@ class Docker:
             text = file.read_text()
         except OSError as error:
             raise BadInput(f"{str(file)!r} cannot be read: {error.strerror}.", hint="Pass --compose FILE.") from None
-        argv = ["docker", "compose", "--file", str(file), "config", "--format", "json"]
-        run = self._start(argv, COMMAND_S, {"COLOUR": "blue"})
+        argv = ["docker", "compose", "--file", str(file), "config", "--no-interpolate", "--format", "json"]
+        run = self._start(argv, COMMAND_S)
         if run.returncode != 0:
             raise BadInput(
                 f"{file} is no valid compose file: {run.stderr.strip()[-1000:]}", hint=f"Try `{' '.join(argv)}`."
