@@ -8,7 +8,7 @@ export DEBIAN_FRONTEND=noninteractive
 
 echo "1/6 packages"
 apt-get update -q
-apt-get install -q -y --no-install-recommends ca-certificates curl openssl python3 ufw unattended-upgrades
+apt-get install -q -y --no-install-recommends ca-certificates curl openssl python3 sudo ufw unattended-upgrades
 if ! command -v docker >/dev/null || ! docker compose version >/dev/null 2>&1; then
   . /etc/os-release
   install -m 0755 -d /etc/apt/keyrings
