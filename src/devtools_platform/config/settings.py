@@ -142,6 +142,15 @@ class Settings(BaseSettings):
     """How long an ended task's private clone stays, for a retry or a fork."""
     keep_tasks_days: float = Field(default=90.0, gt=0, le=36500)
     """How long an ended task stays with its events, runs and artifacts. The audit stays for ever."""
+    # -- the crew's work -----------------------------------------------------------------------------------------
+    review_policy: Path | None = None
+    """A YAML file that says what a finding of an analyzer means, instead of the one that came with us."""
+    dependency_audit: bool = True
+    """Ask PyPI's database of vulnerabilities about dependencies a change adds; names and versions are sent."""
+    max_replans: int = Field(default=1, ge=0, le=5)
+    """How often the orchestrator may make a new plan for a task whose plan failed."""
+    max_agent_runs: int = Field(default=30, ge=2, le=500)
+    """Runs of agents one task may use, repairs and new plans included."""
 
 
 def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:

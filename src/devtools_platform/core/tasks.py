@@ -102,13 +102,17 @@ class Finding(Frozen):
     """One remark of the review, with its evidence."""
 
     source: str
-    """The analyzer that says so (`ruff`, `bandit`, `secrets`), or `model`."""
+    """The analyzer that says so (`ruff`, `hadolint`, `secrets`), `repository:NAME`, or `model`."""
     rule: str
     severity: Severity
     path: str
     line: int | None
     message: str
     is_blocking: bool
+    evidence: str = ""
+    """The line itself, secrets redacted; empty when there is none, or when it would show a secret."""
+    suggestion: str | None = None
+    """What to do about it, as its source says; None when it says nothing."""
 
 
 class Review(Frozen):

@@ -20,7 +20,15 @@ from devtools_platform.core.errors import DevToolsError, DiskFull, NotFound, Too
 from devtools_platform.core.redact import redact, redact_text
 from devtools_platform.core.tools import Caller, Tool, ToolResult
 from devtools_platform.gateway.toolsets import files
-from devtools_platform.gateway.toolsets.analyzers import Analysis, analyze
+from devtools_platform.gateway.toolsets.analyzers import (
+    Analysis,
+    Policy,
+    Review,
+    analyze,
+    load_policy,
+    parse_review_config,
+)
+from devtools_platform.gateway.toolsets.analyzers.dependencies import Audit
 from devtools_platform.gateway.toolsets.arguments import (
     Arguments,
     DeleteFile,
@@ -85,11 +93,15 @@ class WorkspaceTools:
         limits: Limits,
         detect: TestCommandDetector = detect_test_command,
         sandbox_program: Path | None = None,
+        policy: Policy | None = None,
+        audit: Audit | None = None,
     ) -> None:
         self._workspaces = workspaces
         self._limits = limits
         self._program = sandbox_program
         self._detect = detect
+        self._policy = policy or load_policy()
+        self._audit = audit or Audit()
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._tools = _by_name(self)
 
@@ -208,8 +220,19 @@ class WorkspaceTools:
 
     async def analyze(self, call: _Call, _: NoArguments) -> ToolResult:
         base = await git.base_commit(call.workspace)
-        analysis = await analyze(call.workspace, base, limits=self._limits, isolate=call.isolate, program=self._program)
-        return _analysis_result(analysis)
+        configured = await git.file_at(call.workspace, base, CONFIG_FILE)
+        review = Review(
+            call.workspace,
+            base,
+            self._limits,
+            isolate=call.isolate,
+            program=self._program,
+            python=await self._project_python(call, parse_config(configured)),
+            config=parse_review_config(configured),
+            policy=self._policy,
+            audit=self._audit,
+        )
+        return _analysis_result(await analyze(review))
 
     def _workspace_of(self, caller: Caller) -> Path:
         if not _TASK_ID.fullmatch(caller.task_id):
