@@ -36,7 +36,8 @@ class AgentRunWorkflow:
     log: TaskLog
 
     async def __call__(self, id_: str, argument: dict[str, Any]) -> dict[str, Any]:
-        caller = Caller(argument["task_id"], argument["agent"], argument["without_sandbox"])
+        folder = argument.get("workspace", "")
+        caller = Caller(argument["task_id"], argument["agent"], argument["without_sandbox"], folder)
         with task_span(caller.task_id, caller.agent, f"agent_run {caller.agent}"):
             return await self._carry_out(RunId(caller, id_), argument)
 

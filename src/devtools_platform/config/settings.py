@@ -147,6 +147,8 @@ class Settings(BaseSettings):
     """A YAML file that says what a finding of an analyzer means, instead of the one that came with us."""
     dependency_audit: bool = True
     """Ask PyPI's database of vulnerabilities about dependencies a change adds; names and versions are sent."""
+    routing: Path | None = None
+    """A YAML file of words by which simple requests go to an agent without a model, instead of ours."""
     max_replans: int = Field(default=1, ge=0, le=5)
     """How often the orchestrator may make a new plan for a task whose plan failed."""
     max_agent_runs: int = Field(default=30, ge=2, le=500)

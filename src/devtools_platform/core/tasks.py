@@ -68,6 +68,13 @@ class PlanStep(Frozen):
     id: str
     agent: AgentName
     goal: str
+    needs: tuple[str, ...] | None = None
+    """Ids of the steps that must be done before it; None: all before it. Steps that wait for nobody run at once."""
+    acceptance: str = ""
+    """By what one sees that it is done."""
+    risk: Literal["low", "medium", "high"] = "low"
+    cost_usd: float | None = None
+    """What it will cost, estimated from the stack's own history; None when that is unknown."""
 
 
 class Plan(Frozen):

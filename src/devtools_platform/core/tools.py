@@ -35,6 +35,13 @@ class Caller:
     task_id: str
     agent: CallerName
     without_sandbox: bool = False
+    workspace: str = ""
+    """The clone it works in, where that is not the task's own: one of several steps that run at once."""
+
+    @property
+    def folder(self) -> str:
+        """The name of its clone's folder."""
+        return self.workspace or self.task_id
 
 
 @dataclass(frozen=True)

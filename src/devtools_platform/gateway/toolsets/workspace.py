@@ -65,6 +65,7 @@ SYSTEM_PYTHON = Path("/usr/bin/python3")
 NO_TEST_COMMAND = "no_test_command"
 
 _TASK_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+_STEP_CLONE = re.compile(r"--[A-Za-z0-9][A-Za-z0-9_-]{0,40}")
 _NO_MATCH, _BAD_PATTERN = 1, 128
 
 
@@ -116,7 +117,7 @@ class WorkspaceTools:
                 raise NotFound(f"There is no tool {name!r}.", hint=f"There are: {', '.join(self._tools)}.")
             call = _Call(self._workspace_of(caller), isolate=not caller.without_sandbox)
             parsed = parse_arguments(entry.arguments, arguments)
-            async with self._turns[caller.task_id]:
+            async with self._turns[caller.folder]:
                 return await entry.run(call, parsed)
         except DevToolsError as error:
             return ToolResult(text=_words(error), data=error.to_dict(), is_error=True)
@@ -237,7 +238,9 @@ class WorkspaceTools:
     def _workspace_of(self, caller: Caller) -> Path:
         if not _TASK_ID.fullmatch(caller.task_id):
             raise NotFound(f"{caller.task_id!r} is not a task id.")
-        folder = self._workspaces / caller.task_id
+        if caller.workspace and not _STEP_CLONE.fullmatch(caller.workspace.removeprefix(caller.task_id)):
+            raise NotFound(f"{caller.workspace!r} is no workspace of task {caller.task_id!r}.")
+        folder = self._workspaces / caller.folder
         if folder.is_symlink() or not (folder / ".git").is_dir():
             raise NotFound(f"Task {caller.task_id!r} has no workspace.", hint="It is made when the task starts.")
         return folder

@@ -14,6 +14,8 @@ from devtools_platform.gateway.toolsets.analyzers.types import AddedLines, Confi
 
 Decision = Literal["block", "show", "drop"]
 
+PACKAGE = "devtools_platform.gateway.toolsets.analyzers"
+
 #: No repository can make these harmless.
 UNDENIABLE = frozenset({"secrets"})
 
@@ -51,8 +53,10 @@ class Policy(BaseModel):
 
     def decide(self, source: str, raw: Raw, added: AddedLines) -> Decision:
         is_added = raw.touches(added)
-        applying = (rule for rule in self.rules if rule.applies_to(source, raw, is_added=is_added))
-        return next((rule.decide for rule in applying), "show")
+        for rule in self.rules:
+            if rule.applies_to(source, raw, is_added=is_added):
+                return rule.decide
+        return "show"
 
     def with_repository(self, block: tuple[str, ...], show: tuple[str, ...]) -> "Policy":
         """The policy with what a repository says of single rules, each named `SOURCE:RULE` (globs)."""
@@ -66,7 +70,7 @@ def load_policy(path: Path | None = None) -> Policy:
     """The policy in `path`, or the one that comes with us. Raises `BadInput` saying what is wrong with it."""
     name = str(path) if path else "policy.yaml"
     try:
-        text = path.read_text("utf-8") if path else resources.files(__package__).joinpath(name).read_text("utf-8")
+        text = path.read_text("utf-8") if path else resources.files(PACKAGE).joinpath(name).read_text("utf-8")
         return Policy.model_validate(yaml.safe_load(text))
     except (OSError, yaml.YAMLError) as error:
         raise BadInput(f"The review policy {name!r} cannot be read: {error}.") from None

@@ -17,7 +17,8 @@ def _remark(result: Any, root: str) -> Raw:
     places: list[Any] = result.get("locations") or []
     physical: dict[str, Any] = places[0].get("physicalLocation", {}) if places else {}
     region: dict[str, Any] = physical.get("region") or {}
-    uri = str((physical.get("artifactLocation") or {}).get("uri", "")).removeprefix("file://")
+    artifact: dict[str, Any] = physical.get("artifactLocation") or {}
+    uri = str(artifact.get("uri", "")).removeprefix("file://")
     first: int | None = region.get("startLine")
     span = (first, region.get("endLine", first)) if first else None
     text = result.get("message", {}).get("text", "")

@@ -77,7 +77,8 @@ def secrets_in(environment: Any, at: list[Any], name: str) -> Iterator[Found]:
     if isinstance(environment, dict):
         pairs = [(key, str(key), str(value or "")) for key, value in environment.items()]
     elif isinstance(environment, list):
-        pairs = [(i, *str(item).partition("=")[::2]) for i, item in enumerate(environment)]
+        named = [str(item).partition("=") for item in environment]
+        pairs = [(i, name, value) for i, (name, _, value) in enumerate(named)]
     for part, key, value in pairs:
         if value and SECRET_NAME.search(key) and not value.startswith(("$", "/")):
             yield (
