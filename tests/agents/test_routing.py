@@ -25,7 +25,7 @@ def test_only_a_request_that_is_clearly_for_one_agent_is_routed_by_rule(text: st
 
 def test_a_team_has_words_of_its_own_and_wrong_ones_are_named(tmp_path: Path) -> None:
     file = tmp_path / "routing.yaml"
-    file.write_text("cicd: [deploy(?:s|ment)?]\n")
+    file.write_text("cicd: ['deploy(?:s|ment)?']\n")
     assert load_router(file).route("The deployment is slow") == "cicd"
     assert load_router(file).route("Fix the test") is None
     file.write_text("cicd: ['(']\n")

@@ -55,11 +55,12 @@ def test_a_plan_that_fails_is_followed_by_another(stack: StackProcess, shop: Pat
 
 def test_an_unclear_request_waits_for_an_answer(stack: StackProcess, shop: Path) -> None:
     task = stack.create_task("Make it right, please.", shop)
-    stack.wait_for_event(task["id"], "approval_requested")
-    (question,) = stack.get("/approvals")["items"]
+    asked = stack.wait_for_event(task["id"], "approval")
+    question = stack.get(f"/approvals/{asked['data']['id']}")
     assert (question["kind"], question["preview"]) == ("question", "What is wrong: the discount or the prices?")
     verdict = {"decision": "approve", "reason": "The discount, at exactly 100."}
     assert stack.post(f"/approvals/{question['id']}/decision", verdict).status_code == 200
     ended = stack.wait_for_end(task["id"])
     assert ended["status"] == "completed", ended
     assert [step["agent"] for step in ended["plan"]["steps"]] == ["feature-dev"]
+
