@@ -63,4 +63,3 @@ def test_an_unclear_request_waits_for_an_answer(stack: StackProcess, shop: Path)
     ended = stack.wait_for_end(task["id"])
     assert ended["status"] == "completed", ended
     assert [step["agent"] for step in ended["plan"]["steps"]] == ["feature-dev"]
-
