@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from devtools_platform.agents import prompts
 from devtools_platform.agents.interfaces import CodeIndex, ModelLedger, Preflight, TaskLog, Workspaces
+from devtools_platform.agents.modelless import POSSIBLE, scaffold_for
 from devtools_platform.agents.planning import goal_of, list_waves, to_plan
 from devtools_platform.agents.questions import People, Questions
 from devtools_platform.agents.routing import Router, load_router
@@ -190,6 +191,12 @@ class TaskRun:
     async def _check_model(self) -> Refusal:
         try:
             await self.crew.preflight.check_model()
+        except NoModel as error:
+            request = self.progress.request
+            agent = request.agent or self.crew.router.route(request.text)
+            if scaffold_for(agent, request.text) is not None:
+                return Refusal()  # a program can do it; the run says that it did
+            return Refusal(reason="needs_model", message=f"{error} {error.hint} {POSSIBLE}")
         except DevToolsError as error:
             return Refusal(reason=_REASONS.get(type(error), "model_failed"), message=f"{error} {error.hint}")
         return Refusal()

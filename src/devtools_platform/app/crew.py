@@ -18,7 +18,7 @@ from devtools_platform.agents.runs import AgentRunWorkflow
 from devtools_platform.agents.tool_calls import DurableTools
 from devtools_platform.app.code_index import HttpCodeIndex
 from devtools_platform.app.home import Home
-from devtools_platform.app.models import LedgerBridge, ServedModel, build_models
+from devtools_platform.app.models import NO_MODEL_HINT, LedgerBridge, ServedModel, build_models
 from devtools_platform.app.preflight import StackPreflight
 from devtools_platform.config import Settings
 from devtools_platform.observability.adapters.sql import SqlLedger
@@ -93,9 +93,9 @@ def build_crew(
         max_turns=settings.max_agent_turns,
     )
     engine.register(TASK_WORKFLOW, TaskWorkflow(crew))
-    engine.register(
-        AGENT_RUN, AgentRunWorkflow(runner, served.is_small, served.needs_judge, settings.max_candidates, journal)
-    )
+    missing = "" if served.endpoint else f"{served.missing or 'No model is configured.'} {NO_MODEL_HINT}"
+    agent_run = AgentRunWorkflow(runner, served.is_small, served.needs_judge, settings.max_candidates, journal, missing)
+    engine.register(AGENT_RUN, agent_run)
     return Crewed(engine, Supervisor(store, engine, worker_id))
 
 

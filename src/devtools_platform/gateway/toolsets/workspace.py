@@ -38,12 +38,14 @@ from devtools_platform.gateway.toolsets.arguments import (
     ReadFile,
     RunCommand,
     RunTests,
+    Scaffold,
     SearchText,
     WriteFile,
     parse_arguments,
     schema_of,
 )
 from devtools_platform.gateway.toolsets.editing import replace_once
+from devtools_platform.gateway.toolsets.scaffolds import scaffold
 from devtools_platform.gateway.toolsets.test_command import (
     CONFIG_FILE,
     HOW_TO_CONFIGURE,
@@ -213,6 +215,20 @@ class WorkspaceTools:
         )
         return _command_result(done)
 
+    async def scaffold(self, call: _Call, given: Scaffold) -> ToolResult:
+        config = await _test_config(call)
+        found = await self._test_command(call, config, _any_python())
+        names = await git.list_files(call.workspace)
+
+        def make() -> dict[str, str]:
+            made = scaffold(given.kind, names, lambda path: _read_if_text(call.workspace, path), found)
+            for path, text in made.items():
+                files.write_text(call.workspace, path, text)
+            return made
+
+        made = await asyncio.to_thread(make)
+        return ToolResult(f"Wrote {', '.join(made)}.", {"files": list(made)})
+
     async def changes(self, call: _Call, _: NoArguments) -> ToolResult:
         base = await git.base_commit(call.workspace)
         stat = await git.diff_stat(call.workspace, base)
@@ -249,10 +265,7 @@ class WorkspaceTools:
         names = await git.list_files(call.workspace)
 
         def read(path: str) -> str | None:
-            try:
-                return files.read_text(call.workspace, path)
-            except ToolFailed:
-                return None
+            return _read_if_text(call.workspace, path)
 
         return await asyncio.to_thread(self._detect, names, read, config=config, python=str(python), root=call.root)
 
@@ -266,6 +279,13 @@ class WorkspaceTools:
         if config.python and not usable:
             raise ToolFailed(f"{CONFIG_FILE}: `[test] python` is {config.python!r}, which is no Python environment.")
         return usable[0] if usable else None
+
+
+def _read_if_text(workspace: Path, path: str) -> str | None:
+    try:
+        return files.read_text(workspace, path)
+    except ToolFailed:
+        return None
 
 
 async def _test_config(call: _Call) -> TestConfig:
@@ -358,6 +378,12 @@ def _by_name(tools: WorkspaceTools) -> dict[str, _Entry]:
             "Run a program in the workspace, in a sandbox without network. Gives its exit code and output.",
         ),
         (tools.run_tests, RunTests, False, "Run the project's own tests. Exit code 0 means they pass."),
+        (
+            tools.scaffold,
+            Scaffold,
+            False,
+            "Write a first pipeline, container file or API reference from what the repository has. Overwrites nothing.",
+        ),
         (tools.changes, NoArguments, True, "Show everything changed since the task started, as a diff."),
         (
             tools.analyze,

@@ -3,6 +3,7 @@
 from devtools_platform.gateway.toolsets.analyzers.containers import (
     DEPLOYMENT,
     HADOLINT,
+    MARKDOWN,
     SCHEMA,
     SHELLCHECK,
     YAMLLINT,
@@ -23,4 +24,5 @@ ANALYZERS: tuple[Analyzer, ...] = (
     DEPLOYMENT,
     ACTIONLINT,
     ZIZMOR,
+    MARKDOWN,
 )

@@ -147,3 +147,11 @@ DEPLOYMENT = Analyzer(
     parse_remarks,
     read_only_paths=(PROGRAMS,),
 )
+MARKDOWN = Analyzer(
+    "docs",
+    Program(str(PROGRAMS / "markdown.py"), "script"),
+    lambda path: path.endswith(".md"),
+    tuple,
+    parse_remarks,
+    read_only_paths=(PROGRAMS,),
+)
