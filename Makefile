@@ -74,8 +74,8 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix $(SOURCES)
 
 lock: $(VENV)/.dev
-	$(BIN)/pip-compile -q --extra local --extra dense --extra qdrant --extra build -o requirements/runtime.txt pyproject.toml
-	$(BIN)/pip-compile -q --extra local --extra dense --extra qdrant --extra build --extra deploy --extra docs --extra dev -o requirements/dev.txt pyproject.toml
+	$(BIN)/pip-compile -q --extra local --extra dense --extra qdrant --extra analyzers --extra build -o requirements/runtime.txt pyproject.toml
+	$(BIN)/pip-compile -q --extra local --extra dense --extra qdrant --extra analyzers --extra build --extra deploy --extra docs --extra dev -o requirements/dev.txt pyproject.toml
 	$(BIN)/pip-compile -q -o requirements/image.txt pyproject.toml
 	$(BIN)/pip-compile -q -o requirements/deploy-test.txt requirements/deploy-test.in
 

@@ -1,6 +1,7 @@
 """Every error ends with the next command; every command has `--json`.
 
-Exit codes: 0 done; 20 a task ended without a branch; 21 a rollout was undone; 2-10 see `core.errors`; 130 interrupted.
+Exit codes: 0 done; 20 a task ended without a branch, or a review that blocks; 21 a rollout was undone;
+2-10 see `core.errors`; 130 interrupted.
 """
 
 import sys
@@ -17,6 +18,7 @@ from devtools_platform.cli import (
     host,
     model,
     release,
+    review,
     rollout,
     stack,
     state,
@@ -44,6 +46,7 @@ app.command("debug")(host.debug)
 app.command("up")(stack.up)
 app.command("doctor")(stack.doctor)
 app.command("demo")(demo.demo)
+app.command("review")(review.review)
 
 config = typer.Typer(no_args_is_help=True, help="Settings.")
 app.add_typer(config, name="config")
