@@ -23,6 +23,7 @@ from devtools_platform.app.admission import Admission
 from devtools_platform.app.console_data import ConsoleData
 from devtools_platform.app.context_readers import readers_of
 from devtools_platform.app.crew import build_crew
+from devtools_platform.app.delivery import deploy_tools
 from devtools_platform.app.gateway_doors import open_doors
 from devtools_platform.app.grants import ApprovalGrants
 from devtools_platform.app.home import Home
@@ -215,7 +216,7 @@ class Stack:
         tasks = TaskTools(parts.service, parts.events, Admission(self.settings).admit)
         workspace = workspace_tools(self.settings, home.workspaces)
         return Gateway(
-            [workspace, ContextTools(context, collection_of), tasks, WebTools()],
+            [workspace, ContextTools(context, collection_of), tasks, WebTools(), *deploy_tools(self.settings)],
             load_policy(),
             SqlCallRecords(store),
             rules=load_rules(self.settings.approval_rules),

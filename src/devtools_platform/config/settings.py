@@ -155,6 +155,23 @@ class Settings(BaseSettings):
     max_agent_runs: int = Field(default=30, ge=2, le=500)
     """Runs of agents one task may use, repairs and new plans included."""
 
+    release_application: str = "dev-tools"
+    """The name of the application that releases and rollouts are of."""
+    registry: str | None = None
+    """Where images and releases are kept: `HOST/TEAM`, of DigitalOcean's or any other OCI registry."""
+    registry_user: str | None = None
+    registry_password: SecretStr | None = None
+    """Best a short-lived one: `doctl registry docker-config --expiry-seconds 1800` makes one."""
+    registry_plain_http: bool = False
+    """For a registry without TLS that is reached through an SSH connection. Never over a public network."""
+    release_key: Path | None = None
+    """The private key that signs releases, as cosign or `dev-tools release keygen` makes it."""
+    release_key_password: SecretStr | None = None
+    release_public_key: Path | None = None
+    """The public key that releases are verified with; by default the file beside the private one that ends in .pub."""
+    hosts_file: Path = Path("deploy/hosts.yaml")
+    """The inventory: which droplets a rollout goes to."""
+
     embedding_base_url: str | None = None
     """The endpoint of `embeddings=endpoint`, for example `https://inference.do-ai.run/v1`. Repositories' code is sent
     there, secrets left out."""
