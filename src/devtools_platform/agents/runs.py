@@ -10,7 +10,7 @@ from devtools_platform.agents.live import known_paths
 from devtools_platform.agents.reviewing import Reviewer
 from devtools_platform.agents.runner import AgentRunner, RunId
 from devtools_platform.agents.suspension import resume
-from devtools_platform.agents.types import Answer, PlanDraft, RunOutcome, Suspended, TaskEnded
+from devtools_platform.agents.types import Answer, OutOfBudget, PlanDraft, RunOutcome, Suspended, TaskEnded
 from devtools_platform.core.tasks import Degradation, TestRun
 from devtools_platform.core.tools import Caller
 from devtools_platform.kit.telemetry import task_span
@@ -45,6 +45,8 @@ class AgentRunWorkflow:
         await self._note("run.begin", lambda: self.log.begin_run(id_, caller.task_id, caller.agent, argument["n"]))
         try:
             outcome = await self._choose(caller.agent, argument)(run, argument)
+        except OutOfBudget as stop:
+            outcome = RunOutcome(suspended=Suspended(messages=stop.messages, questions=[], budget=stop.budget))
         except TaskEnded as end:
             outcome = RunOutcome(reason=end.reason, message=end.message)
         status = "suspended" if outcome.suspended else "failed" if outcome.reason else "completed"

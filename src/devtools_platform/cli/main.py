@@ -1,6 +1,6 @@
 """Every error ends with the next command; every command has `--json`.
 
-Exit codes: 0 done; 20 a task ended without a branch; 2-10 see `core.errors`; 130 interrupted.
+Exit codes: 0 done; 20 a task ended without a branch; 2-11 see `core.errors`; 130 interrupted.
 """
 
 import sys

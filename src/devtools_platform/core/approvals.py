@@ -9,7 +9,8 @@ from pydantic import Field
 
 from devtools_platform.core.tasks import Frozen
 
-Kind = Literal["tool", "plan", "publish"]
+Kind = Literal["tool", "plan", "publish", "budget"]
+"""`budget`: a limit would be passed; the argument `raise_by_usd` is what approving adds to it."""
 Risk = Literal["low", "medium", "high"]
 ApprovalStatus = Literal["pending", "approved", "denied", "expired", "cancelled"]
 Environment = Literal["production", "staging", "development", "test"]
@@ -120,7 +121,7 @@ class Approval(Frozen):
 
 
 class Verdict(Frozen):
-    """What a person decides. `arguments` replaces those that were asked about (tools only)."""
+    """What a person decides. `arguments` replaces those that were asked about (tools and budgets only)."""
 
     decision: Literal["approve", "deny"]
     reason: str = Field(default="", max_length=MAX_REASON)

@@ -10,7 +10,6 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from prometheus_client import Counter
 from sqlalchemy.exc import SQLAlchemyError
 
 from devtools_platform import __version__
@@ -18,8 +17,7 @@ from devtools_platform.core.errors import DevToolsError
 from devtools_platform.core.redact import redact
 from devtools_platform.kit.telemetry import current_scope
 from devtools_platform.observability.interfaces import SpanRow, SpanStore
-
-EXPORT_FAILURES = Counter("devtools_trace_export_failures_total", "Spans that a sink lost", ["sink"])
+from devtools_platform.observability.metrics import EXPORT_FAILURES
 
 MAX_ATTRIBUTE_CHARS = 20_000
 

@@ -1,7 +1,9 @@
 """Spans and the cost ledger in the state database."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,7 +13,17 @@ from devtools_platform.kit import schema
 from devtools_platform.kit.database import in_thread, insert_each_once, read_in_thread, transaction
 from devtools_platform.kit.schema import model_calls, tool_calls
 from devtools_platform.kit.telemetry import trace_id_for
-from devtools_platform.observability.interfaces import ModelCall, SpanRow
+from devtools_platform.observability.adapters.budget_accounts import (
+    list_stale_holds,
+    place_hold,
+    raise_account,
+    read_accounts,
+    settle,
+)
+from devtools_platform.observability.budgets import Account, Budgets, Spender, to_nano
+from devtools_platform.observability.interfaces import BudgetWarning, Hold, ModelCall, SpanRow
+
+INTERRUPTED = "interrupted: the process ended while the call was being made"
 
 
 @dataclass(frozen=True)
@@ -33,14 +45,62 @@ class SqlSpanStore:
 
 @dataclass(frozen=True)
 class SqlLedger:
-    database: sa.Engine
+    """Every model call, and the budgets they count against: a call and what it settles are one transaction."""
 
-    async def record(self, call: ModelCall) -> None:
-        row = {**asdict(call), "trace_id": trace_id_for(call.task_id)}
-        await in_thread(self.database, lambda c: c.execute(sa.insert(model_calls).values(row)))
+    database: sa.Engine
+    budgets: Budgets = field(default_factory=Budgets)
+
+    async def hold(self, hold: Hold) -> None:
+        await in_thread(self.database, lambda c: place_hold(c, self.budgets, hold))
+
+    async def record(self, call: ModelCall, *, keep_held: bool = False) -> list[BudgetWarning]:
+        return await in_thread(self.database, lambda c: self._record(c, call, keep_held=keep_held))
+
+    async def raise_limit(self, id_: str, key: str, usd: Decimal) -> None:
+        await in_thread(self.database, lambda c: raise_account(c, self.budgets, id_, key, to_nano(usd)))
+
+    async def settle_interrupted(self, older_than_s: float) -> int:
+        """Book what is held for calls whose process ended in the middle: the provider may charge for them.
+
+        Each gets its row in the ledger, with an error and without a cost. Returns how many.
+        """
+        stale = await in_thread(self.database, lambda c: list_stale_holds(c, older_than_s))
+        for row in stale:
+            call = ModelCall(
+                row.task_id, row.agent, row.provider, row.model, None, None, None, 0.0, INTERRUPTED,
+                call_id=row.id, environment=row.environment,
+            )  # fmt: skip
+            await self.record(call, keep_held=True)
+        return len(stale)
+
+    async def list_accounts(self) -> list[Account]:
+        return await read_in_thread(self.database, lambda c: read_accounts(c, self.budgets, now=datetime.now(UTC)))
 
     async def usage(self, task_id: str) -> Usage:
         return await read_in_thread(self.database, lambda c: _sum(c, task_id))
+
+    def _record(self, connection: sa.Connection, call: ModelCall, *, keep_held: bool) -> list[BudgetWarning]:
+        if call.call_id is not None and _is_recorded(connection, call.call_id):
+            return []
+        spender = Spender(call.task_id, call.agent, call.environment or "")
+        warnings = settle(connection, self.budgets, spender, call.call_id, _spent(call, keep_held=keep_held))
+        row = {**asdict(call), "trace_id": trace_id_for(call.task_id)}
+        connection.execute(sa.insert(model_calls).values(row))
+        return warnings
+
+
+def _spent(call: ModelCall, *, keep_held: bool) -> int | None:
+    """What to book: a failed call costs nothing unless nobody knows; an answered one of unknown cost, what was held."""
+    if keep_held:
+        return None
+    if call.cost_usd is not None:
+        return to_nano(call.cost_usd)
+    return 0 if call.error is not None else None
+
+
+def _is_recorded(connection: sa.Connection, call_id: str) -> bool:
+    query = sa.select(model_calls.c.id).where(model_calls.c.call_id == call_id)
+    return connection.execute(query).first() is not None
 
 
 def _sum(connection: sa.Connection, task_id: str) -> Usage:
