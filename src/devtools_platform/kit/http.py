@@ -63,6 +63,8 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
+        # Its request spans belong to no task, four a request with those of health checks; metrics count requests.
+        telemetry={"tracing": False},
         responses={status: {"model": ErrorBody, "description": "An error"} for status in (422, "default")},
     )
     _add_error_handlers(app)

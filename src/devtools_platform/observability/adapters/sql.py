@@ -20,6 +20,7 @@ from devtools_platform.observability.adapters.budget_accounts import (
     read_accounts,
     settle,
 )
+from devtools_platform.observability.adapters.outbox import queue
 from devtools_platform.observability.budgets import Account, Budgets, Spender, to_nano
 from devtools_platform.observability.interfaces import BudgetWarning, Hold, ModelCall, SpanRow
 
@@ -27,13 +28,27 @@ INTERRUPTED = "interrupted: the process ended while the call was being made"
 
 
 @dataclass(frozen=True)
+class Records:
+    """Everything that was recorded of some tasks, as rows."""
+
+    tasks: list[str]
+    model_calls: list[dict[str, Any]]
+    tool_calls: list[dict[str, Any]]
+    spans: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
 class SqlSpanStore:
+    """`sinks`: who else gets every span; see `outbox`."""
+
     database: sa.Engine
+    sinks: Sequence[str] = ()
 
     def write(self, spans: Sequence[SpanRow]) -> None:
         rows = [asdict(span) for span in spans]
         with transaction(self.database) as connection:
             insert_each_once(connection, schema.spans, rows, on=["trace_id", "span_id"])
+            queue(connection, self.sinks, spans)
 
     async def read_trace(self, task_id: str) -> list[dict[str, Any]]:
         """The task's spans as rows, oldest first."""
@@ -41,6 +56,21 @@ class SqlSpanStore:
         query = sa.select(schema.spans).where(of_task).order_by(schema.spans.c.started_at)
         rows = await read_in_thread(self.database, lambda c: c.execute(query).mappings().all())
         return [dict(row) for row in rows]
+
+    async def read_records(self, task_id: str | None, newest: int) -> Records:
+        """Of one task, or of the `newest` tasks that have ended."""
+        return await read_in_thread(self.database, lambda c: _read_records(c, task_id, newest))
+
+
+def _read_records(connection: sa.Connection, task_id: str | None, newest: int) -> Records:
+    tasks = schema.tasks
+    ended = sa.select(tasks.c.id).where(tasks.c.ended_at.is_not(None)).order_by(tasks.c.ended_at.desc()).limit(newest)
+    ids = [task_id] if task_id is not None else list(connection.execute(ended).scalars())
+
+    def rows(table: sa.Table) -> list[dict[str, Any]]:
+        return [dict(row) for row in connection.execute(sa.select(table).where(table.c.task_id.in_(ids))).mappings()]
+
+    return Records(ids, rows(model_calls), rows(tool_calls), rows(schema.spans))
 
 
 @dataclass(frozen=True)
