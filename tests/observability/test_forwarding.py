@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -25,7 +25,7 @@ from devtools_platform.observability.forwarding import Forwarder, SinkState
 from devtools_platform.observability.interfaces import SpanRow
 from fakes.langfuse import FakeLangfuse
 
-CONTRACT = Path("/work/shared/contracts/langfuse.openapi.yml")
+CONTRACT = Path(__file__).parents[3] / "shared" / "contracts" / "langfuse.openapi.yml"
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
 
@@ -74,11 +74,22 @@ async def forwarding(database: sa.Engine, sink: OtlpSink) -> AsyncIterator[SinkS
             await work
 
 
-async def until(state: SinkState, name: str, value: Any, for_s: float = 10) -> None:
-    """Polls: what changes it is a thread of the fake and a loop of ours."""
-    async with asyncio.timeout(for_s):
-        while getattr(state, name) != value:
+async def until(state: SinkState, name: str, value: Any) -> None:
+    await eventually(lambda: getattr(state, name) == value)
+
+
+async def eventually(look: Callable[[], bool]) -> None:
+    """Polls: what changes it is a thread of the fake."""
+    async with asyncio.timeout(10):
+        while not look():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def contract() -> Any:
+    if not CONTRACT.is_file():
+        pytest.skip("the official contracts are not beside this repository")
+    return yaml.safe_load(CONTRACT.read_text())
 
 
 async def test_more_spans_than_one_batch_arrive_once_each(database: sa.Engine, langfuse: FakeLangfuse) -> None:
@@ -94,9 +105,7 @@ async def test_more_spans_than_one_batch_arrive_once_each(database: sa.Engine, l
 async def test_a_wrong_key_is_shown_and_nothing_is_lost(database: sa.Engine, langfuse: FakeLangfuse) -> None:
     store(database, 3)
     async with forwarding(database, sink_of(langfuse, "sk-lf-wrong")) as state:
-        async with asyncio.timeout(10):
-            while langfuse.refused < 3:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: langfuse.refused >= 3)
         assert "401" in str(state.last_error)
         assert (state.sent, state.lost, state.pending) == (0, 0, 3)
     async with forwarding(database, sink_of(langfuse)) as state:
@@ -109,9 +118,7 @@ async def test_a_dead_port_is_tried_again(database: sa.Engine) -> None:
         sink = sink_of(gone)
     store(database, 2)
     async with forwarding(database, sink) as state:
-        async with asyncio.timeout(10):
-            while state.last_error is None:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: state.last_error is not None)
         assert (state.sent, state.lost, state.pending) == (0, 0, 2)
 
 
@@ -146,14 +153,13 @@ async def test_a_slow_sink_keeps_nobody_from_storing(database: sa.Engine, langfu
         await until(state, "sent", 51)
 
 
-async def test_what_is_sent_has_the_shape_of_langfuse_s_contract(database: sa.Engine, langfuse: FakeLangfuse) -> None:
-    if not CONTRACT.is_file():
-        pytest.skip("the official contracts are not on this machine")
+async def test_what_is_sent_has_the_shape_of_langfuse_s_contract(
+    database: sa.Engine, langfuse: FakeLangfuse, contract: Any
+) -> None:
     (row, *_) = store(database, 2, **{"service.name": "dev-tools"})
     async with forwarding(database, sink_of(langfuse)) as state:
         await until(state, "sent", 2)
 
-    contract = yaml.safe_load(CONTRACT.read_text())
     operation = contract["paths"]["/api/public/otel/v1/traces"]["post"]
     body = operation["requestBody"]["content"]["application/json"]["schema"]
     nullable = json_schema({**body, "components": contract["components"]})

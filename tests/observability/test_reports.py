@@ -31,7 +31,8 @@ async def ledger(database: sa.Engine) -> SqlLedger:
     await ledger.record(CALL)
     await ledger.record(replace(CALL, agent="cicd", task_id="t2", cost_usd=Decimal("0.2")))
     await ledger.record(replace(CALL, agent="cicd", model="other", cost_usd=None))
-    await ledger.record(replace(CALL, input_tokens=None, output_tokens=None, cost_usd=None, error="refused"))
+    failed = replace(CALL, input_tokens=None, output_tokens=None, cached_tokens=None, cost_usd=None, error="refused")
+    await ledger.record(failed)
     return ledger
 
 

@@ -183,6 +183,8 @@ class Settings(BaseSettings):
         default=None, validation_alias=AliasChoices("otlp_headers", "OTEL_EXPORTER_OTLP_HEADERS")
     )
     """Headers for it as `name=value,name=value`, values URL-encoded."""
+    worker_metrics_port: int | None = Field(default=None, ge=1, le=65535)
+    """Where `dev-tools worker` offers its metrics; a stack's own are on its services, and a worker has none."""
     trace_content: bool = True
     """Whether spans hold what was said to models and tools. Without it they hold names, times, tokens and cost."""
 

@@ -41,7 +41,7 @@ async def refresh_gauges(database: sa.Engine, budgets: Budgets) -> None:
 def _set_budgets(accounts: list[Account], open_tasks: set[str]) -> None:
     shares: list[float] = []
     for account in accounts:
-        scope, name = account.key.partition(":")[0], name_of(account.key)
+        scope, name = account.key.partition(":")[0], name_of(account.key) or "all"
         if scope == "task":
             if account.limit and account.key in open_tasks:
                 shares.append(account.spent / account.limit)
