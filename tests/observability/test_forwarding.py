@@ -17,10 +17,10 @@ import yaml
 from devtools_platform.core.errors import BadInput, Unavailable
 from devtools_platform.kit import schema
 from devtools_platform.kit.telemetry import trace_id_for
-from devtools_platform.observability.adapters.langfuse import LangfuseReader
 from devtools_platform.observability.adapters.otlp import OtlpSink, langfuse_sink, otlp_sink
-from devtools_platform.observability.adapters.outbox import SqlOutbox
+from devtools_platform.observability.adapters.otlp.langfuse import LangfuseReader
 from devtools_platform.observability.adapters.sql import SqlSpanStore
+from devtools_platform.observability.adapters.sql.outbox import SqlOutbox
 from devtools_platform.observability.forwarding import Forwarder, SinkState
 from devtools_platform.observability.interfaces import SpanRow
 from fakes.langfuse import FakeLangfuse

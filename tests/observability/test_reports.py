@@ -11,8 +11,8 @@ import sqlalchemy as sa
 
 from devtools_platform.core.errors import BadInput
 from devtools_platform.kit.schema import model_calls
-from devtools_platform.observability.adapters.reports import add_up
 from devtools_platform.observability.adapters.sql import SqlLedger
+from devtools_platform.observability.adapters.sql.reports import add_up
 from devtools_platform.observability.api import read_period
 from devtools_platform.observability.interfaces import ModelCall
 from devtools_platform.observability.prices import FixedCost, load_prices

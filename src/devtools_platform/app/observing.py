@@ -15,12 +15,12 @@ from devtools_platform.app.ledger import build_budgets
 from devtools_platform.config import Settings
 from devtools_platform.core.errors import BadInput, DevToolsError
 from devtools_platform.kit.telemetry import trace_id_for
-from devtools_platform.observability.adapters.gauges import refresh_gauges
-from devtools_platform.observability.adapters.langfuse import LangfuseReader
 from devtools_platform.observability.adapters.otlp import OtlpSink, langfuse_sink, otlp_sink
-from devtools_platform.observability.adapters.outbox import SqlOutbox
-from devtools_platform.observability.adapters.reports import add_up
+from devtools_platform.observability.adapters.otlp.langfuse import LangfuseReader
 from devtools_platform.observability.adapters.sql import Records, SqlLedger, SqlSpanStore
+from devtools_platform.observability.adapters.sql.gauges import refresh_gauges
+from devtools_platform.observability.adapters.sql.outbox import SqlOutbox
+from devtools_platform.observability.adapters.sql.reports import add_up
 from devtools_platform.observability.forwarding import Forwarder
 from devtools_platform.observability.prices import load_prices
 from devtools_platform.observability.reports import By, CostReport, spread_fixed

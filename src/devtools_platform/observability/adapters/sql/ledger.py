@@ -13,14 +13,14 @@ from devtools_platform.kit import schema
 from devtools_platform.kit.database import in_thread, insert_each_once, read_in_thread, transaction
 from devtools_platform.kit.schema import model_calls, tool_calls
 from devtools_platform.kit.telemetry import trace_id_for
-from devtools_platform.observability.adapters.budget_accounts import (
+from devtools_platform.observability.adapters.sql.budget_accounts import (
     list_stale_holds,
     place_hold,
     raise_account,
     read_accounts,
     settle,
 )
-from devtools_platform.observability.adapters.outbox import queue
+from devtools_platform.observability.adapters.sql.outbox import queue
 from devtools_platform.observability.budgets import Account, Budgets, Spender, to_nano
 from devtools_platform.observability.interfaces import BudgetWarning, Hold, ModelCall, SpanRow
 

@@ -11,7 +11,7 @@ from prometheus_client import Gauge
 
 from devtools_platform.kit.database import read_in_thread
 from devtools_platform.kit.schema import approvals, budget_accounts, events, tasks
-from devtools_platform.observability.adapters.budget_accounts import read_accounts
+from devtools_platform.observability.adapters.sql.budget_accounts import read_accounts
 from devtools_platform.observability.budgets import Account, Budgets, name_of, to_usd
 
 LIMIT = Gauge("devtools_budget_limit_usd", "A month's budget with what was added to it", ["scope", "name"])

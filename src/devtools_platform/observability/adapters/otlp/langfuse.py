@@ -6,7 +6,7 @@ from typing import Any
 import httpx2
 
 from devtools_platform.core.errors import Unavailable
-from devtools_platform.observability.adapters.otlp import basic_auth
+from devtools_platform.observability.adapters.otlp.sending import basic_auth
 
 PAGE = 100
 MAX_PAGES = 100
