@@ -110,12 +110,16 @@ class SqlLedger:
         return await read_in_thread(self.database, lambda c: _sum(c, task_id))
 
     def _record(self, connection: sa.Connection, call: ModelCall, *, keep_held: bool) -> list[BudgetWarning]:
+        row = {**asdict(call), "trace_id": trace_id_for(call.task_id)}
+        spent = _spent(call, keep_held=keep_held)
+        if spent == 0 and not self.budgets.is_limited:  # free, or failed, and nothing can be held: one statement
+            insert_each_once(connection, model_calls, [row], on=["call_id"])
+            return []
         if call.call_id is not None and _is_recorded(connection, call.call_id):
             return []
         spender = Spender(call.task_id, call.agent, call.environment or "")
-        warnings = settle(connection, self.budgets, spender, call.call_id, _spent(call, keep_held=keep_held))
-        row = {**asdict(call), "trace_id": trace_id_for(call.task_id)}
-        connection.execute(sa.insert(model_calls).values(row))
+        warnings = settle(connection, self.budgets, spender, call.call_id, spent)
+        insert_each_once(connection, model_calls, [row], on=["call_id"])
         return warnings
 
 
