@@ -9,8 +9,9 @@ from pydantic import Field
 
 from devtools_platform.core.tasks import Frozen
 
-Kind = Literal["tool", "plan", "publish", "budget"]
-"""`budget`: a limit would be passed; the argument `raise_by_usd` is what approving adds to it."""
+Kind = Literal["tool", "plan", "publish", "question", "budget"]
+"""`question`: the orchestrator does not know what is wanted; the reason given with the approval is the answer.
+`budget`: a limit would be passed; the argument `raise_by_usd` is what approving adds to it."""
 Risk = Literal["low", "medium", "high"]
 ApprovalStatus = Literal["pending", "approved", "denied", "expired", "cancelled"]
 Environment = Literal["production", "staging", "development", "test"]
