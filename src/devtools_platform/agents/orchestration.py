@@ -464,7 +464,8 @@ class TaskRun:
             if outcome.suspended is not None and outcome.suspended.budget is not None:
                 await self.questions.budget(agent, outcome.suspended.budget)
                 said = outcome.suspended.messages
-                resumed = {"messages": said, "answers": []} if said else None
+                went_on: dict[str, Any] | None = {"messages": said, "answers": []} if said else None
+                outcome = await self._run_once(agent, prompt, goal, went_on, folder)
                 continue
             if outcome.suspended is not None:
                 answers = [await self.questions.answer(agent, question) for question in outcome.suspended.questions]
