@@ -14,7 +14,7 @@ from opentelemetry import baggage, trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 
-from devtools_platform.core.redact import redact
+from devtools_platform.core.redact import holds_secret, redact
 from devtools_platform.kit.telemetry import AGENT, TASK, current_scope
 from devtools_platform.observability.interfaces import SpanRow
 
@@ -69,7 +69,8 @@ def to_row(span: ReadableSpan, origin: Origin) -> SpanRow:
     context = span.get_span_context()
     assert context is not None  # noqa: S101 - a finished span has one
     given = {key: value for key, value in (span.attributes or {}).items() if key not in DROPPED}
-    attributes: Mapping[str, Any] = redact({**given, **_described(span, given), **origin.attributes})
+    attributes = {key: _clean(value) for key, value in {**given, **_described(span, given)}.items()}
+    attributes |= origin.attributes
     return SpanRow(
         trace_id=f"{context.trace_id:032x}",
         span_id=f"{context.span_id:016x}",
@@ -100,6 +101,15 @@ def _described(span: ReadableSpan, given: Mapping[str, Any]) -> dict[str, Any]:
     elif given.get("devtools.tool.is_error"):
         more["langfuse.observation.level"] = "WARNING"
     return more
+
+
+def _clean(value: Any) -> Any:
+    """`redact`, after a look that is ten times as fast: nearly all text of a conversation has no secret in it."""
+    if isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, str) and not holds_secret(value) and "bearer" not in value.lower():
+        return value
+    return redact(value)
 
 
 def _time(nanoseconds: int | None) -> datetime:
