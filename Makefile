@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-SOURCES := src tests bench docs
+SOURCES := src tests bench docs deploy
 
 .PHONY: help demo test check chaos conformance e2e-deploy bench docs format lock clean site
 help:

@@ -461,6 +461,12 @@ class TaskRun:
         while True:
             for degradation in outcome.degraded:
                 await self._degrade(degradation.what, degradation.why)
+            if outcome.suspended is not None and outcome.suspended.budget is not None:
+                await self.questions.budget(agent, outcome.suspended.budget)
+                said = outcome.suspended.messages
+                went_on: dict[str, Any] | None = {"messages": said, "answers": []} if said else None
+                outcome = await self._run_once(agent, prompt, goal, went_on, folder)
+                continue
             if outcome.suspended is not None:
                 answers = [await self.questions.answer(agent, question) for question in outcome.suspended.questions]
                 listed = [answer.model_dump(mode="json") for answer in answers]

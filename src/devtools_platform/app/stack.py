@@ -28,6 +28,7 @@ from devtools_platform.app.gateway_doors import open_doors
 from devtools_platform.app.grants import ApprovalGrants
 from devtools_platform.app.home import Home
 from devtools_platform.app.models import ServedModel, choose_model, describe_model
+from devtools_platform.app.observing import Observed, sink_names
 from devtools_platform.app.recording import log_to, trace_to
 from devtools_platform.app.reviewing import workspace_tools
 from devtools_platform.app.search_engine import choose_embedder, choose_engine
@@ -51,6 +52,7 @@ from devtools_platform.gateway.service import Gateway
 from devtools_platform.gateway.toolsets.web import WebTools
 from devtools_platform.kit import database
 from devtools_platform.observability.adapters.sql import SqlSpanStore
+from devtools_platform.observability.api import add_routes as add_observatory
 from devtools_platform.state.adapters.dbos.control import DbosControl
 from devtools_platform.state.adapters.embedded_postgres import EmbeddedPostgres
 from devtools_platform.state.api import StateParts
@@ -132,8 +134,10 @@ class Stack:
         token, secret = home.secret("token"), home.secret("secret")
         urls = Urls(**{name: f"http://{self.settings.host}:{s.getsockname()[1]}" for name, s in sockets.items()})
         store, url = await self._start_database(cleanup)
-        spans = SqlSpanStore(store)
-        cleanup.enter_context(trace_to(spans, self.settings.environment))
+        spans = SqlSpanStore(store, sink_names(self.settings))
+        observed = Observed(self.settings, store)
+        cleanup.push_async_callback(observed.stop)
+        observed.start(cleanup.enter_context(trace_to(spans, self.settings)))
         served = await self._start_model(home, cleanup)
         context = await self._start_context(home, store, cleanup)
         serving = Serving()
@@ -160,9 +164,9 @@ class Stack:
         learning = keep_learning(TaskMemory(store), Library(context))
         cleanup.push_async_callback(_cancel, asyncio.create_task(learning))
         cleanup.push_async_callback(_cancel, asyncio.create_task(state.keep_starting()))
-        await serving.serve(
-            build_state(parts, admit=Admission(self.settings).admit, traces=spans, token=token), sockets["state"]
-        )
+        state_api = build_state(parts, admit=Admission(self.settings).admit, traces=spans, token=token)
+        add_observatory(state_api, observed)
+        await serving.serve(state_api, sockets["state"])
         self.progress("state", urls.state)
         home.keep_secret("database_url", url)
         data = ConsoleData(parts, Admission(self.settings), gateway, served, urls.as_dict())

@@ -1,7 +1,7 @@
 """Every error ends with the next command; every command has `--json`.
 
 Exit codes: 0 done; 20 a task ended without a branch, or a review that blocks; 21 a rollout was undone;
-2-10 see `core.errors`; 130 interrupted.
+2-11 see `core.errors`; 130 interrupted.
 """
 
 import sys
@@ -14,6 +14,7 @@ from devtools_platform import __version__
 from devtools_platform.cli import (
     audit,
     context,
+    cost,
     demo,
     host,
     model,
@@ -24,6 +25,7 @@ from devtools_platform.cli import (
     state,
     task,
     tools,
+    traces,
     worker,
 )
 from devtools_platform.cli.output import fail, print_json
@@ -36,6 +38,8 @@ app.add_typer(worker.app, name="worker")
 app.add_typer(audit.app, name="audit")
 app.add_typer(context.app, name="context")
 app.add_typer(state.app, name="state")
+app.add_typer(cost.app, name="cost")
+app.add_typer(traces.app, name="traces")
 app.add_typer(model.app, name="model")
 app.add_typer(tools.app, name="tools")
 app.add_typer(tools.token_app, name="token")
