@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := src tests bench docs
 
-.PHONY: help demo test check chaos conformance bench docs format lock clean system
+.PHONY: help demo test check chaos conformance bench eval docs format lock clean system
 help:
 	@echo "make demo    a real task, from nothing to a reviewed branch, with the embedded model"
 	@echo "make check   format, lint, types, imports"
@@ -12,6 +12,7 @@ help:
 	@echo "make chaos   100 kills of workers over six-agent tasks"
 	@echo "make conformance  the official MCP suite through the gateway, and its OAuth scenarios for clients (needs npm)"
 	@echo "make bench   measured figures, written to docs/benchmarks.md by hand"
+	@echo "make eval    an evaluation set over the six agents, against the configured model"
 	@echo "make docs    the generated reference pages"
 
 # A stamp per lock file: the environment is rebuilt when the lock changes, and only then.
@@ -23,9 +24,11 @@ $(VENV)/.runtime: requirements/runtime.txt pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
+# pydantic-evals pins an older pydantic-ai than ours and needs none of it for `make eval`: it comes without dependencies.
+$(VENV)/.dev: requirements/dev.txt requirements/eval.txt $(VENV)/.runtime
 	@echo "  adding the development tools"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/eval.txt
 	@touch $@
 
 demo: $(VENV)/.runtime
@@ -50,6 +53,9 @@ conformance: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python bench/small_tasks.py
 	$(BIN)/python bench/state.py
+
+eval: $(VENV)/.dev
+	$(BIN)/python bench/evaluate.py $(EVAL_ARGS)
 
 docs: $(VENV)/.dev
 	$(BIN)/python docs/generate.py
