@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := src tests bench docs deploy
 
-.PHONY: help demo test check chaos conformance e2e-deploy bench docs format lock clean site
+.PHONY: help demo test check chaos conformance e2e-deploy bench eval docs format lock clean site
 help:
 	@echo "make demo    a real task, from nothing to a reviewed branch, with the embedded model"
 	@echo "make check   format, lint, types, imports"
@@ -13,6 +13,7 @@ help:
 	@echo "make conformance  the official MCP suite through the gateway, and its OAuth scenarios for clients (needs npm)"
 	@echo "make e2e-deploy  releases and rollouts on real engines, in network namespaces (needs root; says what is missing)"
 	@echo "make bench   measured figures, written to docs/benchmarks.md by hand"
+	@echo "make eval    an evaluation set over the six agents, against the configured model"
 	@echo "make docs    the generated reference pages"
 	@echo "make site    the documentation as a site, in build/site"
 
@@ -25,9 +26,11 @@ $(VENV)/.runtime: requirements/runtime.txt pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
+# pydantic-evals pins an older pydantic-ai than ours and needs none of it for `make eval`: it comes without dependencies.
+$(VENV)/.dev: requirements/dev.txt requirements/eval.txt $(VENV)/.runtime
 	@echo "  adding the development tools"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/eval.txt
 	@touch $@
 
 demo: $(VENV)/.runtime
@@ -62,6 +65,9 @@ $(VENV)/.deploy-test: requirements/deploy-test.txt $(VENV)/.dev
 
 e2e-deploy: $(VENV)/.deploy-test
 	E2E_DEPLOY=1 $(BIN)/python -m pytest tests/e2e_deploy $(PYTEST_ARGS)
+
+eval: $(VENV)/.dev
+	$(BIN)/python bench/evaluate.py $(EVAL_ARGS)
 
 docs: $(VENV)/.dev
 	$(BIN)/python docs/generate.py

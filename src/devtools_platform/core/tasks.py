@@ -94,7 +94,7 @@ class TestRun(Frozen):
     exit_code: int | None
     """None when the run was ended by its limits; then `ended_by` says which."""
     duration_s: float
-    ended_by: Literal["timeout", "output", "memory"] | None = None
+    ended_by: Literal["timeout", "output", "memory", "disk"] | None = None
     output: str = ""
     """Head and tail of what the tests printed, secrets redacted."""
 
