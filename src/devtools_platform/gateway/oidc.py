@@ -16,7 +16,6 @@ from typing import Any
 import httpx2
 import jwt
 import msgspec
-from mcp.client.auth.utils import build_oauth_authorization_server_metadata_discovery_urls
 from prometheus_client import Counter
 
 from devtools_platform.core.errors import DevToolsError, Unauthorized, Unavailable
@@ -190,6 +189,8 @@ class OidcCallers:
         return found
 
     async def _find_uri(self) -> str:
+        from mcp.client.auth.utils import build_oauth_authorization_server_metadata_discovery_urls
+
         for place in build_oauth_authorization_server_metadata_discovery_urls(self.trust.issuer, ""):
             try:
                 metadata = as_object(await self._get(place))
