@@ -31,7 +31,7 @@ from devtools_platform.app.models import ServedModel, choose_model, describe_mod
 from devtools_platform.app.observing import Observed, sink_names
 from devtools_platform.app.recording import log_to, trace_to
 from devtools_platform.app.reviewing import workspace_tools
-from devtools_platform.app.search_engine import choose_embedder, choose_engine
+from devtools_platform.app.search_engine import choose_embedder, choose_engine, follow_remotes
 from devtools_platform.app.serving import Serving, bind
 from devtools_platform.app.team_memory import keep_learning
 from devtools_platform.config import Settings
@@ -163,6 +163,8 @@ class Stack:
         cleanup.push_async_callback(_cancel, asyncio.create_task(retention.run()))
         learning = keep_learning(TaskMemory(store), Library(context))
         cleanup.push_async_callback(_cancel, asyncio.create_task(learning))
+        remotes = follow_remotes(self.settings, context, home.path / "context")
+        cleanup.push_async_callback(_cancel, asyncio.create_task(remotes.run()))
         cleanup.push_async_callback(_cancel, asyncio.create_task(state.keep_starting()))
         state_api = build_state(parts, admit=Admission(self.settings).admit, traces=spans, token=token)
         add_observatory(state_api, observed)

@@ -180,6 +180,10 @@ class Settings(BaseSettings):
     embedding_size: int | None = Field(default=None, ge=8, le=8192)
     """How many numbers a vector of that model has."""
     embedding_api_key: SecretStr | None = None
+    context_remotes: str = ""
+    """URLs of git repositories on other machines, parted by commas, whose HEAD is kept indexed."""
+    context_poll_s: float = Field(default=300.0, ge=10, le=86_400)
+    """How often they are asked for news."""
 
     # -- observability and cost
     prices: Path | None = None

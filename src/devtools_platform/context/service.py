@@ -466,6 +466,11 @@ class ContextService:
         finally:
             self._is_restoring = False
 
+    def note_failure(self, collection: str, repo: Path, error: str) -> None:
+        """Why a collection could not be brought up to date before an indexing run could even begin."""
+        self._runs[collection] = _Run(repo, is_going=False, error=error)
+        self.changes.tell(collection)
+
     def fill(self, collection: str) -> None:
         """Give chunks their vectors in the background."""
         self._start_filling(collection)
