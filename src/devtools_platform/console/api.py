@@ -9,7 +9,7 @@ import logging
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
 from devtools_platform import __version__
@@ -20,6 +20,7 @@ from devtools_platform.console.sessions import LINK_LIFETIME_S, LoginLinks, Sess
 from devtools_platform.console.task_pages import TaskPages
 from devtools_platform.core.errors import DevToolsError, Unauthorized
 from devtools_platform.kit.http import error_response, has_token
+from devtools_platform.kit.metrics import render_metrics
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def build_api(
     sessions = Sessions(secret)
     doors = Doors(renderer, sessions, token)
     pages = TaskPages(reader, writer, stack, renderer)
-    app = FastAPI(title="Dev-Tools console", version=__version__, openapi_url=None)
+    app = FastAPI(title="Dev-Tools console", version=__version__, openapi_url=None, telemetry={"tracing": False})
     for method, path, endpoint in (
         ("GET", "/health", doors.health),
         ("GET", "/metrics", doors.metrics),
@@ -76,7 +77,7 @@ class Doors:
         return JSONResponse({"service": "console", "version": __version__, "ok": True})
 
     async def metrics(self) -> Response:
-        return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)
+        return Response(render_metrics("console"), media_type=CONTENT_TYPE_LATEST)
 
     async def static(self, name: str) -> Response:
         return self.renderer.asset(name)
