@@ -40,7 +40,7 @@ class AgentRunWorkflow:
 
     async def __call__(self, id_: str, argument: dict[str, Any]) -> dict[str, Any]:
         folder = argument.get("workspace", "")
-        caller = Caller(argument["task_id"], argument["agent"], argument["without_sandbox"], folder)
+        caller = Caller(argument["task_id"], argument["agent"], argument["without_sandbox"], workspace=folder)
         with task_span(caller.task_id, caller.agent, f"agent_run {caller.agent}"):
             return await self._carry_out(RunId(caller, id_), argument)
 
