@@ -11,7 +11,15 @@ from devtools_platform.agents.modelless import POSSIBLE, scaffold_for
 from devtools_platform.agents.reviewing import Reviewer
 from devtools_platform.agents.runner import AgentRunner, RunId
 from devtools_platform.agents.suspension import resume
-from devtools_platform.agents.types import AgentReport, Answer, PlanDraft, RunOutcome, Suspended, TaskEnded
+from devtools_platform.agents.types import (
+    AgentReport,
+    Answer,
+    OutOfBudget,
+    PlanDraft,
+    RunOutcome,
+    Suspended,
+    TaskEnded,
+)
 from devtools_platform.core.tasks import Degradation, TestRun
 from devtools_platform.core.tools import Caller
 from devtools_platform.kit.telemetry import task_span
@@ -49,6 +57,8 @@ class AgentRunWorkflow:
         await self._note("run.begin", lambda: self.log.begin_run(id_, caller.task_id, caller.agent, argument["n"]))
         try:
             outcome = await self._choose(caller.agent, argument)(run, argument)
+        except OutOfBudget as stop:
+            outcome = RunOutcome(suspended=Suspended(messages=stop.messages, questions=[], budget=stop.budget))
         except TaskEnded as end:
             outcome = RunOutcome(reason=end.reason, message=end.message)
         status = "suspended" if outcome.suspended else "failed" if outcome.reason else "completed"
