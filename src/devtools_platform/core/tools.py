@@ -35,9 +35,9 @@ class Caller:
     task_id: str
     agent: CallerName
     without_sandbox: bool = False
-    collections: tuple[str, ...] = ()
+    collections: tuple[str, ...] = field(default=(), kw_only=True)
     """Patterns of the context collections that the token opens beside those of the task's own repository."""
-    workspace: str = ""
+    workspace: str = field(default="", kw_only=True)
     """The clone it works in, where that is not the task's own: one of several steps that run at once."""
 
     @property
