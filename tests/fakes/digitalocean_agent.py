@@ -155,4 +155,3 @@ class ManagedChat:
 
 def _key(messages: Any) -> str:
     return hashlib.sha256(json.dumps(list(messages), sort_keys=True).encode()).hexdigest()
-

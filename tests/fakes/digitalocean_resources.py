@@ -185,7 +185,9 @@ class Resources:
         agent.spec = spec
         # The same words again are a new version all the same, so its hash is of more than them.
         agent.applied = digest_of([spec, len(agent.versions)])
-        agent.versions.insert(0, {"version_hash": agent.applied, "created_at": now(), "trigger_action": action, "spec": spec})
+        agent.versions.insert(
+            0, {"version_hash": agent.applied, "created_at": now(), "trigger_action": action, "spec": spec}
+        )
 
     def _show(self, agent: ManagedAgent) -> Json:
         is_deployed = agent.looked_at >= self.fake.deploys_after
@@ -268,7 +270,8 @@ class Resources:
 
     def _list_models(self, request: Request, _: Any) -> Answer:
         models = [
-            {"uuid": uuid_, "id": name, "name": name.title(), "created_at": now()} for name, uuid_ in self.models.items()
+            {"uuid": uuid_, "id": name, "name": name.title(), "created_at": now()}
+            for name, uuid_ in self.models.items()
         ]
         items, meta = _page(request, models)
         return 200, {"models": items, "meta": meta, "links": {}}

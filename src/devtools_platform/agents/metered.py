@@ -47,12 +47,14 @@ class MeteredModel(WrapperModel):
         is_retryable: IsRetryable,
         explain: Explain,
         price: Price,
+        attempts: int = MAX_ATTEMPTS,
     ) -> None:
         super().__init__(wrapped)
         self._ledger = ledger
         self._is_retryable = is_retryable
         self._explain = explain
         self._price = price
+        self._attempts = attempts
 
     async def request(
         self,
@@ -60,12 +62,12 @@ class MeteredModel(WrapperModel):
         model_settings: ModelSettings | None,
         model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
-        for attempt in range(1, MAX_ATTEMPTS + 1):
+        for attempt in range(1, self._attempts + 1):
             try:
                 return await self._request_once(messages, model_settings, model_request_parameters)
             except Exception as error:
                 wait = self._is_retryable(error)
-                if wait is None or attempt == MAX_ATTEMPTS:
+                if wait is None or attempt == self._attempts:
                     raise self._explain(error) from error
                 await asyncio.sleep(min(wait * attempt, MAX_WAIT_S))
         raise AssertionError("the last attempt returned or raised")

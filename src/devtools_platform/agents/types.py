@@ -1,14 +1,13 @@
 """What agents are and what they hand back. Outputs are pydantic models: a model's answer is validated, not trusted."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from devtools_platform.core.agents import AgentName
 from devtools_platform.core.approvals import Risk
 from devtools_platform.core.tasks import Degradation, DiffStat, Reason, Severity
-
-WorkingAgent = Literal["feature-dev", "infrastructure", "cicd", "documentation"]
 
 
 class Definition(BaseModel):
@@ -20,11 +19,13 @@ class Definition(BaseModel):
     role: str
     output: Literal["plan", "report", "judgement"]
     max_turns: int = Field(ge=1, le=500)
+    toolsets: tuple[str, ...] = ()
+    """Names of the gateway's toolsets, for an agent the gateway's own policy does not list."""
     instructions: str
 
 
 class PlannedStep(BaseModel):
-    agent: WorkingAgent
+    agent: AgentName
     goal: str = Field(min_length=1, max_length=4000)
 
 
@@ -32,6 +33,14 @@ class PlanDraft(BaseModel):
     """The plan: the fewest steps that fulfil the request."""
 
     steps: list[PlannedStep] = Field(min_length=1, max_length=8)
+
+
+def plan_type(agents: Sequence[AgentName]) -> type[PlanDraft]:
+    """`PlanDraft` as a model is asked for it: only these agents can be named."""
+    names: Any = Literal[tuple(agents)]  # pyright: ignore[reportInvalidTypeForm, reportInvalidTypeArguments]
+    step: Any = create_model("PlannedStep", __base__=PlannedStep, agent=(names, ...))
+    steps: Any = (list[step], Field(min_length=1, max_length=8))
+    return create_model("PlanDraft", __base__=PlanDraft, __doc__=PlanDraft.__doc__, steps=steps)
 
 
 class AgentReport(BaseModel):

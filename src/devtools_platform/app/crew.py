@@ -17,8 +17,9 @@ from devtools_platform.agents.runs import AgentRunWorkflow
 from devtools_platform.agents.tool_calls import DurableTools
 from devtools_platform.app.code_index import HttpCodeIndex
 from devtools_platform.app.home import Home
-from devtools_platform.app.models import LedgerBridge, ServedModel, build_models
+from devtools_platform.app.models import LedgerBridge
 from devtools_platform.app.preflight import StackPreflight
+from devtools_platform.app.runtimes import RuntimeModels, Runtimes
 from devtools_platform.config import Settings
 from devtools_platform.observability.adapters.sql import SqlLedger
 from devtools_platform.state.adapters.dbos.control import DbosControl
@@ -53,7 +54,7 @@ def build_crew(
     store: sa.Engine,
     database_url: str,
     control: DbosControl,
-    served: ServedModel,
+    runtimes: Runtimes,
     *,
     gateway_url: str,
     context_url: str,
@@ -63,7 +64,7 @@ def build_crew(
     limits = AgentLimits(settings.agent_concurrency, settings.agent_runs_per_minute)
     engine = DbosEngine(database_url, control, worker_id=worker_id, limits=limits, queues=settings.queues)
     journal = Journal(store, worker_id)
-    ledger = LedgerBridge(SqlLedger(store), journal, served)
+    ledger = LedgerBridge(SqlLedger(store), journal, runtimes.main)
     token, secret = _secret(settings.stack_token, home, "token"), _secret(settings.stack_secret, home, "secret")
     client = GatewayClient(f"{gateway_url}/mcp", secret, timeout_s=settings.command_timeout_s + 30)
     tools = DurableTools(client, engine, journal)
@@ -74,25 +75,23 @@ def build_crew(
         workspaces=GitWorkspaces(home.workspaces, settings.min_free_disk_mb),
         tools=tools,
         index=HttpCodeIndex(context_url, token),
-        preflight=StackPreflight(settings, served),
+        preflight=StackPreflight(settings, runtimes),
         people=People(
             ApprovalDesk(store, control), journal, ledger, load_rules(settings.approval_rules), settings.environment
         ),
         slots=asyncio.Semaphore(settings.concurrent_tasks),
-        model=served.info,
+        model=runtimes.info,
         max_review_rounds=settings.max_review_rounds,
     )
     runner = AgentRunner(
-        load_definitions(),
-        build_models(served, ledger, settings.model_timeout_s),
+        load_definitions(settings.agent_definitions),
+        RuntimeModels(runtimes, SqlLedger(store), journal, settings.model_timeout_s),
         tools,
         durable=lambda: DBOSDurability(parallel_execution_mode="sequential"),
         max_turns=settings.max_agent_turns,
     )
     engine.register(TASK_WORKFLOW, TaskWorkflow(crew))
-    engine.register(
-        AGENT_RUN, AgentRunWorkflow(runner, served.is_small, served.needs_judge, settings.max_candidates, journal)
-    )
+    engine.register(AGENT_RUN, AgentRunWorkflow(runner, runtimes.traits, settings.max_candidates, journal))
     return Crewed(engine, Supervisor(store, engine, worker_id))
 
 

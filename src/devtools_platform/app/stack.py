@@ -25,8 +25,10 @@ from devtools_platform.app.crew import build_crew
 from devtools_platform.app.gateway_doors import open_doors
 from devtools_platform.app.grants import ApprovalGrants
 from devtools_platform.app.home import Home
-from devtools_platform.app.models import ServedModel, choose_model, describe_model
+from devtools_platform.app.models import ServedModel, describe_model
+from devtools_platform.app.policy import policy_of
 from devtools_platform.app.recording import log_to, trace_to
+from devtools_platform.app.runtimes import Runtimes, choose_runtimes
 from devtools_platform.app.serving import Serving, bind
 from devtools_platform.config import Settings
 from devtools_platform.console.api import build_api as build_console
@@ -40,7 +42,6 @@ from devtools_platform.context.tools import ContextTools
 from devtools_platform.core.tools import Caller
 from devtools_platform.gateway.adapters.call_records import SqlCallRecords
 from devtools_platform.gateway.api import build_api as build_gateway
-from devtools_platform.gateway.api import load_policy
 from devtools_platform.gateway.service import Gateway
 from devtools_platform.gateway.toolsets.web import WebTools
 from devtools_platform.gateway.toolsets.workspace import WorkspaceTools
@@ -130,7 +131,7 @@ class Stack:
         store, url = await self._start_database(cleanup)
         spans = SqlSpanStore(store)
         cleanup.enter_context(trace_to(spans, self.settings.environment))
-        served = await self._start_model(home, cleanup)
+        runtimes = await self._start_models(home, cleanup)
         context = await self._start_context(home, cleanup)
         serving = Serving()
         cleanup.push_async_callback(serving.stop)
@@ -147,7 +148,7 @@ class Stack:
         self.progress("gateway", urls.gateway)
 
         crewed = build_crew(
-            self.settings, home, store, url, control, served, gateway_url=urls.gateway, context_url=urls.context
+            self.settings, home, store, url, control, runtimes, gateway_url=urls.gateway, context_url=urls.context
         )
         await crewed.start()
         cleanup.push_async_callback(crewed.stop)
@@ -159,13 +160,13 @@ class Stack:
         )
         self.progress("state", urls.state)
         home.keep_secret("database_url", url)
-        data = ConsoleData(parts, Admission(self.settings), gateway, served, urls.as_dict())
+        data = ConsoleData(parts, Admission(self.settings), gateway, runtimes, urls.as_dict())
         await serving.serve(
             build_console(data, data, data, token=token, secret=secret, host=self.settings.host), sockets["console"]
         )
         self.progress("console", urls.console)
         link = await _login_link(urls.console, token)
-        return Running(home.path, urls, token, link, served, time.perf_counter() - began)
+        return Running(home.path, urls, token, link, runtimes.main, time.perf_counter() - began)
 
     async def _start_database(self, cleanup: AsyncExitStack) -> tuple[sa.Engine, str]:
         if self.settings.database_url is not None:
@@ -182,12 +183,11 @@ class Stack:
         await asyncio.to_thread(database.migrate, engine)
         return engine, url
 
-    async def _start_model(self, home: Home, cleanup: AsyncExitStack) -> ServedModel:
-        served = await choose_model(self.settings, home.logs, lambda text: self.progress("model", text))
-        if served.server is not None:
-            cleanup.push_async_callback(served.server.stop)
-        self.progress("model", describe_model(served))
-        return served
+    async def _start_models(self, home: Home, cleanup: AsyncExitStack) -> Runtimes:
+        runtimes = await choose_runtimes(self.settings, home, lambda text: self.progress("model", text))
+        cleanup.push_async_callback(runtimes.stop)
+        self.progress("model", describe_model(runtimes.main))
+        return runtimes
 
     async def _start_context(self, home: Home, cleanup: AsyncExitStack) -> ContextService:
         embedder = MiniLm() if self.settings.embeddings == "local" else None
@@ -222,7 +222,7 @@ class Stack:
         )
         return Gateway(
             [workspace, ContextTools(context, collection_of), tasks, WebTools()],
-            load_policy(),
+            policy_of(self.settings.agent_definitions),
             SqlCallRecords(store),
             rules=load_rules(self.settings.approval_rules),
             grants=ApprovalGrants(parts.approvals),

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from devtools_platform.app.crew import build_crew
 from devtools_platform.app.home import Home
-from devtools_platform.app.models import choose_model, describe_model
+from devtools_platform.app.models import describe_model
 from devtools_platform.app.recording import log_to, trace_to
+from devtools_platform.app.runtimes import choose_runtimes
 from devtools_platform.config import Settings
 from devtools_platform.core.errors import BadInput, NotRunning
 from devtools_platform.kit import database
@@ -51,12 +52,11 @@ async def run_worker(settings: Settings, progress: Progress) -> AsyncGenerator[W
         cleanup.callback(store.dispose)
         await asyncio.to_thread(database.migrate, store)
         cleanup.enter_context(trace_to(SqlSpanStore(store), settings.environment))
-        served = await choose_model(settings, home.logs, lambda text: progress("model", text))
-        if served.server is not None:
-            cleanup.push_async_callback(served.server.stop)
-        progress("model", describe_model(served))
+        runtimes = await choose_runtimes(settings, home, lambda text: progress("model", text))
+        cleanup.push_async_callback(runtimes.stop)
+        progress("model", describe_model(runtimes.main))
         crewed = build_crew(
-            settings, home, store, address.database_url, DbosControl(store), served,
+            settings, home, store, address.database_url, DbosControl(store), runtimes,
             gateway_url=address.gateway_url, context_url=address.context_url,
         )  # fmt: skip
         await crewed.start()

@@ -54,10 +54,17 @@ class TokenStore(Protocol):
 class Identity:
     """Who a request comes from. `verify` is on the call path: a hash and a look-up, nothing that waits."""
 
-    def __init__(self, secret: str, store: TokenStore | None = None, oidc: OidcCallers | None = None) -> None:
+    def __init__(
+        self,
+        secret: str,
+        store: TokenStore | None = None,
+        oidc: OidcCallers | None = None,
+        agents: Sequence[AgentName] = AGENTS,
+    ) -> None:
         self.oidc = oidc
         """Callers whose tokens an OpenID provider made."""
         self._secret = secret
+        self._agents = agents
         self._store = store
         self._by_hash: dict[str, TokenRecord] = {}
         self._known: OrderedDict[bytes, tuple[Principal, float]] = OrderedDict()
@@ -125,14 +132,14 @@ class Identity:
         per_minute: int | None = None,
     ) -> tuple[TokenRecord, str]:
         """A new token and its one showing. Raises `BadInput`."""
-        _check(name, scopes, agent, days)
+        _check(name, scopes, agent, days, self._agents)
         token = PREFIX + secrets.token_urlsafe(32)
         now = time.time()
         record = TokenRecord(
             secrets.token_hex(4),
             name,
             hash_token(token),
-            agent,  # pyright: ignore[reportArgumentType] - checked above
+            agent,
             task_id,
             tuple(scopes),
             per_minute,
@@ -195,11 +202,11 @@ def describe(record: TokenRecord) -> Mapping[str, object]:
     return {**facts, "scopes": list(record.scopes), "is_valid": record.is_valid}
 
 
-def _check(name: str, scopes: Sequence[str], agent: str | None, days: float) -> None:
+def _check(name: str, scopes: Sequence[str], agent: str | None, days: float, agents: Sequence[str]) -> None:
     if not 0 < len(name) <= 100:  # noqa: PLR2004 - fits a table
         raise BadInput("A token needs a name of at most 100 characters.", hint="Name it for who uses it.")
-    if agent is not None and agent not in AGENTS:
-        raise BadInput(f"{agent!r} is no agent.", hint=f"One of {', '.join(AGENTS)}.")
+    if agent is not None and agent not in agents:
+        raise BadInput(f"{agent!r} is no agent.", hint=f"One of {', '.join(agents)}.")
     if not scopes or any(not scope.startswith(TOOLS) or len(scope) > 200 for scope in scopes):  # noqa: PLR2004
         raise BadInput(
             f"The scopes are {list(scopes)!r}.", hint="Write them as tools:SERVER_TOOL, `*` allowed: tools:git_*."

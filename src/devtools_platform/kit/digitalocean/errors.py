@@ -34,7 +34,7 @@ class RateLimited(Unavailable):
 
     code = "digitalocean_rate_limited"
 
-    def __init__(self, message: str, *, retry_after_s: float | None, hint: str = "") -> None:
+    def __init__(self, message: str, *, retry_after_s: float | None = None, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.retry_after_s = retry_after_s
         """Seconds until a call may succeed, as DigitalOcean said it; None when it did not."""
