@@ -29,7 +29,11 @@ def clean_env(**more: str) -> dict[str, str]:
 
     Search goes by words unless a test wants more: a model loaded in each of a hundred stacks takes minutes.
     """
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("DEV_TOOLS_", "GRADIENT_", "DATABASE_URL"))}
+    kept = {
+        k: v
+        for k, v in os.environ.items()
+        if not k.startswith(("DEV_TOOLS_", "GRADIENT_", "DIGITALOCEAN_", "DATABASE_URL"))
+    }
     ours = {"PYTHONPATH": str(SOURCE), "DEV_TOOLS_USE_OLLAMA": "false", "DEV_TOOLS_EMBEDDINGS": "none"}
     return {**kept, **ours, **more}
 

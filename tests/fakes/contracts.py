@@ -90,7 +90,7 @@ def _words(error: BaseException) -> str:
         parts.append(str(cause))
         parts += [f"{list(e.absolute_path)}: {e.message}" for e in getattr(cause, "schema_errors", ())]
         cause = cause.__cause__
-    return " | ".join(parts)[:1500]
+    return " | ".join(part[-300:] for part in reversed(parts))[:700]
 
 
 @cache

@@ -97,7 +97,10 @@ class ManagedChat:
         return JSONResponse(self._as_described(wire.completion(chat, reply, id_=id_, created=created)))
 
     def _as_described(self, answer: Json) -> Json:
-        """The official description wants the caches counted."""
+        """The official description wants the caches counted, and a place for reasoning."""
+        for choice in answer["choices"]:
+            if "message" in choice:
+                choice["message"].setdefault("reasoning_content", None)
         if not answer.get("usage"):
             return answer
         caches = {

@@ -87,7 +87,7 @@ class Resources:
         r = r"/v2/registries/(?P<registry>[\w-]+)"
         repo = r + r"/repositories/(?P<repository>[^/]+)"
         lb = r"/v2/load_balancers/(?P<lb>[\w-]+)"
-        d = r"/v2/droplets/(?P<id>\d+)"
+        d = r"/v2/droplets/(?P<number>\d+)"
         self._routes: list[tuple[str, re.Pattern[str], Callable[..., Answer]]] = [
             (method, re.compile(pattern + "$"), act)
             for method, pattern, act in (
@@ -116,7 +116,7 @@ class Resources:
                 ("POST", d + "/actions", self._droplet_action),
                 ("GET", d + "/snapshots", self._droplet_snapshots),
                 ("GET", "/v2/snapshots", self._list_snapshots),
-                ("DELETE", r"/v2/snapshots/(?P<id>\d+)", self._delete_snapshot),
+                ("DELETE", r"/v2/snapshots/(?P<number>\d+)", self._delete_snapshot),
                 ("GET", lb, self._get_balancer),
                 ("PUT", lb, self._update_balancer),
                 ("POST", lb + "/droplets", self._add_members),
@@ -347,14 +347,14 @@ class Resources:
             raise Refusal(404, "not_found", "The resource you requested could not be found.")
         return self.droplets[int(id_)]
 
-    def _get_droplet(self, _: Request, __: Any, id: str) -> Answer:
-        droplet = self._find_droplet(id)
+    def _get_droplet(self, _: Request, __: Any, number: str) -> Answer:
+        droplet = self._find_droplet(number)
         droplet["status"] = "active"
         return 200, {"droplet": droplet}
 
-    def _destroy_droplet(self, _: Request, __: Any, id: str) -> Answer:
-        self._find_droplet(id)
-        del self.droplets[int(id)]
+    def _destroy_droplet(self, _: Request, __: Any, number: str) -> Answer:
+        self._find_droplet(number)
+        del self.droplets[int(number)]
         return 204, None
 
     def _action(self, type_: str, resource: int, kind: str) -> Json:
@@ -370,8 +370,8 @@ class Resources:
             "region_slug": "nyc3",
         }
 
-    def _droplet_action(self, _: Request, body: Any, id: str) -> Answer:
-        droplet = self._find_droplet(id)
+    def _droplet_action(self, _: Request, body: Any, number: str) -> Answer:
+        droplet = self._find_droplet(number)
         if body["type"] == "snapshot":
             snapshot = {
                 "id": self._next_id(),
@@ -380,18 +380,18 @@ class Resources:
                 "regions": ["nyc3"],
                 "min_disk_size": 25,
                 "size_gigabytes": 2.34,
-                "resource_id": id,
+                "resource_id": number,
             }
             self.snapshots.append(snapshot)
             droplet["snapshot_ids"].append(snapshot["id"])
         return 201, {"action": self._action(body["type"], droplet["id"], "droplet")}
 
-    def _droplet_snapshots(self, request: Request, _: Any, id: str) -> Answer:
-        self._find_droplet(id)
+    def _droplet_snapshots(self, request: Request, _: Any, number: str) -> Answer:
+        self._find_droplet(number)
         mine = [
             {**{k: v for k, v in one.items() if k != "resource_id"}, "type": "snapshot"}
             for one in self.snapshots
-            if one["resource_id"] == id
+            if one["resource_id"] == number
         ]
         items, meta = _page(request, mine)
         return 200, {"snapshots": items, "links": _links(request, meta), "meta": {"total": meta["total"]}}
@@ -401,8 +401,8 @@ class Resources:
         items, meta = _page(request, shown)
         return 200, {"snapshots": items, "links": _links(request, meta), "meta": {"total": meta["total"]}}
 
-    def _delete_snapshot(self, _: Request, __: Any, id: str) -> Answer:
-        self.snapshots = [one for one in self.snapshots if one["id"] != int(id)]
+    def _delete_snapshot(self, _: Request, __: Any, number: str) -> Answer:
+        self.snapshots = [one for one in self.snapshots if one["id"] != int(number)]
         return 204, None
 
     def _get_balancer(self, _: Request, __: Any, lb: str) -> Answer:

@@ -125,10 +125,7 @@ async def test_every_request_and_every_answer_is_as_the_official_description_say
 async def test_the_judge_sees_a_request_that_the_description_does_not_allow(fake, clock) -> None:
     async with client(fake, clock) as do:
         uuid = await make_agent(do)
-        with pytest.raises(Exception, match="."):
-            await do.agents.set_visibility(uuid, "hidden")  # pyright: ignore[reportArgumentType]
-            await do.agents.get(uuid)
-            raise RuntimeError(".")
+        await do.agents.set_visibility(uuid, "hidden")  # pyright: ignore[reportArgumentType]
 
     assert fake.contract is not None
     assert any("VISIBILITY_HIDDEN" in violation for violation in fake.contract.violations)
@@ -155,6 +152,7 @@ async def test_an_agent_is_made_changed_and_rolled_back(fake, clock) -> None:
 
 
 async def test_lists_are_read_to_their_last_page(fake, clock) -> None:
+    fake.contract = None  # a hundred creations, judged elsewhere
     async with client(fake, clock) as do:
         uuid = (await do.models.find("openai-gpt-oss-20b")).uuid
         for n in range(103):
@@ -217,7 +215,7 @@ async def test_reads_are_tried_again_after_a_server_error_and_creations_are_not(
 async def test_a_broken_answer_is_an_error_and_nothing_else(fake, clock, kind) -> None:
     fake.inject(Fault(kind, "/v2/customers", times=None))
     async with client(fake, clock) as do:
-        with pytest.raises(DigitalOceanFailed, match="no usable answer|not what its API describes"):
+        with pytest.raises(DigitalOceanFailed, match=r"no usable answer|not what its API describes"):
             await do.balance()
 
 

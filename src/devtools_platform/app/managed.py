@@ -10,10 +10,11 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from devtools_platform.agents.adapters.endpoints import Endpoint
 from devtools_platform.app.home import Home
 from devtools_platform.config import Settings
 from devtools_platform.config.environments import RuntimeSpec
-from devtools_platform.core.errors import BadInput, Unavailable
+from devtools_platform.core.errors import BadInput, NoModel, Unavailable
 from devtools_platform.kit.digitalocean import DigitalOcean
 
 FILE = "managed-agents.json"
@@ -31,6 +32,8 @@ class Managed:
     key_uuid: str | None = None
     token_id: str | None = None
     """Of the gateway token it was given."""
+    last_token_id: str | None = None
+    """Of the one before: the version before can be rolled back to only while its token counts."""
     digest: str | None = None
     """Of what it was last made from."""
 
@@ -69,18 +72,50 @@ def digitalocean(settings: Settings) -> DigitalOcean:
     return DigitalOcean(settings.digitalocean_access_token, settings.digitalocean_url)
 
 
-async def check_managed(settings: Settings, name: str, uuid: str | None) -> None:
-    """See that it is deployed. Without a token or a record its endpoint will say. Raises `Unavailable`."""
-    if settings.digitalocean_access_token is None or uuid is None:
-        return
-    async with digitalocean(settings) as do:
-        agent = await do.agents.get(uuid)
-    if not agent.is_running:
-        status = agent.deployment.status if agent.deployment else None
-        raise Unavailable(
-            f"The managed agent {name!r} is not running: its deployment says {status or 'nothing'}.",
-            hint="See `dev-tools agents status`.",
-        )
+@dataclass(frozen=True)
+class ManagedEndpoint:
+    """Where a managed agent answers, looked up at each call: `agents sync` and `rotate-keys` need no restart."""
+
+    settings: Settings
+    home: Home
+    agent: str
+    spec: RuntimeSpec
+
+    @property
+    def name(self) -> str:
+        return managed_name(self.settings.environment, self.agent, self.spec)
+
+    def find(self) -> Endpoint:
+        """Raises `NoModel` while it is not known here."""
+        record = self._record()
+        url = self.spec.base_url or (record.url if record else None)
+        key = self.spec.key() or (record.key if record else None)
+        if url is None or key is None:
+            env = self.settings.environment
+            raise NoModel(
+                f"The managed agent {self.name!r} is not known here: it was not synced, or it is not deployed yet.",
+                hint=f"Run `dev-tools agents sync --env {env}`, then `dev-tools agents status --env {env}`.",
+            )
+        base = f"{url.rstrip('/')}/api/v1"
+        return Endpoint("gradient-agent", base, key, str(self.spec.model), "standard", {"agent": "true"})
+
+    async def check(self) -> None:
+        """See that it is deployed. Without a token for DigitalOcean its endpoint will say. Raises `Unavailable`."""
+        self.find()
+        record = self._record()
+        if self.settings.digitalocean_access_token is None or record is None:
+            return
+        async with digitalocean(self.settings) as do:
+            agent = await do.agents.get(record.uuid)
+        if not agent.is_running:
+            status = agent.deployment.status if agent.deployment else None
+            raise Unavailable(
+                f"The managed agent {self.name!r} is not running: its deployment says {status or 'nothing'}.",
+                hint="See `dev-tools agents status`.",
+            )
+
+    def _record(self) -> Managed | None:
+        return ManagedRecord.load(self.home).find(self.settings.environment, self.name)
 
 
 def _read(raw: Mapping[str, Any]) -> Managed:

@@ -14,6 +14,7 @@ from devtools_platform.agents.adapters.llama_server import LlamaServer
 from devtools_platform.agents.adapters.schema_tools import SchemaToolModel
 from devtools_platform.agents.adapters.scripted import Script, ScriptedModel
 from devtools_platform.agents.interfaces import ModelLedger, TaskLog
+from devtools_platform.agents.late import LateModel
 from devtools_platform.agents.live import list_choices
 from devtools_platform.agents.metered import MeteredModel
 from devtools_platform.agents.missing import MissingModel
@@ -44,16 +45,18 @@ class ServedModel:
     script: Script | None = None
     hint: str = NO_MODEL_HINT
     """What to do about what is missing."""
+    late: Callable[[], endpoints.Endpoint] | None = None
+    """Gives the endpoint as it is at the moment of a call, where it can change; raises `NoModel`."""
     check: Callable[[], Awaitable[None]] | None = None
     """How to see whether it would answer, where asking its endpoint does not tell."""
 
     async def check_model(self) -> None:
         """The preflight of every task: does the endpoint answer, take the key, know the model?"""
-        if self.endpoint is None:
-            raise NoModel(self.missing or "No model is configured.", hint=self.hint)
         if self.check is not None:
             await self.check()
             return
+        if self.endpoint is None:
+            raise NoModel(self.missing or "No model is configured.", hint=self.hint)
         if self.server is not None:
             if not self.server.is_running:
                 raise Unavailable("The embedded model's process has ended.", hint="Start the stack again.")
@@ -110,10 +113,10 @@ def build_model(
     served: ServedModel, agent: AgentName, ledger: ModelLedger, timeout_s: float, *, attempts: int | None = None
 ) -> Model:
     """An agent's model: metered, and adapted where it is small. Without an endpoint, one that says the way out."""
-    if served.endpoint is None:
+    if served.endpoint is None and served.late is None:
         return MissingModel(served.missing or "No model is configured.", served.hint)
     metered = MeteredModel(
-        _raw_model(served, agent, timeout_s),
+        raw_model(served, agent, timeout_s),
         ledger,
         is_retryable=endpoints.is_retryable,
         explain=lambda error: endpoints.explain(error, served.endpoint),
@@ -125,11 +128,30 @@ def build_model(
     return SchemaToolModel(metered, enums=list_choices, changes=lambda tool: tool in CHANGING)
 
 
-def _raw_model(served: ServedModel, agent: AgentName, timeout_s: float) -> Model:
+def raw_model(served: ServedModel, agent: AgentName, timeout_s: float) -> Model:
+    """The model itself, not metered and not adapted. Raises `NoModel`."""
     if served.script is not None:
         return ScriptedModel(served.script, agent)
-    assert served.endpoint is not None  # noqa: S101 - one without is never built
+    if served.late is not None:
+        return _late(served.late, timeout_s)
+    if served.endpoint is None:
+        raise NoModel(served.missing or "No model is configured.", hint=served.hint)
     return endpoints.build_model(served.endpoint, timeout_s=timeout_s)
+
+
+def _late(find: Callable[[], endpoints.Endpoint], timeout_s: float) -> Model:
+    nowhere = endpoints.Endpoint("gradient-agent", "http://not-deployed.invalid/api/v1", None, "n/a", "standard")
+    built: dict[tuple[str | None, str], Model] = {}
+
+    def model() -> Model:
+        endpoint = find()
+        known = (endpoint.base_url, endpoint.api_key.get_secret_value() if endpoint.api_key else "")
+        if known not in built:
+            built.clear()
+            built[known] = endpoints.build_model(endpoint, timeout_s=timeout_s)
+        return built[known]
+
+    return LateModel(endpoints.build_model(nowhere, timeout_s=timeout_s), model)
 
 
 def _price(served: ServedModel, tokens_in: int, tokens_out: int) -> Decimal | None:

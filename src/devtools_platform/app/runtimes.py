@@ -3,7 +3,7 @@
 Without a file of a team's own there is one runtime for all, the stack's model, and nothing else is started.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from devtools_platform.agents.fallback import Fallback, FallbackModel, Member
 from devtools_platform.agents.interfaces import TaskLog
 from devtools_platform.agents.runs import Traits
 from devtools_platform.app.home import Home
-from devtools_platform.app.managed import ManagedRecord, check_managed, managed_name
+from devtools_platform.app.managed import ManagedEndpoint, managed_name
 from devtools_platform.app.models import (
     LedgerBridge,
     ServedModel,
@@ -116,12 +116,40 @@ class Runtimes:
 
 async def choose_runtimes(settings: Settings, home: Home, progress: Progress) -> Runtimes:
     """What the environments file says for this environment. Raises `BadInput` for what cannot be."""
+    return await open_runtimes(settings, home, progress, tuple(load_definitions(settings.agent_definitions)))
+
+
+async def open_runtimes(settings: Settings, home: Home, progress: Progress, agents: Sequence[AgentName]) -> Runtimes:
+    """The same for some agents only."""
+    environment = _environment(settings)
+    opener = _Opener(settings, home, progress)
+    try:
+        return Runtimes({name: await opener.open_chain(name, environment.of(name)) for name in agents})
+    except BaseException:
+        await opener.stop()
+        raise
+
+
+def describe_runtimes(settings: Settings) -> list[dict[str, Any]]:
+    """Every agent and its chain as the file has it; nothing is started."""
+    environment = _environment(settings)
+    return [
+        {
+            "name": name,
+            "role": definition.role,
+            "runtimes": [
+                {"runtime": spec.runtime, "model": spec.model, "base_url": spec.base_url}
+                for spec in environment.of(name).chain()
+            ],
+        }
+        for name, definition in load_definitions(settings.agent_definitions).items()
+    ]
+
+
+def _environment(settings: Settings) -> EnvironmentSpec:
     environment = load_environments(settings.environments_file).of(settings.environment)
-    names = tuple(load_definitions(settings.agent_definitions))
-    environment.check_names(names, settings.environment)
-    opener = _Opener(settings, home, environment, progress)
-    chains = {name: await opener.open_chain(name, environment.of(name)) for name in names}
-    return Runtimes(chains)
+    environment.check_names(tuple(load_definitions(settings.agent_definitions)), settings.environment)
+    return environment
 
 
 @dataclass
@@ -130,9 +158,13 @@ class _Opener:
 
     settings: Settings
     home: Home
-    environment: EnvironmentSpec
     progress: Progress
     _open: dict[Any, ServedModel] = field(default_factory=dict[Any, ServedModel])
+
+    async def stop(self) -> None:
+        for served in self._open.values():
+            if served.server is not None:
+                await served.server.stop()
 
     async def open_chain(self, agent: AgentName, spec: RuntimeSpec) -> tuple[Runtime, ...]:
         chain = tuple([await self._runtime(agent, one) for one in spec.chain()])
@@ -166,21 +198,9 @@ class _Opener:
                 return self._managed(agent, spec)
 
     def _managed(self, agent: AgentName, spec: RuntimeSpec) -> ServedModel:
-        name = managed_name(self.settings.environment, agent, spec)
-        record = ManagedRecord.load(self.home).find(self.settings.environment, name)
-        url = spec.base_url or (record.url if record else None)
-        key = spec.key() or (record.key if record else None)
+        managed = ManagedEndpoint(self.settings, self.home, agent, spec)
         info = ModelInfo(name=str(spec.model), provider="gradient-agent", tier="standard")
-        if url is None or key is None:
-            missing = f"The managed agent {name!r} is not known here: it was not synced, or it is not deployed yet."
-            return ServedModel(None, info, missing=missing, hint=SYNC_HINT.format(self.settings.environment))
-        base = f"{url.rstrip('/')}/api/v1"
-        endpoint = endpoints.Endpoint("gradient-agent", base, key, str(spec.model), "standard", {"agent": "true"})
-        uuid = record.uuid if record else None
-        return ServedModel(endpoint, info, check=lambda: check_managed(self.settings, name, uuid))
-
-
-SYNC_HINT = "Run `dev-tools agents sync --env {0}`, then `dev-tools agents status --env {0}`."
+        return ServedModel(None, info, late=managed.find, check=managed.check)
 
 
 def _local(spec: RuntimeSpec) -> ServedModel:

@@ -36,6 +36,11 @@ class Caller:
     agent: CallerName
     without_sandbox: bool = False
 
+    @property
+    def has_task(self) -> bool:
+        """Whether a task's workspace stands behind the call. Named tokens without one say `token:ID` in its place."""
+        return ":" not in self.task_id
+
 
 @dataclass(frozen=True)
 class ToolResult:

@@ -34,9 +34,9 @@ class Principal:
         )
 
     @property
-    def policy_key(self) -> tuple[str | None, tuple[str, ...] | None, bool]:
+    def policy_key(self) -> tuple[str | None, tuple[str, ...] | None, bool, bool]:
         """Callers with the same key see the same catalogue."""
-        return (self.agent, self.scopes, self.sees_all)
+        return (self.agent, self.scopes, self.sees_all, self.caller.has_task)
 
 
 def run_principal(caller: Caller) -> Principal:

@@ -1,6 +1,5 @@
 """The client: one token, one address, its operations in groups."""
 
-from types import TracebackType
 from typing import Any, Self
 
 from pydantic import SecretStr
@@ -41,5 +40,5 @@ class DigitalOcean:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
