@@ -114,7 +114,7 @@ class ManagedChat:
         turn = chat.turn + self._used_inside(chat)
         for _ in range(MAX_OWN_CALLS):
             scripted = self.fake.script.reply(chat.agent, chat.first_prompt, turn)
-            if agent is None or not scripted.calls or any(call.tool in chat.tools for call in scripted.calls):
+            if agent is None or not scripted.calls or not all(_server_of(agent, c.tool) for c in scripted.calls):
                 break
             await self._call_own(agent, scripted)
             turn += 1
@@ -131,13 +131,8 @@ class ManagedChat:
 
     async def _call_own(self, agent: ManagedAgent, reply: Reply) -> None:
         for call in reply.calls:
-            server = next(
-                (s for s in agent.spec.get("mcp_servers", ()) if call.tool in (s.get("allowed_tools") or [call.tool])),
-                None,
-            )
-            if server is None:
-                self._note(agent, call.tool, call.arguments, "no MCP server of this agent offers it", is_error=True)
-                continue
+            server = _server_of(agent, call.tool)
+            assert server is not None
             headers = {"Authorization": server["authorization"]} if server.get("authorization") else {}
             try:
                 async with (
@@ -154,6 +149,12 @@ class ManagedChat:
         self.own_calls.append(
             {"agent": agent.spec["name"], "tool": tool, "arguments": arguments, "text": text, "is_error": is_error}
         )
+
+
+def _server_of(agent: ManagedAgent, tool: str) -> Json | None:
+    """The MCP server of an agent that offers a tool: those come before the tools of whoever asks."""
+    servers = agent.spec.get("mcp_servers", ())
+    return next((server for server in servers if tool in server.get("allowed_tools", ())), None)
 
 
 def _key(messages: Any) -> str:

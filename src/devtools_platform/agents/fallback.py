@@ -96,7 +96,7 @@ class FallbackModel(WrapperModel):
         fallback = Fallback(self._agent, declared, used.name, why)
         FALLBACKS.labels(self._agent, used.name).inc()
         facts = {"declared": declared, "used": used.name, "why": why[:500]}
-        trace.get_current_span().add_event(MARK, facts)
+        trace.get_current_span().set_attributes({f"{MARK}.{key}": value for key, value in facts.items()})
         await self._tell(fallback)
         return replace(response, metadata={**(response.metadata or {}), MARK: facts})
 

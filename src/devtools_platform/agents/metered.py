@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from decimal import Decimal
 
 from prometheus_client import Counter, Histogram
@@ -72,12 +73,18 @@ class MeteredModel(WrapperModel):
                 await asyncio.sleep(min(wait * attempt, MAX_WAIT_S))
         raise AssertionError("the last attempt returned or raised")
 
+    def _start_request_deadline(self, model_settings: ModelSettings | None, *, stream: bool) -> None:
+        """None for the whole: the agent would end the first attempt's time limit on all of them, waits included."""
+        return
+
     async def _request_once(
         self, messages: list[ModelMessage], settings: ModelSettings | None, parameters: ModelRequestParameters
     ) -> ModelResponse:
         started = time.perf_counter()
         try:
-            response = await self.wrapped.request(messages, settings, parameters)
+            deadline = self.wrapped._start_request_deadline(settings, stream=False)  # noqa: SLF001 - as its own wrappers do
+            with deadline.enforce() if deadline is not None else nullcontext():
+                response = await self.wrapped.request(messages, settings, parameters)
         except Exception as error:
             await self._record(None, time.perf_counter() - started, redact_text(f"{type(error).__name__}: {error}"))
             raise
