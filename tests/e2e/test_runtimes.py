@@ -1,32 +1,54 @@
 """The same task with agents local, managed and mixed; managed ones fail in every way and each ends in a clear state."""
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
+import openai
 import pytest
 import yaml
 
 from devtools_platform.agents.adapters.scripted import Script
 from e2e import scenarios
-from fakes.digitalocean_resources import PROJECT
+from fakes.digitalocean_resources import PROJECT, ManagedAgent
 from fakes.digitalocean_server import FakeDigitalOcean, Fault
 from fakes.openai_server import FakeOpenAI
 from stacks import StackProcess, clean_env, git, run_cli, running_stack
 
 TASK = "Fix the discount: orders of exactly 100 must get it."
 MODEL = "openai-gpt-oss-20b"
-OWN_TOOL = {
-    "agent": "infrastructure",
-    "when": "LOOK IT UP",
-    "turns": [
-        scenarios.call("web_fetch", url="http://127.0.0.1:9/"),
-        scenarios.FIX,
-        scenarios.done("Looked it up and fixed it.", "Fix it"),
-    ],
-}
-RULES = [OWN_TOOL, *scenarios.RULES]
+SERVER = Path(__file__).parents[1] / "fakes" / "misbehaving.py"
+SEVENTH = """---
+name: licence-keeper
+role: Keeps licence headers and third-party notices right
+output: report
+max_turns: 10
+toolsets: [read, write]
+---
+You keep licence headers and third-party notices right.
+
+When you are done, report outcome `done`, a summary and a commit message.
+"""
+NOTICE = scenarios.call("workspace_write_file", path="NOTICE", content="Shop\n")
+OWN: list[dict[str, Any]] = [
+    {
+        "agent": "infrastructure",
+        "when": "LOOK IT UP",
+        "turns": [scenarios.call("ours_echo", text="hello"), scenarios.FIX, scenarios.done("Fixed it.", "Fix it")],
+    },
+    {
+        "agent": "documentation",
+        "when": "FETCH",
+        "turns": [scenarios.call("web_fetch", url="https://example.org/"), {"text": "It could not be fetched."}],
+    },
+    {"agent": "licence-keeper", "turns": [NOTICE, scenarios.done("Added a notice.", "Add a notice")]},
+    {"agent": "cicd", "when": "hello", "turns": [{"text": "I write pipelines."}]},
+    {"agent": "cicd", "when": "connection", "turns": [{"text": "ready"}]},
+]
+RULES = [*OWN, *scenarios.RULES]
 
 
 def environments(folder: Path, gateway: str, agents: dict[str, Any], default: dict[str, Any]) -> Path:
@@ -65,9 +87,21 @@ def all_managed(tmp_path_factory: pytest.TempPathFactory, fake: FakeDigitalOcean
     """Every agent on a managed one; synced while the stack runs, as a person does it."""
     folder = tmp_path_factory.mktemp("managed")
     file = environments(folder, "http://127.0.0.1:1", {}, managed())
-    with running_stack(folder / "data", env_for(fake, file)) as stack:
+    (folder / "agents").mkdir()
+    (folder / "agents" / "licence-keeper.md").write_text(SEVENTH)
+    command = json.dumps([sys.executable, "-S", str(SERVER)])
+    ours = f"{{description: x, command: {command}, agents: [infrastructure], writes: allow}}"
+    (folder / "catalog.yaml").write_text(f"servers: {{ours: {ours}}}")
+    more = {
+        "DEV_TOOLS_AGENT_DEFINITIONS": str(folder / "agents"),
+        "DEV_TOOLS_GATEWAY_CATALOG": str(folder / "catalog.yaml"),
+        "DEV_TOOLS_GATEWAY_SERVERS": "ours",
+    }
+    with running_stack(folder / "data", env_for(fake, file, **more)) as stack:
         assert stack.facts is not None
         environments(folder, stack.facts["urls"]["gateway"], {}, managed())
+        approve = ("tools", "approve", "ours", "--tool", "echo", "--yes", "--json", "--data-dir", str(stack.data_dir))
+        assert run_cli(*approve, env=stack.env).returncode == 0
         done = agents_command(stack, "sync")
         assert done[0] == 0, done
         assert {change["action"] for change in done[1]} == {"create"}
@@ -103,20 +137,91 @@ def test_the_same_task_passes_with_every_agent_managed(all_managed: StackProcess
     assert task["cost_usd"] is None, "what a managed agent's call costs, its endpoint does not say"
 
 
+def agent_of(fake: FakeDigitalOcean, agent: str) -> ManagedAgent:
+    return next(a for a in fake.resources.agents.values() if a.spec["name"] == f"dev-tools-staging-{agent}")
+
+
 def test_a_managed_agent_reaches_a_tool_through_the_gateway_with_its_own_token(
     all_managed: StackProcess, fake: FakeDigitalOcean, shop: Path
 ) -> None:
-    agent = next(a for a in fake.resources.agents.values() if a.spec["name"] == "dev-tools-staging-infrastructure")
-    server = agent.spec["mcp_servers"][0]
     # The task's own tools go through us; this one the managed agent calls by itself, before it answers us.
     task = all_managed.run_task("LOOK IT UP", shop, agent="infrastructure")
 
-    assert server["allowed_tools"] == ["web_fetch"], "what its policy permits and needs no task"
+    server = agent_of(fake, "infrastructure").spec["mcp_servers"][0]
+    assert server["allowed_tools"] == ["ours_echo", "web_fetch"], "what its policy permits and needs no task"
     call = fake.chat.own_calls[-1]
-    assert (call["agent"], call["tool"]) == ("dev-tools-staging-infrastructure", "web_fetch")
-    assert "Unauthorized" not in call["text"]
-    assert "127.0.0.1" in call["text"], "the gateway's web tool answered: it refuses private addresses"
+    assert (call["tool"], call["text"], call["is_error"]) == ("ours_echo", "hello", False)
     assert task["status"] == "completed", task
+    tokens = json.loads(
+        run_cli("token", "list", "--json", "--data-dir", str(all_managed.data_dir), env=all_managed.env).stdout
+    )
+    mine = next(token for token in tokens if token["name"] == "dev-tools-staging-infrastructure" and token["is_valid"])
+    assert (mine["agent"], mine["scopes"]) == ("infrastructure", ["tools:ours_echo", "tools:web_fetch"])
+
+
+def test_what_a_person_must_approve_a_managed_agent_cannot_do_by_itself(
+    all_managed: StackProcess, fake: FakeDigitalOcean
+) -> None:
+    answer = chat(all_managed, "documentation", "FETCH it")
+
+    call = fake.chat.own_calls[-1]
+    assert (call["tool"], call["is_error"]) == ("web_fetch", True)
+    assert "approve" in call["text"]
+    assert answer.json()["choices"][0]["message"]["content"] == "It could not be fetched."
+
+
+def test_a_seventh_agent_is_one_file(all_managed: StackProcess, fake: FakeDigitalOcean, shop: Path) -> None:
+    task = all_managed.run_task("Add a notice.", shop, agent="licence-keeper")
+
+    assert task["status"] == "completed", task
+    assert git(shop, "show", f"{task['branch']}:NOTICE") == "Shop"
+    assert task["plan"]["steps"][0]["agent"] == "licence-keeper"
+    assert agent_of(fake, "licence-keeper").visibility == "VISIBILITY_PRIVATE"
+
+
+def chat(stack: StackProcess, agent: str, text: str, token: str | None = None, **more: Any) -> httpx2.Response:
+    assert stack.facts is not None
+    given = token or (stack.data_dir / "token").read_text()
+    url = f"{stack.facts['urls']['gateway']}/agents/{agent}/v1/chat/completions"
+    body = {"model": agent, "messages": [{"role": "user", "content": text}], **more}
+    return httpx2.post(url, json=body, headers={"Authorization": f"Bearer {given}"}, trust_env=False, timeout=30)
+
+
+def test_each_agent_is_an_openai_endpoint_behind_a_scoped_token(all_managed: StackProcess) -> None:
+    assert all_managed.facts is not None
+    base = f"{all_managed.facts['urls']['gateway']}/agents/cicd"
+    made = ("token", "create", "ana", "--scope", "agents:cicd", "--json", "--data-dir", str(all_managed.data_dir))
+    token = json.loads(run_cli(*made, env=all_managed.env).stdout)["token"]
+    client = openai.OpenAI(
+        base_url=f"{base}/v1", api_key=token, max_retries=0, http_client=httpx2.Client(trust_env=False)
+    )
+
+    whole = client.chat.completions.create(model="cicd", messages=[{"role": "user", "content": "hello"}])
+    pieces = client.chat.completions.create(model="cicd", messages=[{"role": "user", "content": "hello"}], stream=True)
+
+    assert whole.choices[0].message.content == "I write pipelines."
+    assert whole.usage is not None
+    assert whole.usage.prompt_tokens > 0
+    assert "".join(piece.choices[0].delta.content or "" for piece in pieces) == "I write pipelines."
+    assert [model.id for model in client.models.list()] == ["cicd"]
+    assert httpx2.get(f"{base}/health", trust_env=False).json()["ok"] is True
+    client.close()
+    assert chat(all_managed, "cicd", "hello", token="wrong").status_code == 401
+    assert chat(all_managed, "documentation", "hello", token=token).status_code == 403
+    assert chat(all_managed, "wizard", "hello").json()["error"]["code"] == "unknown_agent"
+    assert chat(all_managed, "cicd", "hello", tools=[{"type": "function"}]).status_code == 422
+
+
+def test_a_failing_endpoint_is_an_error_a_client_can_read_streamed_or_not(
+    all_managed: StackProcess, fake: FakeDigitalOcean
+) -> None:
+    fake.inject(Fault("status", "/managed/", status=401, times=2))
+    whole, streamed = chat(all_managed, "cicd", "hello"), chat(all_managed, "cicd", "hello", stream=True)
+
+    assert whole.json()["error"]["code"] == "model_refused"
+    assert "refuses the key" in whole.json()["error"]["message"]
+    assert '"code": "model_refused"' in streamed.text
+    assert "[DONE]" not in streamed.text
 
 
 def test_a_second_sync_changes_nothing_and_a_dry_run_says_what_would_change(
@@ -163,13 +268,12 @@ def test_keys_are_rotated_with_overlap_and_the_running_stack_goes_on(
 
 
 def test_one_agent_can_be_asked_whether_it_answers(all_managed: StackProcess, fake: FakeDigitalOcean) -> None:
-    code, results = agents_command(all_managed, "test", "documentation")
-    # The script has nothing to say to this question, and says so: the way there and back works.
-    assert (code, results[0]["ok"]) == (1, False)
-    assert "no reply" in results[0]["text"]
+    code, results = agents_command(all_managed, "test", "cicd")
+    assert (code, results[0]["ok"], results[0]["text"]) == (0, True, "ready")
 
     fake.inject(Fault("status", "/managed/", status=401))
-    _, results = agents_command(all_managed, "test", "documentation")
+    code, results = agents_command(all_managed, "test", "cicd")
+    assert (code, results[0]["ok"]) == (1, False)
     assert "refuses the key" in results[0]["text"]
 
 
@@ -178,8 +282,16 @@ FAULTS = [
     (Fault("status", "/managed/", status=429, retry_after="0", times=None), "model_failed", "limits how often"),
     (Fault("hang", "/managed/", times=None), "model_failed", "did not answer in time"),
     (Fault("cut", "/managed/", times=None), "model_failed", "broken answer|hung up"),
-    (Fault("bad_arguments", "/managed/", times=None), "model_failed|not_solved", "could not be used|used up its turns"),
-    (Fault("unknown_tool", "/managed/", times=None), "model_failed|not_solved", "could not be used|used up its turns"),
+    (
+        Fault("bad_arguments", "/managed/", times=None),
+        "model_failed|not_solved",
+        "could not be used|used up its turns|exceeded",
+    ),
+    (
+        Fault("unknown_tool", "/managed/", times=None),
+        "model_failed|not_solved",
+        "could not be used|used up its turns|exceeded",
+    ),
 ]
 
 

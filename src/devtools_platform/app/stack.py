@@ -20,6 +20,7 @@ import sqlalchemy as sa
 
 from devtools_platform.agents.adapters.git_workspaces import GitWorkspaces
 from devtools_platform.app.admission import Admission
+from devtools_platform.app.agent_door import open_agent_door
 from devtools_platform.app.console_data import ConsoleData
 from devtools_platform.app.crew import build_crew
 from devtools_platform.app.gateway_doors import open_doors
@@ -144,7 +145,11 @@ class Stack:
         doors = open_doors(self.settings, home, store, gateway, context.embedder)
         await serving.serve(build_context(context, token=token), sockets["context"])
         self.progress("context", urls.context)
-        await serving.serve(build_gateway(gateway, token=token, secret=secret, **doors), sockets["gateway"])
+        door = open_agent_door(
+            build_gateway(gateway, token=token, secret=secret, **doors),
+            doors["identity"], self.settings, runtimes, store, url=urls.gateway, token=token, secret=secret,
+        )  # fmt: skip
+        await serving.serve(door, sockets["gateway"])
         self.progress("gateway", urls.gateway)
 
         crewed = build_crew(

@@ -12,7 +12,7 @@ from devtools_platform.core.agents import AGENTS, AgentName
 from devtools_platform.core.errors import BadInput, NotFound, Unauthorized
 from devtools_platform.core.tools import Caller
 from devtools_platform.gateway.oidc import OidcCallers
-from devtools_platform.gateway.principal import TOOLS, Principal, run_principal
+from devtools_platform.gateway.principal import AGENTS_SCOPE, TOOLS, Principal, run_principal
 from devtools_platform.kit.tokens import is_run_token, verify_run_token
 
 PREFIX = "dtg_"
@@ -207,9 +207,10 @@ def _check(name: str, scopes: Sequence[str], agent: str | None, days: float, age
         raise BadInput("A token needs a name of at most 100 characters.", hint="Name it for who uses it.")
     if agent is not None and agent not in agents:
         raise BadInput(f"{agent!r} is no agent.", hint=f"One of {', '.join(agents)}.")
-    if not scopes or any(not scope.startswith(TOOLS) or len(scope) > 200 for scope in scopes):  # noqa: PLR2004
+    if not scopes or any(not scope.startswith((TOOLS, AGENTS_SCOPE)) or len(scope) > 200 for scope in scopes):  # noqa: PLR2004
         raise BadInput(
-            f"The scopes are {list(scopes)!r}.", hint="Write them as tools:SERVER_TOOL, `*` allowed: tools:git_*."
+            f"The scopes are {list(scopes)!r}.",
+            hint="Write them as tools:SERVER_TOOL or agents:NAME, `*` allowed: tools:git_*.",
         )
     if not 0 < days <= MAX_DAYS:
         raise BadInput(f"A token lasts up to {MAX_DAYS} days, not {days!r}.")

@@ -8,6 +8,8 @@ from devtools_platform.core.agents import AgentName
 from devtools_platform.core.errors import Unauthorized
 from devtools_platform.core.tools import Caller
 
+AGENTS_SCOPE = "agents:"
+"""A scope that begins so opens an agent's own endpoint (`agents:cicd`)."""
 TOOLS = "tools:"
 """A scope that begins so permits calling the tools whose full names match the rest (`tools:git_*`)."""
 
