@@ -4,7 +4,9 @@ The upstream is a hand-written server that answers at once, so that what is betw
 as the product: uvloop and httptools, tokens, policy, audit into PostgreSQL, metrics and spans on. Peers come from PyPI
 into an environment of their own under bench's cache folder; wrk must be on PATH (Debian: `apt-get install wrk`).
 
-    python bench/gateway.py [--seconds 5] [--only NAME]
+    python bench/gateway.py [--seconds 5] [--rounds 3] [--only NAME]
+
+A shared machine's speed changes by the minute: every round measures all rows, and medians over the rounds are printed.
 """
 
 import argparse
@@ -17,11 +19,12 @@ import shutil
 import signal
 import socket
 import ssl
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,7 @@ PARAMS = {"name": "echo", "arguments": {"text": "hello, upstream"}}
 STDIO = f"{sys.executable} -S {ROOT / 'tests' / 'fakes' / 'misbehaving.py'}"
 """A server over stdio for the peer that serves nothing else; its own CPU is not counted."""
 TICK = os.sysconf("SC_CLK_TCK")
+HERE = [sys.executable, str(Path(__file__)), "--serve"]
 
 
 # The programs that are measured, each started by this file in a process of its own
@@ -164,7 +168,7 @@ class Measured:
 
 
 @contextlib.contextmanager
-def running(argv: list[str], port: int, **env: str) -> Iterator[Measured]:
+def running(argv: list[str], port: int, **env: str) -> Generator[Measured]:
     process = subprocess.Popen(
         argv,
         env={**os.environ, "PYTHONPATH": str(ROOT / "src"), **env},
@@ -238,6 +242,17 @@ def measure(name: str, url: str, server: Measured, lua: Path, seconds: int) -> d
     return found
 
 
+def print_medians(found: dict[str, list[dict[str, Any]]]) -> None:
+    for name, rounds in found.items():
+        row: dict[str, Any] = {"median_of": len(rounds), "name": name}
+        for width in ("c1", "c32"):
+            row[width] = {
+                key: statistics.median(r[width][key] for r in rounds) for key in ("cpu_ms", "p50_ms", "p99_ms")
+            }
+        row["rss_mb"] = statistics.median(r["rss_mb"] for r in rounds)
+        print(json.dumps(row))
+
+
 def peer(cache: Path, name: str) -> Path:
     """The interpreter of a peer's environment, made on first use."""
     python = cache / name / "bin" / "python"
@@ -257,6 +272,7 @@ async def postgres(folder: Path) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--only", action="append")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "dev-tools-bench")
     parser.add_argument("--serve", nargs="+")
@@ -267,9 +283,7 @@ def main() -> None:
         return
     if shutil.which("wrk") is None:
         sys.exit("wrk is not on PATH (Debian: apt-get install wrk).")
-    from devtools_platform.core.tools import Caller
     from devtools_platform.kit.database import connect, migrate
-    from devtools_platform.kit.tokens import issue_run_token
 
     folder = Path(tempfile.mkdtemp(prefix="dev-tools-bench-"))
     folder.chmod(0o711)
@@ -277,41 +291,54 @@ def main() -> None:
     engine = connect(url)
     migrate(engine)
     engine.dispose()
-    wanted = options.only or ["direct", "ours", "ours-1000-tools", "fastmcp", "ours-stdio", "mcp-proxy"]
-    here = [sys.executable, str(Path(__file__)), "--serve"]
-    up = free_port()
-    token = issue_run_token(SECRET, Caller("bench", "cicd"))
     try:
-        for many in ("1", "1000"):
-            names = [name for name in wanted if (name == "ours-1000-tools") == (many == "1000")]
-            if not names:
-                continue
-            with running([*here, "upstream", str(up)], up, BENCH_TOOLS=many) as server:
-                target = f"http://127.0.0.1:{up}/mcp"
-                for name in names:
-                    port = free_port()
-                    lua = script(
-                        folder,
-                        name,
-                        token if name.startswith("ours") else None,
-                        "up_echo" if name.startswith("ours") else "echo",
-                    )
-                    if name == "direct":
-                        measure(name, target, server, lua, options.seconds)
-                        continue
-                    if name.startswith("ours"):
-                        argv = [*here, "ours", str(port), STDIO if name == "ours-stdio" else target, url]
-                    elif name == "fastmcp":
-                        argv = [str(peer(options.cache, "fastmcp")), "-c", FASTMCP, str(port), target]
-                    else:
-                        python = peer(options.cache, "mcp-proxy")
-                        argv = [str(python.parent / "mcp-proxy"), "--port", str(port), "--stateless", "--"]
-                        argv += [*STDIO.split(), "--legacy"]
-                    with running(argv, port) as gateway:
-                        measure(name, f"http://127.0.0.1:{port}/mcp", gateway, lua, options.seconds)
+        measured = measure_rows(options, folder, url)
     finally:
         asyncio.run(database.stop())
         shutil.rmtree(folder, ignore_errors=True)
+    if options.rounds > 1:
+        print_medians(measured)
+
+
+def measure_rows(options: argparse.Namespace, folder: Path, database_url: str) -> dict[str, list[dict[str, Any]]]:
+    """Row -> what each round found."""
+    wanted = options.only or ["direct", "ours", "ours-1000-tools", "fastmcp", "ours-stdio", "mcp-proxy"]
+    up = free_port()
+    target = f"http://127.0.0.1:{up}/mcp"
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in wanted}
+    for many in ("1", "1000") * options.rounds:
+        names = [name for name in wanted if (name == "ours-1000-tools") == (many == "1000")]
+        if not names:
+            continue
+        with running([*HERE, "upstream", str(up)], up, BENCH_TOOLS=many) as server:
+            for name in names:
+                lua = script_for(name, folder)
+                if name == "direct":
+                    found[name].append(measure(name, target, server, lua, options.seconds))
+                    continue
+                port = free_port()
+                with running(command_of(name, port, target, database_url, options.cache), port) as gateway:
+                    found[name].append(measure(name, f"http://127.0.0.1:{port}/mcp", gateway, lua, options.seconds))
+    return found
+
+
+def script_for(name: str, folder: Path) -> Path:
+    from devtools_platform.core.tools import Caller
+    from devtools_platform.kit.tokens import issue_run_token
+
+    if not name.startswith("ours"):
+        return script(folder, name, None, "echo")
+    return script(folder, name, issue_run_token(SECRET, Caller("bench", "cicd")), "up_echo")
+
+
+def command_of(name: str, port: int, target: str, database_url: str, cache: Path) -> list[str]:
+    if name.startswith("ours"):
+        return [*HERE, "ours", str(port), STDIO if name == "ours-stdio" else target, database_url]
+    python = peer(cache, name)
+    if name == "fastmcp":
+        return [str(python), "-c", FASTMCP, str(port), target]
+    served = [*STDIO.split(), "--legacy"]
+    return [str(python.parent / "mcp-proxy"), "--port", str(port), "--stateless", "--", *served]
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import pytest
 from devtools_platform.app.demo import FILES
 from stacks import FINAL, StackProcess, clean_env, git, make_repo, running_stack
 
-pytestmark = pytest.mark.timeout(3600)
+pytestmark = [pytest.mark.timeout(3600), pytest.mark.alone]
 
 KILLS = int(os.environ.get("CHAOS_KILLS", "20"))
 TASK = "SIX AGENTS: everybody does a share."

@@ -124,6 +124,7 @@ async def test_a_thousand_calls_at_once_get_their_own_answers(tmp_path: Path, er
         assert answers == [one, other]
 
 
+@pytest.mark.alone
 async def test_nothing_is_left_behind_by_calls_and_disconnects(tmp_path: Path) -> None:
     async with running({"one": misbehaving()}, tmp_path) as rig:
         rig.audit.keeps_all = False

@@ -17,7 +17,7 @@ from devtools_platform.core.tools import Caller
 from devtools_platform.gateway.adapters.access_tokens import SqlTokens
 from devtools_platform.gateway.adapters.audit_log import SqlAudit
 from devtools_platform.gateway.adapters.call_records import SqlCallRecords
-from devtools_platform.gateway.audit import GENESIS, Audit, Chain, Note, first_broken
+from devtools_platform.gateway.audit import GENESIS, Audit, Chain, Note, first_broken, hash_result
 from devtools_platform.gateway.identity import Identity
 from devtools_platform.gateway.mcp.headers import check_headers, decode_value, encode_value, headers_for, param_headers
 from devtools_platform.gateway.mcp.messages import RpcError
@@ -107,7 +107,7 @@ async def test_tokens_and_audit_outlive_the_process(database: sa.Engine) -> None
         stored = str(connection.execute(sa.select(gateway_tokens)).all())
     assert token not in stored
 
-    note = Note(1.5, "p", None, "t", "s", "tool", "allow", "ok", 0.25, None, b'{"a":"\\u0000 x"}', b"{}")
+    note = Note(1.5, "p", None, "t", "s", "tool", "allow", "ok", 0.25, None, b'{"a":"\\u0000 x"}', hash_result(b"{}"))
     for _ in range(2):
         audit = Audit(SqlAudit(database))
         audit.note(note)

@@ -19,7 +19,7 @@ from devtools_platform.state.approvals import ApprovalDesk
 from devtools_platform.state.service import StateService
 from stacks import clean_env
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.alone]
 
 TASKS = 1000
 WORKER = Path(__file__).with_name("waiting_worker.py")

@@ -137,7 +137,8 @@ class AgentSync:
         if model not in self._models:
             self._models[model] = str((await self.do.models.find(model)).uuid)
         listed = await gateway.send("GET", "/tools", params={"agent": agent})
-        tools = tuple(sorted(tool["name"] for tool in listed))
+        # Context is read by collection, and nobody has granted a managed agent one.
+        tools = tuple(sorted(tool["name"] for tool in listed if tool["server"] != "context"))
         name = managed_name(self.environment, agent, spec)
         return Wanted(agent, name, definition.instructions, model, self._models[model], tools, where.gateway_url)
 

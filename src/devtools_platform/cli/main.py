@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from devtools_platform import __version__
-from devtools_platform.cli import agents, audit, demo, model, stack, state, task, tools, worker
+from devtools_platform.cli import agents, audit, context, demo, model, stack, state, task, tools, worker
 from devtools_platform.cli.output import fail, print_json
 from devtools_platform.config import load_settings
 from devtools_platform.core.errors import DevToolsError
@@ -19,6 +19,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_mar
 app.add_typer(task.app, name="task")
 app.add_typer(worker.app, name="worker")
 app.add_typer(audit.app, name="audit")
+app.add_typer(context.app, name="context")
 app.add_typer(state.app, name="state")
 app.add_typer(model.app, name="model")
 app.add_typer(tools.app, name="tools")

@@ -35,6 +35,8 @@ class Caller:
     task_id: str
     agent: CallerName
     without_sandbox: bool = False
+    collections: tuple[str, ...] = ()
+    """Patterns of the context collections that the token opens beside those of the task's own repository."""
 
     @property
     def has_task(self) -> bool:

@@ -25,7 +25,7 @@ MAX_BATCH = 2_000
 """Lines stored in one transaction; reaching it does not wait for the time."""
 MAX_HASHED_AT_ONCE = 100
 """Lines hashed before calls get their turn: a few milliseconds."""
-MAX_BACKLOG = 50_000
+MAX_BACKLOG = 20_000
 """Notes kept while the store is away. Beyond it calls are refused: an unaudited call must not happen."""
 MAX_ARGUMENT_BYTES = 4_000
 GENESIS = "0" * 64
@@ -34,7 +34,7 @@ Mask = Callable[[str], str]
 
 @dataclass(slots=True)
 class Note:
-    """One call as it was seen on the call path; nothing of it is computed there."""
+    """One call as it was seen on the call path. Small, whatever the call carried: many wait while the store is away."""
 
     at: float
     principal: str
@@ -47,7 +47,8 @@ class Note:
     duration_s: float
     trace_id: str | None
     arguments: bytes
-    result: bytes
+    """JSON, secrets not yet masked."""
+    result_hash: str | None
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -187,7 +188,7 @@ def chain(notes: Sequence[Note], seq: int, previous: str, mask: Mask = str) -> l
             mask(_arguments(note.arguments)),
             note.decision,
             note.outcome,
-            hashlib.sha256(note.result).hexdigest() if note.result else None,
+            note.result_hash,
             round(note.duration_s, 6),
             note.trace_id,
         )
@@ -211,10 +212,19 @@ def _hash(previous: str, fields: tuple[Any, ...]) -> str:
     return hashlib.sha256(previous.encode() + b"\n" + msgspec.json.encode(fields)).hexdigest()
 
 
+def shorten(arguments: bytes) -> bytes:
+    """The arguments as the log keeps them: beyond `MAX_ARGUMENT_BYTES` only their size and hash."""
+    if len(arguments) <= MAX_ARGUMENT_BYTES:
+        return arguments
+    return msgspec.json.encode({"omitted": f"{len(arguments)} bytes", "sha256": hashlib.sha256(arguments).hexdigest()})
+
+
+def hash_result(result: bytes) -> str | None:
+    """None for a call without a result."""
+    return hashlib.sha256(result).hexdigest() if result else None
+
+
 def _arguments(raw: bytes) -> str:
-    if len(raw) > MAX_ARGUMENT_BYTES:
-        omitted = {"omitted": f"{len(raw)} bytes", "sha256": hashlib.sha256(raw).hexdigest()}
-        return msgspec.json.encode(omitted).decode()
     text = raw.decode("utf-8", "replace") or "{}"
     if not holds_secret(text) and "\\u" not in text and "\\/" not in text and "earer" not in text.lower():
         return text

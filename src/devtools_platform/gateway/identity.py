@@ -12,7 +12,14 @@ from devtools_platform.core.agents import AGENTS, AgentName
 from devtools_platform.core.errors import BadInput, NotFound, Unauthorized
 from devtools_platform.core.tools import Caller
 from devtools_platform.gateway.oidc import OidcCallers
-from devtools_platform.gateway.principal import AGENTS_SCOPE, TOOLS, Principal, run_principal
+from devtools_platform.gateway.principal import (
+    AGENTS_SCOPE,
+    COLLECTIONS,
+    TOOLS,
+    Principal,
+    collections_of,
+    run_principal,
+)
 from devtools_platform.kit.tokens import is_run_token, verify_run_token
 
 PREFIX = "dtg_"
@@ -185,7 +192,8 @@ class Identity:
 
 def principal_of(record: TokenRecord) -> Principal:
     """A token for no agent is a person's."""
-    caller = Caller(record.task_id or f"token:{record.id}", record.agent or "person")
+    opened = collections_of(record.scopes)
+    caller = Caller(record.task_id or f"token:{record.id}", record.agent or "person", collections=opened)
     return Principal(
         f"token:{record.id}", record.name, caller, record.agent, record.scopes, record.per_minute, record.expires_at
     )
@@ -207,10 +215,11 @@ def _check(name: str, scopes: Sequence[str], agent: str | None, days: float, age
         raise BadInput("A token needs a name of at most 100 characters.", hint="Name it for who uses it.")
     if agent is not None and agent not in agents:
         raise BadInput(f"{agent!r} is no agent.", hint=f"One of {', '.join(agents)}.")
-    if not scopes or any(not scope.startswith((TOOLS, AGENTS_SCOPE)) or len(scope) > 200 for scope in scopes):  # noqa: PLR2004
+    kinds = (TOOLS, COLLECTIONS, AGENTS_SCOPE)
+    if not scopes or any(not scope.startswith(kinds) or len(scope) > 200 for scope in scopes):  # noqa: PLR2004
         raise BadInput(
             f"The scopes are {list(scopes)!r}.",
-            hint="Write them as tools:SERVER_TOOL or agents:NAME, `*` allowed: tools:git_*.",
+            hint="Write them as tools:SERVER_TOOL, context:COLLECTION or agents:NAME, `*` allowed: tools:git_*.",
         )
     if not 0 < days <= MAX_DAYS:
         raise BadInput(f"A token lasts up to {MAX_DAYS} days, not {days!r}.")

@@ -14,10 +14,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio.to_thread
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, Engine, Table, create_engine, exc, make_url, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects import sqlite as sqlite_dialect
@@ -78,6 +74,10 @@ def migrate(engine: Engine) -> None:
     One transaction holds lock, check and every step: after a crash in the middle it is as if never begun.
     Raises `Conflict` when a newer release has been here, `Away` when the database is away.
     """
+    from alembic import command
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     with transaction(engine) as connection:  # on SQLite the transaction is the lock
@@ -87,7 +87,8 @@ def migrate(engine: Engine) -> None:
             connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
         config.attributes["connection"] = connection
         config.attributes["version_table_schema"] = schema_in(connection)
-        _refuse_newer(connection, ScriptDirectory.from_config(config))
+        script = ScriptDirectory.from_config(config)
+        _refuse_newer(connection, {step.revision for step in script.walk_revisions()}, script.get_current_head())
         command.upgrade(config, "head")
 
 
@@ -97,15 +98,15 @@ def schema_in(connection: Connection) -> str | None:
     return translated.get(SCHEMA, SCHEMA)
 
 
-def _refuse_newer(connection: Connection, script: ScriptDirectory) -> None:
-    ours = {step.revision for step in script.walk_revisions()}
+def _refuse_newer(connection: Connection, ours: set[str], head: str | None) -> None:
+    from alembic.runtime.migration import MigrationContext
+
     stored = MigrationContext.configure(
         connection, opts={"version_table_schema": schema_in(connection)}
     ).get_current_heads()
     if unknown := set(stored) - ours:
         raise Conflict(
-            f"The database's schema is at step {', '.join(sorted(unknown))!r}; this release knows up to "
-            f"{script.get_current_head()!r}.",
+            f"The database's schema is at step {', '.join(sorted(unknown))!r}; this release knows up to {head!r}.",
             hint="Start the release that made it, or restore a backup from before the upgrade.",
         )
 

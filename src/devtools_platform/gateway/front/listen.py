@@ -1,13 +1,22 @@
 """What a client has asked to be told of, and the notifications that tell it."""
 
-from collections.abc import Callable
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 from msgspec import Raw
 
+from devtools_platform.gateway.mcp.exchange import Client
 from devtools_platform.gateway.mcp.messages import SUBSCRIPTION_KEY, Id, Params, raw, read_object, read_text
+from devtools_platform.gateway.principal import Principal
+from devtools_platform.gateway.upstreams.upstream import Upstream
+
+log = logging.getLogger(__name__)
 
 TOOLS_CHANGED = "notifications/tools/list_changed"
 RESOURCE_UPDATED = "notifications/resources/updated"
@@ -67,3 +76,20 @@ def _uris(value: Raw | None) -> tuple[str, ...]:
         return tuple(msgspec.json.decode(value, type=list[str])[:MAX_URIS]) if value is not None else ()
     except msgspec.MsgspecError:
         return ()
+
+
+async def while_valid(principal: Principal, work: Awaitable[bytes]) -> bytes:
+    """A stream is open for as long as its caller's token counts, and no longer."""
+    left = None if principal.expires_at == float("inf") else max(0.0, principal.expires_at - time.time())
+    with suppress(TimeoutError):
+        async with asyncio.timeout(left):
+            return await work
+    return b""
+
+
+async def follow(upstream: Upstream, client: Client, uris: tuple[str, ...]) -> None:
+    if upstream.link is not None:
+        try:
+            await upstream.link.listen(client, uris)
+        except Exception as error:  # noqa: BLE001 - events are a convenience; a call would say what is wrong
+            log.info("%s sends no events: %s", upstream.name, error)

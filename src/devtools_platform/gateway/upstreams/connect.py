@@ -3,21 +3,33 @@
 import re
 import shutil
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from devtools_platform.gateway.upstreams.addresses import parse_target
 from devtools_platform.gateway.upstreams.http_client import HttpClient
 from devtools_platform.gateway.upstreams.http_link import Headers, connect_http
 from devtools_platform.gateway.upstreams.link import Link, LinkDown
-from devtools_platform.gateway.upstreams.oauth.account import SignedHeaders
-from devtools_platform.gateway.upstreams.oauth.accounts import Accounts
 from devtools_platform.gateway.upstreams.openapi import OpenApiLink
 from devtools_platform.gateway.upstreams.stdio_link import Command, StdioLink
+from devtools_platform.gateway.upstreams.types import ServerSpec
 from devtools_platform.gateway.upstreams.upstream import Upstream
 
+Expand = Callable[[str], str]
+"""Replaces the `${NAME}`s of a text."""
 _NAME = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+class SignIns(Protocol):
+    """Credentials for servers one signs in at. Handed in: what OAuth needs is a quarter of the gateway's memory."""
+
+    async def headers(
+        self, name: str, spec: ServerSpec, fixed: Mapping[str, str], expand: Expand, lose: Callable[[str], None]
+    ) -> Headers:
+        """Headers that renew themselves. Raises `LinkDown` when nobody has signed in."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -32,7 +44,7 @@ class Connector:
     tls: ssl.SSLContext
     places: Mapping[str, str]
     """Values for `{NAME}` in commands: the interpreter's folder, the data directory."""
-    accounts: Accounts | None = None
+    accounts: SignIns | None = None
     """Sign-ins at servers that want them."""
 
     async def __call__(self, upstream: Upstream) -> Link:
@@ -63,13 +75,10 @@ class Connector:
             await headers.close()
             raise
 
-    async def _signed_in(self, upstream: Upstream, fixed: Mapping[str, str]) -> SignedHeaders:
+    async def _signed_in(self, upstream: Upstream, fixed: Mapping[str, str]) -> Headers:
         if self.accounts is None:
             raise LinkDown("This gateway keeps no sign-ins.")
-        account = self.accounts.of(upstream.name, upstream.spec, self._expand)
-        headers = SignedHeaders(fixed, account, upstream.lose)
-        await headers.open()
-        return headers
+        return await self.accounts.headers(upstream.name, upstream.spec, fixed, self._expand, upstream.lose)
 
     def _command(self, upstream: Upstream) -> Command:
         spec = upstream.spec

@@ -21,7 +21,6 @@ CONNECT_TIMEOUT_S = 5.0
 IDLE_S = 4.0
 """Kept shorter than servers keep theirs (uvicorn: 5 s), so that a request does not meet a closing connection."""
 MAX_CONNECTIONS = 64
-MAX_IDLE = 16
 MAX_HEADER_BYTES = 32_768
 MAX_BACKLOG_BYTES = 1_000_000
 """Of a stream, before reading stops until somebody takes what is there."""
@@ -52,7 +51,7 @@ class Reply:
         self.max_bytes = max_bytes
         self.size = 0
         self.chunks: deque[bytes] = deque()
-        self.arrived = asyncio.Event()
+        self._reader: asyncio.Future[None] | None = None
         self.connection: Connection | None = None
 
     @property
@@ -81,13 +80,18 @@ class Reply:
                 del buffer[: found.end()]
                 if data := _data_of(block):
                     yield data
+            if self.chunks:  # they came while the event was looked at
+                continue
             if self.end.done():
                 self.end.result()
-                if not self.chunks:
-                    return
-                continue
-            self.arrived.clear()
-            await self.arrived.wait()
+                return
+            self._reader = asyncio.get_running_loop().create_future()
+            await self._reader
+
+    def wake(self) -> None:
+        """Something has arrived for whoever reads the events, or nothing more will."""
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
 
     def close(self) -> None:
         """Hang up if the answer is not complete: that is how a stateless call is cancelled."""
@@ -107,7 +111,7 @@ class Connection(asyncio.Protocol):
         self.client = client
         self.transport: asyncio.Transport | None = None
         self.reply: Reply | None = None
-        self.parser: Any = None
+        self.parser: Any = httptools.HttpResponseParser(self)
         self.idle_since = 0.0
         self.keep_alive = True
         self._header_bytes = 0
@@ -120,7 +124,6 @@ class Connection(asyncio.Protocol):
         assert self.transport is not None  # noqa: S101 - made before it is handed out
         self.reply = reply
         reply.connection = self
-        self.parser = httptools.HttpResponseParser(self)
         self._header_bytes = 0
         self.transport.write(data)
 
@@ -169,7 +172,7 @@ class Connection(asyncio.Protocol):
         reply.size += len(data)
         reply.chunks.append(data)
         if reply.is_stream:
-            reply.arrived.set()
+            reply.wake()
             if reply.size > MAX_BACKLOG_BYTES and not self._is_paused and self.transport is not None:
                 self._is_paused = True
                 self.transport.pause_reading()
@@ -185,7 +188,7 @@ class Connection(asyncio.Protocol):
         reply.connection = None
         if not reply.end.done():
             reply.end.set_result(None)
-        reply.arrived.set()
+        reply.wake()
         self.resume()
         self.client.give_back(self)
 
@@ -209,7 +212,7 @@ class Connection(asyncio.Protocol):
                 if not future.done():
                     future.set_exception(error)
                     future.exception()  # who waits gets it; nobody has to
-            reply.arrived.set()
+            reply.wake()
         if self.transport is not None:
             self.transport.abort()
 
@@ -296,7 +299,7 @@ class HttpClient:
         raise NotConnected(f"No connection to {self.target.authority}: {error}.")
 
     def give_back(self, connection: Connection) -> None:
-        if connection.keep_alive and len(self._idle) < MAX_IDLE:
+        if connection.keep_alive:
             connection.idle_since = time.monotonic()
             self._idle.append(connection)
         else:

@@ -104,6 +104,8 @@ class ModernHttp:
             reply = await _send_again(self.headers, reply, used, again)
         token = call.meta.get("progressToken")
         try:
+            if not reply.is_stream:
+                return _outcome(await _whole(reply), reply)
             async for message in _messages(reply):
                 if message.method is UNSET:
                     return _outcome(message, reply)
@@ -420,24 +422,33 @@ async def _send_again(
 
 async def _messages(reply: Reply) -> AsyncGenerator[Message]:
     """The messages of an answer, be it one JSON body or a stream. Raises `LinkDown`."""
+    if not reply.is_stream:
+        yield await _whole(reply)
+        return
     try:
-        if reply.is_stream:
-            async for data in reply.events():
-                yield read_message(data)
-            return
+        async for data in reply.events():
+            yield read_message(data)
+    except (HttpError, RpcError) as error:
+        raise _unreadable(error) from None
+
+
+async def _whole(reply: Reply) -> Message:
+    """The message of an answer that is one JSON body. Raises `LinkDown`."""
+    try:
         body = await reply.body()
         if reply.headers.get(b"content-type", b"").startswith(b"application/json"):
-            yield read_message(body)
-            return
-    except TooLarge as error:
-        raise LinkDown(str(error), may_have_run=True, is_fault=False) from None
-    except HttpError as error:
-        raise LinkDown(str(error), may_have_run=True) from None
-    except RpcError as error:
-        raise LinkDown(f"Its answer is no JSON-RPC: {error}", may_have_run=True) from None
+            return read_message(body)
+    except (HttpError, RpcError) as error:
+        raise _unreadable(error) from None
     if reply.status in {401, 403}:
         raise LinkDown(f"It refuses us (HTTP {reply.status}): its credential is missing, wrong or expired.")
     raise LinkDown(f"It answered HTTP {reply.status} without JSON.", may_have_run=reply.status < 400)  # noqa: PLR2004
+
+
+def _unreadable(error: HttpError | RpcError) -> LinkDown:
+    if isinstance(error, RpcError):
+        return LinkDown(f"Its answer is no JSON-RPC: {error}", may_have_run=True)
+    return LinkDown(str(error), may_have_run=True, is_fault=not isinstance(error, TooLarge))
 
 
 def _outcome(message: Message, reply: Reply) -> Raw:

@@ -1,11 +1,11 @@
 """The sign-ins of one gateway, or of one command: an account for each server that wants one."""
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from devtools_platform.gateway.upstreams.fetch import Fetch
-from devtools_platform.gateway.upstreams.oauth.account import Account, Learn
+from devtools_platform.gateway.upstreams.oauth.account import Account, Learn, SignedHeaders
 from devtools_platform.gateway.upstreams.oauth.clients import KnownClient
 from devtools_platform.gateway.upstreams.oauth.types import Vault
 from devtools_platform.gateway.upstreams.types import ServerSpec
@@ -31,3 +31,16 @@ class Accounts:
             url = expand(spec.url or "")
             self._by_name[name] = Account(name, url, known, fetch, self.vault, self.learn)
         return self._by_name[name]
+
+    async def headers(
+        self,
+        name: str,
+        spec: ServerSpec,
+        fixed: Mapping[str, str],
+        expand: Callable[[str], str],
+        lose: Callable[[str], None],
+    ) -> SignedHeaders:
+        """See `connect.SignIns`."""
+        headers = SignedHeaders(fixed, self.of(name, spec, expand), lose)
+        await headers.open()
+        return headers

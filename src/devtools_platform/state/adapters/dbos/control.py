@@ -7,14 +7,16 @@ come out as `core.errors.Away`.
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from dbos import DBOSClient, EnqueueOptions, SetWorkflowID
-from dbos import error as dbos_error
 
 from devtools_platform.kit.database import as_ours
 from devtools_platform.state.interfaces import StoredStep
+
+if TYPE_CHECKING:
+    from dbos import DBOSClient, EnqueueOptions
 
 WORKFLOW_VERSION = "wf-1"
 """Pinned: unset, it is a hash of the source, and a deploy would strand every task in flight. A change of the
@@ -29,8 +31,15 @@ class DbosControl:
     """See `state.interfaces.Control`."""
 
     def __init__(self, database: sa.Engine) -> None:
-        self._client = DBOSClient(
-            system_database_engine=database,
+        self._database = database
+
+    @cached_property
+    def _client(self) -> "DBOSClient":
+        """Made when first needed: a process that only asks for approvals never wakes a workflow."""
+        from dbos import DBOSClient
+
+        return DBOSClient(
+            system_database_engine=self._database,
             dbos_system_schema="dbos",
             lazy=True,
             retry_connection_errors=False,
@@ -88,6 +97,8 @@ class DbosControl:
         return {workflow.workflow_id for workflow in found}
 
     async def fork(self, source: str, id_: str, step: int) -> None:
+        from dbos import SetWorkflowID
+
         def fork() -> None:
             with SetWorkflowID(id_):
                 self._client.fork_workflow(source, step, application_version=WORKFLOW_VERSION, queue_name=TASKS)
@@ -108,6 +119,8 @@ class DbosControl:
 
 
 async def _in_thread(call: Any) -> Any:
+    from dbos import error as dbos_error
+
     def run() -> Any:
         with as_ours():
             try:
