@@ -99,7 +99,8 @@ def _openapi(name: str) -> OpenAPI | None:
     if not file.is_file():
         return None
     # Not validated itself: DigitalOcean's has an invalid `default: null`.
-    return OpenAPI.from_dict(json.loads(file.read_text()), config=Config(spec_validator_cls=None))
+    config = Config(spec_validator_cls=None)  # pyright: ignore[reportArgumentType]
+    return OpenAPI.from_dict(json.loads(file.read_text()), config=config)
 
 
 def load_contract(name: str) -> Contract | None:

@@ -112,12 +112,13 @@ class ManagedChat:
 
     async def _reply(self, chat: wire.ChatRequest, agent: ManagedAgent | None) -> wire.WireReply:
         turn = chat.turn + self._used_inside(chat)
+        scripted = self.fake.script.reply(chat.agent, chat.first_prompt, turn)
         for _ in range(MAX_OWN_CALLS):
-            scripted = self.fake.script.reply(chat.agent, chat.first_prompt, turn)
             if agent is None or not scripted.calls or not all(_server_of(agent, c.tool) for c in scripted.calls):
                 break
             await self._call_own(agent, scripted)
             turn += 1
+            scripted = self.fake.script.reply(chat.agent, chat.first_prompt, turn)
         self._taken[_key(chat.messages)] = turn - chat.turn
         return wire.to_wire(scripted, chat, id_=f"call_{next(self._ids)}")
 

@@ -397,7 +397,7 @@ class Resources:
         return 200, {"snapshots": items, "links": _links(request, meta), "meta": {"total": meta["total"]}}
 
     def _list_snapshots(self, request: Request, _: Any) -> Answer:
-        shown = [{**one, "id": str(one["id"]), "resource_type": "droplet", "tags": []} for one in self.snapshots]
+        shown: list[Json] = [{**one, "id": str(one["id"]), "resource_type": "droplet", "tags": []} for one in self.snapshots]
         items, meta = _page(request, shown)
         return 200, {"snapshots": items, "links": _links(request, meta), "meta": {"total": meta["total"]}}
 
@@ -412,7 +412,7 @@ class Resources:
 
     def _update_balancer(self, _: Request, body: Any, lb: str) -> Answer:
         kept = {key: self.balancer[key] for key in ("id", "ip", "status", "created_at", "region")}
-        whole = {"tag": "", "droplet_ids": [], **body}
+        whole: Json = {"tag": "", "droplet_ids": [], **body}
         self.balancer = {**whole, **kept}
         return 200, {"load_balancer": self.balancer}
 
