@@ -65,8 +65,8 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix $(SOURCES)
 
 lock: $(VENV)/.dev
-	$(BIN)/pip-compile -q --extra local --extra dense --extra qdrant --extra build -o requirements/runtime.txt pyproject.toml
-	$(BIN)/pip-compile -q --extra local --extra dense --extra qdrant --extra build --extra docs --extra dev -o requirements/dev.txt pyproject.toml
+	$(BIN)/pip-compile -q --extra local --extra dense --extra qdrant --extra analyzers --extra build -o requirements/runtime.txt pyproject.toml
+	$(BIN)/pip-compile -q --extra local --extra dense --extra qdrant --extra analyzers --extra build --extra docs --extra dev -o requirements/dev.txt pyproject.toml
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache

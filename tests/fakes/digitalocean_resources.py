@@ -397,7 +397,9 @@ class Resources:
         return 200, {"snapshots": items, "links": _links(request, meta), "meta": {"total": meta["total"]}}
 
     def _list_snapshots(self, request: Request, _: Any) -> Answer:
-        shown: list[Json] = [{**one, "id": str(one["id"]), "resource_type": "droplet", "tags": []} for one in self.snapshots]
+        shown: list[Json] = [
+            {**one, "id": str(one["id"]), "resource_type": "droplet", "tags": []} for one in self.snapshots
+        ]
         items, meta = _page(request, shown)
         return 200, {"snapshots": items, "links": _links(request, meta), "meta": {"total": meta["total"]}}
 

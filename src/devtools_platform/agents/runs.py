@@ -7,10 +7,11 @@ from typing import Any
 from devtools_platform.agents.guided import GuidedEdit
 from devtools_platform.agents.interfaces import TaskLog
 from devtools_platform.agents.live import known_paths
+from devtools_platform.agents.modelless import POSSIBLE, scaffold_for
 from devtools_platform.agents.reviewing import Reviewer
 from devtools_platform.agents.runner import AgentRunner, RunId
 from devtools_platform.agents.suspension import resume
-from devtools_platform.agents.types import Answer, RunOutcome, Suspended, TaskEnded
+from devtools_platform.agents.types import AgentReport, Answer, RunOutcome, Suspended, TaskEnded
 from devtools_platform.core.tasks import Degradation, TestRun
 from devtools_platform.core.tools import Caller
 from devtools_platform.kit.telemetry import task_span
@@ -30,6 +31,8 @@ class Traits:
     """It is carried by the schema adapter and the guided loop; see `core.tasks.ModelInfo.tier`."""
     needs_judge: bool = False
     """It is known to be too weak to write anything that no test judges."""
+    missing: str = ""
+    """Why there is no model, and which setting gives one; empty when there is one."""
     facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """What the task's timeline says of the runtime at the start of a run; empty: nothing."""
 
@@ -44,7 +47,8 @@ class AgentRunWorkflow:
     log: TaskLog
 
     async def __call__(self, id_: str, argument: dict[str, Any]) -> dict[str, Any]:
-        caller = Caller(argument["task_id"], argument["agent"], argument["without_sandbox"])
+        folder = argument.get("workspace", "")
+        caller = Caller(argument["task_id"], argument["agent"], argument["without_sandbox"], workspace=folder)
         with task_span(caller.task_id, caller.agent, f"agent_run {caller.agent}"):
             return await self._carry_out(RunId(caller, id_), argument)
 
@@ -73,7 +77,10 @@ class AgentRunWorkflow:
     def _choose(self, agent: str, argument: dict[str, Any]) -> Callable[[RunId, dict[str, Any]], Awaitable[RunOutcome]]:
         if agent == "code-review":
             return self._review
-        is_small = self.traits(agent).is_small
+        traits = self.traits(agent)
+        if traits.missing:
+            return self._without_model
+        is_small = traits.is_small
         if agent == "orchestrator" and is_small:
             return self._plan
         if agent == "feature-dev" and is_small and not argument.get("resumed"):
@@ -89,7 +96,7 @@ class AgentRunWorkflow:
     async def _loop(self, run: RunId, argument: dict[str, Any]) -> RunOutcome:
         traits = self.traits(run.caller.agent)
         if traits.needs_judge:
-            raise TaskEnded("needs_model", UNJUDGED)
+            return await self._without_model(run, argument)
         if traits.is_small:
             listed = await self.runner.tools.call(run.caller, "workspace_list_files", {}, f"{run}:paths")
             known_paths.set(tuple(listed.data.get("files", ())))
@@ -102,6 +109,19 @@ class AgentRunWorkflow:
             return RunOutcome(suspended=output)
         return RunOutcome(output=output.model_dump(mode="json"))
 
+    async def _without_model(self, run: RunId, argument: dict[str, Any]) -> RunOutcome:
+        """What a program can make by itself; the rest ends with the setting that is missing."""
+        why = self.traits(run.caller.agent).missing or UNJUDGED
+        kind = scaffold_for(argument["agent"], argument["goal"])
+        if kind is None:
+            raise TaskEnded("needs_model", f"{why} {POSSIBLE}")
+        made = await self.runner.tools.call(run.caller, "workspace_scaffold", {"kind": kind}, f"{run}:scaffold")
+        if made.is_error:
+            raise TaskEnded("not_solved", f"{made.text} A model could do more: {why}")
+        report = AgentReport(outcome="done", summary=made.text, commit_message=f"Add a first {kind.replace('-', ' ')}")
+        missing = Degradation(what="done without a model", why=f"A program wrote it from the files there are. {why}")
+        return RunOutcome(output=report.model_dump(mode="json"), degraded=[missing])
+
     async def _guide(self, run: RunId, argument: dict[str, Any]) -> RunOutcome:
         report = await GuidedEdit(self.runner, run, argument["goal"], self.max_candidates).solve()
         if report is None:
@@ -110,7 +130,8 @@ class AgentRunWorkflow:
 
     async def _review(self, run: RunId, argument: dict[str, Any]) -> RunOutcome:
         tests = TestRun.model_validate_json(argument["prompt"]) if argument["prompt"] else None
-        review, degraded = await Reviewer(self.runner, self.traits(run.caller.agent).is_small).review(
+        traits = self.traits(run.caller.agent)
+        review, degraded = await Reviewer(self.runner, traits.is_small, traits.missing).review(
             run, argument["goal"], tests
         )
         return RunOutcome(output=review.model_dump(mode="json"), degraded=degraded)

@@ -9,9 +9,10 @@ from pydantic_ai.durable_exec.dbos import DBOSDurability
 
 from devtools_platform.agents.adapters.git_workspaces import GitWorkspaces
 from devtools_platform.agents.adapters.mcp_tools import GatewayClient
-from devtools_platform.agents.definitions import load_definitions
-from devtools_platform.agents.orchestration import AGENT_RUN, Crew, TaskWorkflow
+from devtools_platform.agents.definitions import load_definitions, working_agents
+from devtools_platform.agents.orchestration import AGENT_RUN, Crew, TaskLimits, TaskWorkflow
 from devtools_platform.agents.questions import People
+from devtools_platform.agents.routing import load_router
 from devtools_platform.agents.runner import AgentRunner
 from devtools_platform.agents.runs import AgentRunWorkflow
 from devtools_platform.agents.tool_calls import DurableTools
@@ -82,6 +83,8 @@ def build_crew(
         slots=asyncio.Semaphore(settings.concurrent_tasks),
         model=runtimes.info,
         max_review_rounds=settings.max_review_rounds,
+        limits=TaskLimits(settings.max_replans, settings.max_agent_runs),
+        router=load_router(settings.routing, working_agents(load_definitions(settings.agent_definitions))),
     )
     runner = AgentRunner(
         load_definitions(settings.agent_definitions),

@@ -88,7 +88,15 @@ class Runtimes:
     def traits(self, agent: str) -> Traits:
         declared = self.chains[agent][0]
         served = declared.served
-        return Traits(served.is_small, served.needs_judge, {} if self.is_one else declared.facts)
+        facts = {} if self.is_one else declared.facts
+        return Traits(served.is_small, served.needs_judge, self._missing(agent), facts)
+
+    def _missing(self, agent: str) -> str:
+        """Why no runtime of an agent has a model; empty when one has, or may get one while we run."""
+        if any(one.served.endpoint is not None or one.served.late is not None for one in self.chains[agent]):
+            return ""
+        served = self.chains[agent][0].served
+        return f"{served.missing or 'No model is configured.'} {served.hint}"
 
     async def check_model(self) -> None:
         """The preflight of every task: some runtime of each chain that every task needs must answer.

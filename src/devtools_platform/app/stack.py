@@ -30,6 +30,7 @@ from devtools_platform.app.home import Home
 from devtools_platform.app.models import ServedModel, describe_model
 from devtools_platform.app.policy import policy_of
 from devtools_platform.app.recording import log_to, trace_to
+from devtools_platform.app.reviewing import workspace_tools
 from devtools_platform.app.runtimes import Runtimes, choose_runtimes
 from devtools_platform.app.search_engine import choose_embedder, choose_engine
 from devtools_platform.app.serving import Serving, bind
@@ -49,9 +50,7 @@ from devtools_platform.gateway.adapters.call_records import SqlCallRecords
 from devtools_platform.gateway.api import build_api as build_gateway
 from devtools_platform.gateway.service import Gateway
 from devtools_platform.gateway.toolsets.web import WebTools
-from devtools_platform.gateway.toolsets.workspace import WorkspaceTools
 from devtools_platform.kit import database
-from devtools_platform.kit.sandbox import Limits
 from devtools_platform.observability.adapters.sql import SqlSpanStore
 from devtools_platform.state.adapters.dbos.control import DbosControl
 from devtools_platform.state.adapters.embedded_postgres import EmbeddedPostgres
@@ -219,11 +218,7 @@ class Stack:
             return name_collection(Path(request.repo))
 
         tasks = TaskTools(parts.service, parts.events, Admission(self.settings).admit)
-        workspace = WorkspaceTools(
-            home.workspaces,
-            limits=Limits(self.settings.command_timeout_s, self.settings.command_memory_mb),
-            sandbox_program=self.settings.sandbox_program,
-        )
+        workspace = workspace_tools(self.settings, home.workspaces)
         return Gateway(
             [workspace, ContextTools(context, collection_of), tasks, WebTools()],
             policy_of(self.settings.agent_definitions),

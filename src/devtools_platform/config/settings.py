@@ -143,6 +143,17 @@ class Settings(BaseSettings):
     """How long an ended task's private clone stays, for a retry or a fork."""
     keep_tasks_days: float = Field(default=90.0, gt=0, le=36500)
     """How long an ended task stays with its events, runs and artifacts. The audit stays for ever."""
+    # -- the crew's work -----------------------------------------------------------------------------------------
+    review_policy: Path | None = None
+    """A YAML file that says what a finding of an analyzer means, instead of the one that came with us."""
+    dependency_audit: bool = True
+    """Ask PyPI's database of vulnerabilities about dependencies a change adds; names and versions are sent."""
+    routing: Path | None = None
+    """A YAML file of words by which simple requests go to an agent without a model, instead of ours."""
+    max_replans: int = Field(default=1, ge=0, le=5)
+    """How often the orchestrator may make a new plan for a task whose plan failed."""
+    max_agent_runs: int = Field(default=30, ge=2, le=500)
+    """Runs of agents one task may use, repairs and new plans included."""
 
     embedding_base_url: str | None = None
     """The endpoint of `embeddings=endpoint`, for example `https://inference.do-ai.run/v1`. Repositories' code is sent

@@ -20,6 +20,7 @@ def issue_run_token(secret: str, caller: Caller) -> str:
         "sub": caller.agent,
         "task": caller.task_id,
         "without_sandbox": caller.without_sandbox,
+        **({"workspace": caller.workspace} if caller.workspace else {}),
         "exp": int(time.time() + LIFETIME_S),
     }
     return jwt.encode(claims, secret, algorithm="HS256")
@@ -48,4 +49,5 @@ def verify_run_token(secret: str, token: str) -> Caller:
     # Which agents there are, the gateway's policy says: one it does not list may call nothing.
     if not re.fullmatch(NAME_PATTERN, str(claims["sub"])):
         raise Unauthorized(f"The gateway token names {claims['sub']!r}, which is no agent.")
-    return Caller(claims["task"], claims["sub"], bool(claims.get("without_sandbox", False)))
+    workspace = str(claims.get("workspace", ""))
+    return Caller(claims["task"], claims["sub"], bool(claims.get("without_sandbox", False)), workspace=workspace)
