@@ -8,7 +8,7 @@ import httpx2
 
 from devtools_platform.agents.definitions import load_definitions
 from devtools_platform.app.admission import Admission
-from devtools_platform.app.models import ServedModel
+from devtools_platform.app.runtimes import Runtimes
 from devtools_platform.console.types import AgentStatus, ServiceStatus
 from devtools_platform.core.tasks import Event, TaskRequest, TaskResult
 from devtools_platform.gateway.service import Gateway
@@ -26,7 +26,7 @@ class ConsoleData:
     state: StateParts
     admission: Admission
     gateway: Gateway
-    served: ServedModel
+    runtimes: Runtimes
     urls: Mapping[str, str]
 
     async def list_tasks(self, limit: int) -> Sequence[TaskResult]:
@@ -59,16 +59,17 @@ class ConsoleData:
             return await asyncio.gather(*(_ask(http, name, url) for name, url in self.urls.items()))
 
     async def agents(self) -> Sequence[AgentStatus]:
-        info = self.served.info
+        chains = self.runtimes.chains
         return [
             AgentStatus(
                 name=name,
                 role=definition.role,
-                runtime="local",
-                model=f"{info.name} ({info.provider})" if info else None,
+                # Whoever runs on the stack's own model runs our loop on it.
+                runtime="local" if chains[name][0].kind == "stack" else chains[name][0].kind,
+                model=f"{info.name} ({info.provider})" if (info := chains[name][0].served.info) else None,
                 tools=tuple(sorted(self.gateway.policy.tools_of(name))),
             )
-            for name, definition in load_definitions().items()
+            for name, definition in load_definitions(self.admission.settings.agent_definitions).items()
         ]
 
 

@@ -12,6 +12,7 @@ import typer
 
 from devtools_platform import __version__
 from devtools_platform.cli import (
+    agents,
     audit,
     context,
     cost,
@@ -42,6 +43,7 @@ app.add_typer(cost.app, name="cost")
 app.add_typer(traces.app, name="traces")
 app.add_typer(model.app, name="model")
 app.add_typer(tools.app, name="tools")
+app.add_typer(agents.app, name="agents")
 app.add_typer(tools.token_app, name="token")
 app.add_typer(release.app, name="release")
 app.add_typer(rollout.app, name="rollout")

@@ -229,6 +229,21 @@ class Settings(BaseSettings):
     trace_content: bool = True
     """Whether spans hold what was said to models and tools. Without it they hold names, times, tokens and cost."""
 
+    environments_file: Path | None = None
+    """A YAML file that says which runtime and model carries each agent in each environment, instead of the shipped
+    one, by which all run on the stack's own model."""
+    agent_definitions: Path | None = None
+    """A folder of agent definitions of your own (`NAME.md`), beside the six shipped ones."""
+    digitalocean_access_token: SecretStr | None = Field(
+        default=None,
+        validation_alias=AliasChoices(
+            "digitalocean_access_token", "DIGITALOCEAN_ACCESS_TOKEN", "DEV_TOOLS_DIGITALOCEAN_ACCESS_TOKEN"
+        ),
+    )
+    """A personal access token of DigitalOcean, for `dev-tools agents sync` and its like."""
+    digitalocean_url: str = "https://api.digitalocean.com"
+    """Where DigitalOcean's API is; another address is for tests."""
+
 
 def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
     """The settings of this process; `overrides` (flags) win over the environment.

@@ -45,6 +45,11 @@ class Caller:
         """The name of its clone's folder."""
         return self.workspace or self.task_id
 
+    @property
+    def has_task(self) -> bool:
+        """Whether a task's workspace stands behind the call. Named tokens without one say `token:ID` in its place."""
+        return ":" not in self.task_id
+
 
 @dataclass(frozen=True)
 class ToolResult:
