@@ -44,7 +44,6 @@ class MemoryTasks:
         self.steps: dict[str, list[Step]] = {}
         self.deeds: list[tuple[str, str, str, object]] = []
         """(who, what, task, with what): every write, in order."""
-        self.diffs: dict[str, str] = {}
         self.keys: dict[str, str] = {}
         self.changed = asyncio.Condition()
         self.followers = 0
@@ -140,9 +139,6 @@ class MemoryTasks:
     def _check(self) -> None:
         if self.trouble:
             raise self.trouble
-
-    async def diff(self, id_: str) -> str | None:
-        return self.diffs.get(id_)
 
     async def create_task(self, request: TaskRequest, idempotency_key: str | None, by: str) -> str:
         if request.repo == FULL_DISK:

@@ -46,12 +46,6 @@ class ConsoleTasks:
     def follow_events(self, id_: str, after: int) -> AsyncIterator[Event]:
         return self.state.events.follow_events(id_, after)
 
-    async def diff(self, id_: str) -> str | None:
-        """The last diff the task wrote down; its workspace is gone when it has ended."""
-        events = await self.list_events(id_, 0)
-        texts = [str(event.data["text"]) for event in events if event.kind == "diff"]
-        return texts[-1] if texts else None
-
     async def list_steps(self, id_: str) -> Sequence[Step]:
         return await self.state.service.list_steps(id_)
 

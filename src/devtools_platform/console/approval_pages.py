@@ -25,6 +25,8 @@ class ApprovalView:
     arguments: str
     """As indented JSON, exactly as it would be called; empty when there are none."""
     edited: str
+    preview: str
+    """What would be done, as text; empty where the arguments say it all."""
     changes: Changes | None
     """The preview as a diff, where it is one."""
 
@@ -35,10 +37,12 @@ class ApprovalView:
 
 def view_approval(approval: Approval) -> ApprovalView:
     is_diff = approval.preview.startswith("diff --git")
+    says_arguments = approval.kind == "tool" and approval.preview.startswith(f"{approval.tool} {{")
     return ApprovalView(
         approval,
         _indented(approval.arguments) if approval.arguments else "",
         "" if approval.edited_arguments is None else _indented(approval.edited_arguments),
+        "" if is_diff or says_arguments else approval.preview,
         view_changes(approval.preview, ()) if is_diff else None,
     )
 

@@ -47,10 +47,6 @@ class TaskReader(Protocol):
         """The same, then each further event as it happens. Ends when the task has ended."""
         ...
 
-    async def diff(self, id_: str) -> str | None:
-        """The task's change as `git diff` prints it; None while there is none."""
-        ...
-
     async def list_steps(self, id_: str) -> Sequence[Step]:
         """The stored steps, from which a task can be done again."""
         ...

@@ -17,12 +17,13 @@ from devtools_platform.console.approval_pages import view_approval
 from devtools_platform.console.diff import view_changes
 from devtools_platform.console.pages import Door, Form, Pages, get, name_of, post, read_form, read_form_of_many
 from devtools_platform.console.plan import view_flow, view_plan
+from devtools_platform.console.so_far import add_events
 from devtools_platform.console.timeline import make_entry
 from devtools_platform.console.types import Wanted
 from devtools_platform.console.words import STATUS_WORDS, is_running
 from devtools_platform.core.agents import AGENTS, WORKING_AGENTS
 from devtools_platform.core.errors import BadInput, Conflict, DevToolsError
-from devtools_platform.core.tasks import FINAL, MAX_TASK_TEXT, AskBefore, Status, TaskRequest, TaskResult
+from devtools_platform.core.tasks import FINAL, MAX_TASK_TEXT, AskBefore, Event, Status, TaskRequest, TaskResult
 
 log = logging.getLogger(__name__)
 
@@ -172,8 +173,9 @@ class TaskPages(Pages):
 
     async def _view(self, id_: str) -> dict[str, Any]:
         # The task before its events: what happens in between, the stream that starts after them brings.
-        task = await self.stack.tasks.get_task(id_)
+        stored = await self.stack.tasks.get_task(id_)
         events = await self.stack.tasks.list_events(id_, 0)
+        task = add_events(stored, events)
         pending = await self.stack.approvals.list_approvals(status="pending", task_id=id_)
         findings = task.review.findings if task.review else ()
         return {
@@ -184,7 +186,7 @@ class TaskPages(Pages):
             "approvals": [view_approval(approval) for approval in pending],
             "is_pausing": _is_pausing(events) and task.status not in FINAL,
             "steps": (await self.stack.tasks.list_steps(id_))[-MAX_SHOWN_STEPS:],
-            "changes": view_changes(await self.stack.tasks.diff(id_), findings),
+            "changes": view_changes(_last_diff(events), findings),
         }
 
     async def _stream(self, id_: str, after: int) -> AsyncIterator[ServerSentEvent]:
@@ -211,7 +213,13 @@ def blank_form(tasks: Sequence[TaskResult], typed: Form | None = None, points: S
     }
 
 
-def _is_pausing(events: Sequence[Any]) -> bool:
+def _last_diff(events: Sequence[Event]) -> str | None:
+    """The last diff the task wrote down; its workspace is gone when it has ended."""
+    texts = [event.data.get("text") for event in events if event.kind == "diff"]
+    return str(texts[-1]) if texts and texts[-1] is not None else None
+
+
+def _is_pausing(events: Sequence[Event]) -> bool:
     """Whether the last thing a person said about pausing was to pause."""
     said = [event.kind for event in events if event.kind in {"pause_requested", "resumed"}]
     return bool(said) and said[-1] == "pause_requested"
