@@ -121,3 +121,12 @@ async def test_an_empty_inbox_names_how_to_be_asked(browser):
 
 async def test_an_unknown_approval_has_a_page_that_says_so(browser):
     assert (await browser.get("/approvals/none")).status_code == 404
+
+
+async def test_a_question_is_answered_in_words(browser, approvals):
+    approvals.ask(kind="question", tool=None, arguments={}, agent="orchestrator", preview="Which shop?")
+    form = await form_of(browser, "/approvals", decision="approve", reason=" ")
+    assert "Which shop?" in (await browser.get("/approvals")).text
+    assert (await browser.post("/approvals/t1-1/decision", data=form)).status_code == 422
+    await browser.post("/approvals/t1-1/decision", data=form | {"reason": "The one in Ulm."})
+    assert approvals.approvals["t1-1"].reason == "The one in Ulm."

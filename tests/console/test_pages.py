@@ -21,6 +21,9 @@ PLAN = {
 }
 
 
+NEEDS: list[list[str] | None] = [[], [], ["s0", "s1"], None]
+
+
 def text_of(page: str) -> str:
     """The page's words, tags dropped, white space as one space."""
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
@@ -125,8 +128,9 @@ async def test_a_long_timeline_shows_its_newest_events_and_a_link_to_all(browser
 
 async def test_the_plan_shows_which_step_is_being_worked_on(browser, tasks):
     tasks.add("t1", plan=PLAN)
-    for step in ("s1", "s2"):
-        await tasks.happen("t1", "delegated", {"agent": "feature-dev", "goal": "x", "step": step})
+    await tasks.happen("t1", "delegated", {"agent": "feature-dev", "goal": "x", "step": "s1"})
+    await tasks.happen("t1", "reported", {"agent": "feature-dev", "outcome": "done", "step": "s1"})
+    await tasks.happen("t1", "delegated", {"agent": "documentation", "goal": "x", "step": "s2"})
     words = text_of((await browser.get("/tasks/t1")).text)
     assert "feature-dev Done Fix the last page" in words
     assert "documentation Working Say so" in words
@@ -349,3 +353,13 @@ async def test_a_running_task_shows_what_its_events_tell_already(browser, tasks)
     assert "Failing, exit 1 Before the change pytest 1.0 s 1 failed" in words
     await tasks.happen("t1", "model_call", {"input_tokens": 1, "output_tokens": 1, "cost_usd": None})
     assert "Cost unknown Input tokens 2,001" in text_of((await browser.get("/tasks/t1")).text)
+
+
+async def test_steps_that_run_at_once_stand_in_one_stage(browser, tasks):
+    steps = [{"id": f"s{n}", "agent": "cicd", "goal": f"Goal {n}", "needs": needs} for n, needs in enumerate(NEEDS)]
+    tasks.add("t1", plan={"source": "model", "steps": steps})
+    for step in ("s0", "s1"):
+        await tasks.happen("t1", "delegated", {"agent": "cicd", "goal": "x", "step": step})
+    flow = (await browser.get("/tasks/t1")).text.partition('<ol class="flow">')[2].partition("</ol>")[0]
+    stages = [text_of(stage).strip() for stage in flow.split('<li class="stage">')[1:]]
+    assert stages[1:4] == ["cicd working Goal 0 cicd working Goal 1", "cicd waiting Goal 2", "cicd waiting Goal 3"]

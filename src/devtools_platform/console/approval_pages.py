@@ -114,6 +114,8 @@ def _read_verdict(form: Form, approval: Approval) -> Verdict:
         raise BadInput(f"A reason has at most {MAX_REASON} characters, this one {len(reason)}.", hint="Shorten it.")
     if decision == "deny":
         return Verdict(decision="deny", reason=reason)
+    if approval.kind == "question" and not reason:
+        raise BadInput("The answer is empty.", hint="Say what the agent should know, or do not answer.")
     return Verdict(decision="approve", reason=reason, arguments=_read_arguments(form, approval))
 
 

@@ -1,7 +1,4 @@
-"""Where a task's plan stands, told from its delegations. Pure.
-
-No event says that a step ended: it is being worked on from its delegation to the next one, whoever gets that.
-"""
+"""Where a task's plan stands, told from its events: a step is worked on from its delegation to its report. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,14 +26,16 @@ def view_plan(task: TaskResult, events: Sequence[Event]) -> tuple[StepView, ...]
     """The plan's steps with their states; empty when there is no plan yet."""
     if task.plan is None:
         return ()
-    delegated = [str(event.data.get("step")) for event in events if event.kind == "delegated"]
-    return tuple(StepView(step, _state(step, task, delegated)) for step in task.plan.steps)
+    return tuple(StepView(step, _state(step, task, events)) for step in task.plan.steps)
 
 
-def _state(step: PlanStep, task: TaskResult, delegated: Sequence[str]) -> StepState:
-    if step.id not in delegated:
+def _state(step: PlanStep, task: TaskResult, events: Sequence[Event]) -> StepState:
+    said = [event for event in events if event.data.get("step") == step.id and event.kind in {"delegated", "reported"}]
+    if not said:
         return "not started" if task.status in FINAL else "waiting"
-    if step.id != delegated[-1] or task.status == "completed":
+    if said[-1].kind == "reported":
+        return "stopped here" if said[-1].data.get("outcome") == "cannot" else "done"
+    if task.status == "completed":
         return "done"
     return "stopped here" if task.status in FINAL else "working"
 
@@ -51,10 +50,22 @@ class Node:
     tone: Tone
 
 
-def view_flow(task: TaskResult, events: Sequence[Event]) -> tuple[Node, ...]:
-    """The whole way as a graph's nodes: plan, each step, tests, review, branch. Only what events or results tell."""
-    steps = [Node(view.step.agent, view.step.goal, view.state, view.tone) for view in view_plan(task, events)]
-    return (_plan_node(task), *steps, _tests_node(task, events), _review_node(task, events), _branch_node(task))
+def view_flow(task: TaskResult, events: Sequence[Event]) -> tuple[tuple[Node, ...], ...]:
+    """The whole way as stages: plan, the steps that may run at once, tests, review, branch. Only what is told."""
+    ends = (_tests_node(task, events), _review_node(task, events), _branch_node(task))
+    return ((_plan_node(task),), *_step_stages(view_plan(task, events)), *((node,) for node in ends))
+
+
+def _step_stages(views: Sequence[StepView]) -> list[tuple[Node, ...]]:
+    """Steps by how many must be done one after the other before them; None in `needs` means all before it."""
+    depths: dict[str, int] = {}
+    for view in views:
+        needs = tuple(depths) if view.step.needs is None else view.step.needs
+        depths[view.step.id] = 1 + max((depths.get(id_, -1) for id_ in needs), default=-1)
+    stages: list[list[Node]] = [[] for _ in range(1 + max(depths.values(), default=-1))]
+    for view in views:
+        stages[depths[view.step.id]].append(Node(view.step.agent, view.step.goal, view.state, view.tone))
+    return [tuple(stage) for stage in stages]
 
 
 def _plan_node(task: TaskResult) -> Node:

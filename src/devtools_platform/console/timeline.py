@@ -138,7 +138,11 @@ def _degraded(data: Data) -> Line:
 
 def _approval(data: Data) -> Line:
     kind, tool = _text(data, "kind"), _text(data, "tool")
-    titles = {"plan": "Asks whether to work by the plan", "publish": "Asks whether to make the branch"}
+    titles = {
+        "plan": "Asks whether to work by the plan",
+        "publish": "Asks whether to make the branch",
+        "question": "Asks a question",
+    }
     title = f"Asks to call {tool}" if kind == "tool" else titles.get(kind, "Asks a person")
     arguments = data.get("arguments")
     code = _clip(_compact(arguments), MAX_CODE) if arguments else ""

@@ -404,3 +404,23 @@ console_tokens = Table(
     _time("revoked_at"),
 )
 """Tokens by which people sign in at the console, as SHA-256."""
+
+documents = Table(
+    "documents",
+    metadata,
+    Column("collection", Text, primary_key=True),
+    Column("id", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("title", StorableText, nullable=False),
+    Column("text", StorableText, nullable=False),
+    Column("source", StorableJson, nullable=False),
+    Column("blob", Text, nullable=False),
+    Column("size", Integer, nullable=False),
+    Column("task_id", Text, index=True),
+    Column("version", Integer, nullable=False, server_default="1"),
+    _time("at", nullable=False),
+    _time("forgotten_at"),
+)
+"""What the context service holds beside repositories. `blob` and `size` are of the content as it is indexed;
+`version` is the attempt of the task it was made from. A forgotten document stays as a row without words, so
+that it is not made again. No foreign key: what was learnt outlives the task's row."""

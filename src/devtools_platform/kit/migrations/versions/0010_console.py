@@ -6,7 +6,7 @@ from alembic import op
 from devtools_platform.kit.schema import CurrentTime, Time
 
 revision = "0010"
-down_revision = "0003"
+down_revision = "0006"
 
 SCHEMA = "devtools"
 
