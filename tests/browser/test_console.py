@@ -1,5 +1,6 @@
 """People at work in the console: real Chromium, a really running stack, a scripted model."""
 
+import json
 import re
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from browser.conftest import PATIENCE_MS, SHOTS, People
-from stacks import StackProcess, git
+from stacks import StackProcess, git, run_cli
 
 expect.set_options(timeout=PATIENCE_MS)
 pytestmark = pytest.mark.timeout(180)
@@ -207,3 +208,28 @@ def test_a_viewer_sees_everything_and_finds_no_button(people: People) -> None:
     for path in ("/", "/tasks", "/approvals", "/gateway", "/knowledge"):
         page.goto(path)
         expect(page.locator("main form[method=post] button")).to_have_count(0)
+
+
+def test_a_personal_token_made_by_command_signs_in_until_it_is_revoked(people: People, stack: StackProcess) -> None:
+    where = ("--data-dir", str(stack.data_dir), "--json")
+    made = json.loads(run_cli("console", "token", "vic", "--role", "viewer", *where, env=stack.env).stdout)
+    page = people.sign_in("ann")
+    page.get_by_role("button", name="Log out").first.click()
+    page.get_by_label("Personal token").fill(made["token"])
+    page.get_by_role("button", name="Log in").click()
+    expect(page.locator(".who")).to_contain_text("vic viewer")
+
+    listed = json.loads(run_cli("console", "tokens", *where, env=stack.env).stdout)
+    assert [(one["id"], one["name"], one["is_valid"]) for one in listed] == [(made["id"], "vic", True)]
+    assert run_cli("console", "revoke", made["id"], *where, env=stack.env).returncode == 0
+    page.goto("/spend")
+    expect(page.locator("h1")).to_have_text("Log in with a link")
+    people.complaints.clear()  # the browser logs the 401 of a page that asks to log in
+
+
+def test_wrong_names_and_roles_are_refused_with_the_next_command(stack: StackProcess) -> None:
+    where = ("--data-dir", str(stack.data_dir), "--json")
+    king = run_cli("console", "link", "ann", "--role", "king", *where, env=stack.env)
+    assert (king.returncode, json.loads(king.stdout)["error"]["code"]) == (2, "bad_input")
+    gone = run_cli("console", "revoke", "none", *where, env=stack.env)
+    assert (gone.returncode, json.loads(gone.stdout)["error"]["code"]) == (3, "not_found")

@@ -21,7 +21,8 @@ from devtools_platform.console.types import (
     Spent,
     ToolCall,
 )
-from devtools_platform.context.service import ContextService, name_collection
+from devtools_platform.context.names import name_collection
+from devtools_platform.context.service import ContextService
 from devtools_platform.context.types import IndexStatus
 from devtools_platform.core.agents import AGENTS
 from devtools_platform.core.errors import DevToolsError
