@@ -1,6 +1,7 @@
 """Every error ends with the next command; every command has `--json`.
 
-Exit codes: 0 done; 20 a task ended without a branch, or a review that blocks; 2-10 see `core.errors`; 130 interrupted.
+Exit codes: 0 done; 20 a task ended without a branch, or a review that blocks; 21 a rollout was undone;
+2-11 see `core.errors`; 130 interrupted.
 """
 
 import sys
@@ -10,7 +11,24 @@ from typing import Annotated, Any
 import typer
 
 from devtools_platform import __version__
-from devtools_platform.cli import audit, console, context, demo, model, review, stack, state, task, tools, worker
+from devtools_platform.cli import (
+    audit,
+    console,
+    context,
+    cost,
+    demo,
+    host,
+    model,
+    release,
+    review,
+    rollout,
+    stack,
+    state,
+    task,
+    tools,
+    traces,
+    worker,
+)
 from devtools_platform.cli.output import fail, print_json
 from devtools_platform.config import explain, load_settings
 from devtools_platform.core.errors import DevToolsError, NotFound
@@ -22,9 +40,15 @@ app.add_typer(audit.app, name="audit")
 app.add_typer(console.app, name="console")
 app.add_typer(context.app, name="context")
 app.add_typer(state.app, name="state")
+app.add_typer(cost.app, name="cost")
+app.add_typer(traces.app, name="traces")
 app.add_typer(model.app, name="model")
 app.add_typer(tools.app, name="tools")
 app.add_typer(tools.token_app, name="token")
+app.add_typer(release.app, name="release")
+app.add_typer(rollout.app, name="rollout")
+app.add_typer(host.app, name="host")
+app.command("debug")(host.debug)
 app.command("up")(stack.up)
 app.command("doctor")(stack.doctor)
 app.command("demo")(demo.demo)
