@@ -130,3 +130,11 @@ async def test_a_question_is_answered_in_words(browser, approvals):
     assert (await browser.post("/approvals/t1-1/decision", data=form)).status_code == 422
     await browser.post("/approvals/t1-1/decision", data=form | {"reason": "The one in Ulm."})
     assert approvals.approvals["t1-1"].reason == "The one in Ulm."
+
+
+async def test_a_budget_is_raised_by_the_sum_a_person_put_in(browser, approvals):
+    approvals.ask(kind="budget", tool=None, arguments={"raise_by_usd": 1.0})
+    assert "Raise a budget for cicd?" in (await browser.get("/approvals")).text
+    form = await form_of(browser, "/approvals", decision="approve", arguments='{"raise_by_usd": 5}')
+    await browser.post("/approvals/t1-1/decision", data=form)
+    assert approvals.approvals["t1-1"].edited_arguments == {"raise_by_usd": 5}

@@ -15,6 +15,8 @@ from devtools_platform.core.errors import BadInput, DevToolsError, TooLate
 from devtools_platform.core.redact import MASK
 
 RECENT = 20
+EDITABLE = frozenset({"tool", "budget"})
+"""Kinds of approvals whose arguments a person may replace."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def _read_verdict(form: Form, approval: Approval) -> Verdict:
 def _read_arguments(form: Form, approval: Approval) -> dict[str, object] | None:
     """What the person put in place of the arguments; None when they left them as they were."""
     text = form.get("arguments", "").strip()
-    if not text or approval.kind != "tool":
+    if not text or approval.kind not in EDITABLE:
         return None
     try:
         given: Any = json.loads(text)

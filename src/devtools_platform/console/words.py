@@ -159,6 +159,8 @@ def ask_words(approval: Approval) -> str:
         return "Work by this plan?"
     if approval.kind == "publish":
         return "Make the branch with this change?"
+    if approval.kind == "budget":
+        return f"Raise a budget for {approval.agent}?"
     if approval.kind == "question":
         return f"{approval.agent} asks you something"
     return f"Let {approval.agent} call {approval.tool}?"
