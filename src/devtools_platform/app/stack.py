@@ -15,13 +15,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any
 
-import httpx2
 import sqlalchemy as sa
 
 from devtools_platform.agents.adapters.git_workspaces import GitWorkspaces
 from devtools_platform.app.admission import Admission
 from devtools_platform.app.agent_door import open_agent_door
-from devtools_platform.app.console_data import ConsoleData
+from devtools_platform.app.console import build_stack_view, invite
 from devtools_platform.app.context_readers import readers_of
 from devtools_platform.app.crew import build_crew
 from devtools_platform.app.delivery import deploy_tools
@@ -177,12 +176,12 @@ class Stack:
         await serving.serve(state_api, sockets["state"])
         self.progress("state", urls.state)
         home.keep_secret("database_url", url)
-        data = ConsoleData(parts, Admission(self.settings), gateway, runtimes, urls.as_dict())
+        view = build_stack_view(self.settings, store, parts, gateway, context, runtimes, urls.as_dict(), token)
         await serving.serve(
-            build_console(data, data, data, token=token, secret=secret, host=self.settings.host), sockets["console"]
+            build_console(view, token=token, secret=secret, host=self.settings.host), sockets["console"]
         )
         self.progress("console", urls.console)
-        link = await _login_link(urls.console, token)
+        link = (await invite(urls.console, token))["url"]
         return Running(home.path, urls, token, link, runtimes.main, time.perf_counter() - began)
 
     async def _start_database(self, cleanup: AsyncExitStack) -> tuple[sa.Engine, str]:
@@ -238,13 +237,6 @@ class Stack:
 
 def _keeping(settings: Settings) -> tuple[timedelta, timedelta]:
     return timedelta(days=settings.keep_workspaces_days), timedelta(days=settings.keep_tasks_days)
-
-
-async def _login_link(console: str, token: str) -> str:
-    async with httpx2.AsyncClient(trust_env=False) as http:
-        response = await http.post(f"{console}/login-links", headers={"Authorization": f"Bearer {token}"})
-        response.raise_for_status()
-        return str(response.json()["url"])
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -33,7 +33,9 @@ def _default_cache_dir() -> Path:
 class Settings(BaseSettings):
     """The settings of one stack. Secrets are `SecretStr` and print as `***` everywhere."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, populate_by_name=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="forbid", frozen=True, populate_by_name=True, use_attribute_docstrings=True
+    )
 
     environment: Literal["production", "staging", "development", "test"] = "development"
     data_dir: Path = Field(default_factory=_default_data_dir)

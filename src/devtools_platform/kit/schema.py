@@ -401,6 +401,19 @@ gateway_audit = Table(
 )
 """Calls at servers of others, each line's hash covering the one before; `arguments` is JSON text, as it was hashed."""
 
+console_tokens = Table(
+    "console_tokens",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("hash", Text, nullable=False, unique=True),
+    _now("created_at"),
+    _time("expires_at", nullable=False),
+    _time("revoked_at"),
+)
+"""Tokens by which people sign in at the console, as SHA-256."""
+
 budget_accounts = Table(
     "budget_accounts",
     metadata,
