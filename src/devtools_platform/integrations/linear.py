@@ -158,8 +158,10 @@ class LinearVoice:
             return [_activity(link, key, "action", action="Delegated", parameter=f"{data.get('agent')}: {goal}")]
         if event.kind == "tool_call":
             # Only the newest that waits is sent: a session is read by people, and Linear counts requests.
-            said = {"action": str(data.get("tool")), "parameter": _line(json.dumps(data.get("arguments") or {}))}
-            return [_activity(link, key, "action", place=f"{view.id}:now", ephemeral=True, **said)]
+            parameter = _line(json.dumps(data.get("arguments") or {}))
+            tool = str(data.get("tool"))
+            place = f"{view.id}:now"
+            return [_activity(link, key, "action", place=place, ephemeral=True, action=tool, parameter=parameter)]
         if event.kind == "tests":
             code = data.get("exit_code")
             result = "pass" if code == 0 else "ended by a limit" if code is None else f"exit code {code}"

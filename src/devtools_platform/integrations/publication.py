@@ -1,7 +1,7 @@
 """A finished task as GitHub shows it: branch and pull request, review with line comments, check run. Pure."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import cast
 
 from devtools_platform.integrations.types import Json, Message, TaskView
 from devtools_platform.integrations.words import plain
@@ -142,7 +142,7 @@ def _degraded(result: Json) -> list[str]:
 
 def _cost(result: Json) -> list[str]:
     cost, tokens = result.get("cost_usd"), _mapping(result.get("tokens"))
-    price = "unknown" if cost is None else f"${float(cast('Any', cost)):.4f}"
+    price = "unknown" if cost is None else f"${float(cost):.4f}"
     return [f"Cost: {price}; {tokens.get('input', 'unknown')} + {tokens.get('output', 'unknown')} tokens."]
 
 

@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import httpx2
 from cryptography.fernet import Fernet, InvalidToken
@@ -202,7 +202,7 @@ class Linear:
         if response.status_code >= 500:  # noqa: PLR2004 - HTTP's own number
             raise TryLater(f"Linear answers {response.status_code}.", is_in_doubt=True)
         errors = _errors(response)
-        codes = {str((error.get("extensions") or {}).get("code")) for error in errors}
+        codes = _codes(errors)
         if response.status_code == 429 or "RATELIMITED" in codes:  # noqa: PLR2004 - HTTP's own number
             raise TryLater("Linear's rate limit.", after_s=self._wait(response))
         if _is_unauthenticated(response):
@@ -227,9 +227,13 @@ def _errors(response: httpx2.Response) -> list[dict[str, Any]]:
         return []
 
 
+def _codes(errors: list[dict[str, Any]]) -> set[str]:
+    extensions = [cast("dict[str, Any]", error.get("extensions") or {}) for error in errors]
+    return {str(extension.get("code")) for extension in extensions}
+
+
 def _is_unauthenticated(response: httpx2.Response) -> bool:
-    codes = {str((error.get("extensions") or {}).get("code")) for error in _errors(response)}
-    return response.status_code == 401 or "AUTHENTICATION_ERROR" in codes  # noqa: PLR2004 - HTTP's own number
+    return response.status_code == 401 or "AUTHENTICATION_ERROR" in _codes(_errors(response))  # noqa: PLR2004 - HTTP's own number
 
 
 @dataclass

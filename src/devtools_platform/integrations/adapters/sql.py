@@ -214,7 +214,7 @@ def _replace_outdated(connection: sa.Connection) -> None:
     waiting = sa.select(table.c.id, table.c.place, table.c.is_in_doubt).where(
         table.c.state == "waiting", table.c.place.is_not(None)
     )
-    newest: dict[str, sa.Row[Any]] = {}
+    newest: dict[str, sa.Row[Any, Any, Any]] = {}
     for row in connection.execute(waiting.order_by(table.c.id.desc())).all():
         last = newest.setdefault(row.place, row)
         if last is row:
