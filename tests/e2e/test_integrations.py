@@ -44,7 +44,7 @@ class Team:
 
     def say(self, session: str, **more: Any) -> httpx2.Response:
         """Linear tells of a session."""
-        body = linear_server.to_bytes(self.linear.session_event(session, **more))
+        body = linear_server.to_bytes(linear_server.session_event(session, **more))
         return self.post("linear", body, linear_server.signed(body))
 
 

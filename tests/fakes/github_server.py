@@ -192,7 +192,7 @@ class FakeGitHub(FakeService):
 
     # -- what it does --------------------------------------------------------------------------------------------
 
-    def _act(self, request: Request, data: Any) -> Response:  # noqa: C901, PLR0912 - a table of operations
+    def _act(self, request: Request, data: Any) -> Response:
         method, path = request.method, request.url.path
         if path == "/app/installations":
             return JSONResponse([{**self._installation(), "id": 77}])
@@ -238,7 +238,9 @@ class FakeGitHub(FakeService):
                 r"/commits/(\w+)/check-runs": self._find_checks,
                 r"/actions/runs/(\d+)/jobs": lambda m, *_: JSONResponse({"jobs": self.jobs.get(int(m[1]), [])}),
                 r"/actions/runs/(\d+)": lambda m, *_: JSONResponse({**_example("workflow-run"), "id": int(m[1])}),
-                r"/actions/jobs/(\d+)/logs": lambda m, *_: RedirectResponse(f"{self.url.replace('127.0.0.1', 'localhost')}/log/{m[1]}", 302),
+                r"/actions/jobs/(\d+)/logs": lambda m, *_: RedirectResponse(
+                    f"{self.url.replace('127.0.0.1', 'localhost')}/log/{m[1]}", 302
+                ),
             },
         }
         return table.get(method, {})
@@ -343,7 +345,12 @@ class FakeGitHub(FakeService):
         example = next(iter(operation["examples"].values()))
         value = copy.deepcopy(_resolve(spec, example)["value"])[0]
         # The description wants both of a user's and an enterprise's fields; the official example has a user's only.
-        more = {"name": "Acme", "slug": "acme", "created_at": "2026-01-01T00:00:00Z", "updated_at": "2026-01-01T00:00:00Z"}
+        more = {
+            "name": "Acme",
+            "slug": "acme",
+            "created_at": "2026-01-01T00:00:00Z",
+            "updated_at": "2026-01-01T00:00:00Z",
+        }
         value["account"] |= {"login": "acme", **more}
         return value
 

@@ -54,7 +54,6 @@ class FakeLinear(FakeService):
         self.refresh_token = ""
         self.refreshes = 0
         self.codes = {"good-code"}
-        self._ids = count(1)
         schema()  # now, not in the middle of a test's first ten seconds
 
     @property
@@ -162,43 +161,45 @@ class FakeLinear(FakeService):
         self.issues[id] = input["stateId"]
         return {"success": True}
 
-    # -- webhooks ------------------------------------------------------------------------------------------------
-
-    def session_event(self, session: str, *, action: str = "created", text: str = "", prompt: str = "",
-                      signal: str | None = None, team: str = "ENG") -> dict[str, Any]:  # fmt: skip
-        """The payload of an AgentSessionEvent, in the shape of the schema's `AgentSessionEventWebhookPayload`."""
-        at = "2026-11-25T12:00:00.000Z"
-        user = {"id": "user-ann", "name": "Ann", "email": "ann@example.com", "url": "https://linear.app/acme/ann"}
-        issue = {
-            "id": f"issue-{session}", "identifier": "ENG-7", "title": text or "Orders of exactly 100",
-            "description": "Fix the failing test: an order of exactly 100 must get the discount.",
-            "teamId": "team-eng", "team": {"id": "team-eng", "key": team, "name": "Engineering"},
-            "url": "https://linear.app/acme/issue/ENG-7",
-        }  # fmt: skip
-        payload: dict[str, Any] = {
-            "type": "AgentSessionEvent", "action": action, "createdAt": at, "organizationId": "org-acme",
-            "oauthClientId": CLIENT_ID, "appUserId": "app-user", "webhookId": "hook-1",
-            "webhookTimestamp": int(time.time() * 1000),
-            "agentSession": {
-                "id": session, "createdAt": at, "updatedAt": at, "organizationId": "org-acme",
-                "appUserId": "app-user", "status": "pending", "type": "commentThread",
-                "issueId": issue["id"], "issue": issue, "creatorId": "user-ann", "creator": user,
-            },
-        }  # fmt: skip
-        if action == "created":
-            payload["promptContext"] = "<issue identifier='ENG-7'/>"
-        if action == "prompted":
-            payload["agentActivity"] = {
-                "id": f"activity-{next(self._ids)}-{session}", "agentSessionId": session, "createdAt": at,
-                "updatedAt": at, "content": {"type": "prompt", "body": prompt}, "userId": "user-ann", "user": user,
-                **({"signal": signal} if signal else {}),
-            }  # fmt: skip
-        return payload
-
     def contents(self, session: str, kind: str) -> list[dict[str, Any]]:
         """The activities of one kind in a session, in order."""
         of_session = (a for a in self.activities if a["agentSessionId"] == session)
         return [activity for activity in of_session if activity["content"]["type"] == kind]
+
+
+_ids = count(1)
+
+
+def session_event(session: str, *, action: str = "created", text: str = "", prompt: str = "",
+                  signal: str | None = None, team: str = "ENG") -> dict[str, Any]:  # fmt: skip
+    """The payload of an AgentSessionEvent, in the shape of the schema's `AgentSessionEventWebhookPayload`."""
+    at = "2026-11-25T12:00:00.000Z"
+    user = {"id": "user-ann", "name": "Ann", "email": "ann@example.com", "url": "https://linear.app/acme/ann"}
+    issue = {
+        "id": f"issue-{session}", "identifier": "ENG-7", "title": text or "Orders of exactly 100",
+        "description": "Fix the failing test: an order of exactly 100 must get the discount.",
+        "teamId": "team-eng", "team": {"id": "team-eng", "key": team, "name": "Engineering"},
+        "url": "https://linear.app/acme/issue/ENG-7",
+    }  # fmt: skip
+    payload: dict[str, Any] = {
+        "type": "AgentSessionEvent", "action": action, "createdAt": at, "organizationId": "org-acme",
+        "oauthClientId": CLIENT_ID, "appUserId": "app-user", "webhookId": "hook-1",
+        "webhookTimestamp": int(time.time() * 1000),
+        "agentSession": {
+            "id": session, "createdAt": at, "updatedAt": at, "organizationId": "org-acme",
+            "appUserId": "app-user", "status": "pending", "type": "commentThread",
+            "issueId": issue["id"], "issue": issue, "creatorId": "user-ann", "creator": user,
+        },
+    }  # fmt: skip
+    if action == "created":
+        payload["promptContext"] = "<issue identifier='ENG-7'/>"
+    if action == "prompted":
+        payload["agentActivity"] = {
+            "id": f"activity-{next(_ids)}-{session}", "agentSessionId": session, "createdAt": at,
+            "updatedAt": at, "content": {"type": "prompt", "body": prompt}, "userId": "user-ann", "user": user,
+            **({"signal": signal} if signal else {}),
+        }  # fmt: skip
+    return payload
 
 
 def signed(body: bytes, delivery: str = "", secret: str = SECRET) -> dict[str, str]:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from devtools_platform.core.redact import redact, redact_text
 from devtools_platform.integrations.types import Delivery, Link, Message, Outcome, Parcel, Received
@@ -25,10 +26,7 @@ class SqlInbox:
     database: sa.Engine
 
     async def put(self, deliveries: Sequence[Delivery]) -> Sequence[bool]:
-        def store(connection: sa.Connection) -> list[bool]:
-            return [_put_delivery(connection, delivery) for delivery in deliveries]
-
-        return await in_thread(self.database, store)
+        return await in_thread(self.database, lambda c: _put_deliveries(c, deliveries))
 
     async def take(self, limit: int) -> Sequence[Received]:
         table = schema.inbox
@@ -58,21 +56,30 @@ class SqlInbox:
         return await in_thread(self.database, lambda c: c.execute(old).rowcount)
 
 
-def _put_delivery(connection: sa.Connection, delivery: Delivery) -> bool:
+def _put_deliveries(connection: sa.Connection, deliveries: Sequence[Delivery]) -> list[bool]:
+    """One statement for all: a burst leaves no room for one each."""
+    rows = [
+        {
+            "service": delivery.service,
+            "delivery": delivery.id,
+            "digest": delivery.digest,
+            "event": delivery.event,
+            "body": delivery.body,
+            "not_before": _now(),
+        }
+        for delivery in deliveries
+    ]
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
     table = schema.inbox
-    same = sa.or_(table.c.delivery == delivery.id, table.c.digest == delivery.digest)
-    known = sa.select(table.c.id).where(table.c.service == delivery.service, same)
-    if connection.execute(known.limit(1)).first() is not None:
-        return False
-    values = {
-        "service": delivery.service,
-        "delivery": delivery.id,
-        "digest": delivery.digest,
-        "event": delivery.event,
-        "body": delivery.body,
-        "not_before": _now(),
-    }
-    return insert_once(connection, table, values, on=("service", "digest"))
+    # Without a target: neither the id nor the body may be known. Also those of one statement count for each other.
+    stored = insert(table).values(rows).on_conflict_do_nothing().returning(table.c.service, table.c.delivery)
+    new = {(row.service, row.delivery) for row in connection.execute(stored)}
+    news: list[bool] = []
+    for delivery in deliveries:
+        known_as = (delivery.service, delivery.id)
+        news.append(known_as in new)
+        new.discard(known_as)
+    return news
 
 
 @dataclass(frozen=True)
