@@ -98,7 +98,6 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
             DEV_TOOLS_LINEAR_TEAMS='{"ENG": "acme/shop"}',
             DEV_TOOLS_INTEGRATIONS_ASK_BEFORE='["publish"]',
             DEV_TOOLS_PUBLIC_URL="https://dev-tools.example.org",
-            DEV_TOOLS_WEBHOOK_PORT="0",
         )
         with running_stack(folder / "data", env) as stack:
             yield Team(stack, github, linear, remote)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from devtools_platform import __version__
-from devtools_platform.cli import audit, demo, model, stack, state, task, tools, worker
+from devtools_platform.cli import audit, demo, dev, integrations, model, stack, state, task, tools, worker
 from devtools_platform.cli.output import fail, print_json
 from devtools_platform.config import load_settings
 from devtools_platform.core.errors import DevToolsError
@@ -21,6 +21,8 @@ app.add_typer(worker.app, name="worker")
 app.add_typer(audit.app, name="audit")
 app.add_typer(state.app, name="state")
 app.add_typer(model.app, name="model")
+app.add_typer(integrations.app, name="integrations")
+app.add_typer(dev.app, name="dev")
 app.add_typer(tools.app, name="tools")
 app.add_typer(tools.token_app, name="token")
 app.command("up")(stack.up)
