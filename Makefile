@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := src tests bench docs
 
-.PHONY: help demo test check chaos conformance bench docs format lock clean system
+.PHONY: help demo test check chaos conformance bench docs format lock clean site
 help:
 	@echo "make demo    a real task, from nothing to a reviewed branch, with the embedded model"
 	@echo "make check   format, lint, types, imports"
@@ -13,6 +13,7 @@ help:
 	@echo "make conformance  the official MCP suite through the gateway, and its OAuth scenarios for clients (needs npm)"
 	@echo "make bench   measured figures, written to docs/benchmarks.md by hand"
 	@echo "make docs    the generated reference pages"
+	@echo "make site    the documentation as a site, in build/site"
 
 # A stamp per lock file: the environment is rebuilt when the lock changes, and only then.
 $(VENV)/.runtime: requirements/runtime.txt pyproject.toml
@@ -56,13 +57,16 @@ bench: $(VENV)/.dev
 docs: $(VENV)/.dev
 	$(BIN)/python docs/generate.py
 
+site: docs
+	$(BIN)/mkdocs build --quiet --strict
+
 format: $(VENV)/.dev
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
 
 lock: $(VENV)/.dev
-	$(BIN)/pip-compile -q --extra local --extra dense --extra qdrant --extra build -o requirements/runtime.txt pyproject.toml
-	$(BIN)/pip-compile -q --extra local --extra dense --extra qdrant --extra build --extra dev -o requirements/dev.txt pyproject.toml
+	$(BIN)/pip-compile -q --extra local --extra dense --extra qdrant --extra analyzers --extra build -o requirements/runtime.txt pyproject.toml
+	$(BIN)/pip-compile -q --extra local --extra dense --extra qdrant --extra analyzers --extra build --extra docs --extra dev -o requirements/dev.txt pyproject.toml
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache

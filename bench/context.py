@@ -31,9 +31,10 @@ from typing import Any
 
 import psutil
 
-from devtools_platform.context import ranking
+from devtools_platform.context import localisation, ranking
 from devtools_platform.context.adapters.edge import EdgeEngine
 from devtools_platform.context.adapters.minilm import MiniLm
+from devtools_platform.context.chunking import find_skipped_path
 from devtools_platform.context.service import CANDIDATES, ContextService
 from devtools_platform.context.types import Hit
 
@@ -126,6 +127,8 @@ def take_sections(source: Path, out: Path, asked: int) -> list[Question]:
     questions: list[Question] = []
     for file in sorted(source.rglob("*.md")):
         path = str(file.relative_to(source))
+        if find_skipped_path(path, file.stat().st_size):  # other people's, which nobody indexes
+            continue
         lines = file.read_text(errors="replace").split("\n")
         heads = [i for i, line in enumerate(lines) if re.match(r"#{1,4}\s+\S", line)]
         for start, end in pairwise([*heads, len(lines)]):
@@ -181,16 +184,11 @@ def is_within_budget(question: Question, given: Sequence[Answer]) -> bool:
     return len(lines & set(range(question.first, question.last + 1))) >= 0.8 * (question.last - question.first + 1)
 
 
-SOURCE = re.compile(r"\.(py|go|rs|[jt]sx?|rb|java|sh)$")
-
-
-def judge_files(gold: Sequence[set[str]], answers: Sequence[Sequence[Answer]]) -> dict[str, float]:
-    """Among source files alone: ours holds documents too, and a changelog says what a commit's subject says."""
-    ranked = [list(dict.fromkeys(answer.path for answer in given if SOURCE.search(answer.path))) for given in answers]
-    return {
-        f"acc@{k}": round(statistics.mean(bool(set(r[:k]) & g) for r, g in zip(ranked, gold, strict=True)), 4)
-        for k in (1, 5, 10)
-    }
+def judge_files(
+    questions: Sequence[localisation.Question], answers: Sequence[Sequence[Answer]]
+) -> dict[str, float | None]:
+    shares = localisation.judge(questions, [[answer.path for answer in given] for given in answers])
+    return {f"acc@{top}": None if share is None else round(share, 4) for top, share in shares.items()}
 
 
 async def ask_all(ask: Ask, texts: Sequence[str], limit: int) -> tuple[list[list[Answer]], float]:
@@ -285,28 +283,14 @@ async def run_docs(source: Path, asked: int) -> Any:
 
 async def run_history(repo: Path, back: int) -> Any:
     """The tree as it was `back` commits ago; the questions are the subjects of the commits since."""
-    log = git(repo, "log", "--no-merges", "--reverse", f"-{back}", "--format=%x00%H%x09%s", "--name-status").split("\0")
-    start = log[1].split("\t")[0] + "^"
+    start, questions = await localisation.read_questions(repo, back)
     with tempfile.TemporaryDirectory() as folder:
         old = Path(folder) / "old"
         subprocess.run([*GIT, "clone", "-q", "--no-checkout", str(repo), str(old)], check=True)
-        subprocess.run([*GIT, "checkout", "-q", git(repo, "rev-parse", start)], cwd=old, check=True)
-        texts: list[str] = []
-        gold: list[set[str]] = []
-        for record in log[1:]:
-            head, _, changes = record.partition("\n")
-            files = {line.split("\t")[1] for line in changes.split("\n") if line.startswith("M\t")}
-            files = {path for path in files if SOURCE.search(path)}
-            files = {path for path in files if (old / path).is_file() and not ranking._TEST_PATH.search(path)}
-            if 1 <= len(files) <= 3:
-                texts.append(head.partition("\t")[2])
-                gold.append(files)
-        result = await compare(old, texts, lambda answers: judge_files(gold, answers)) if texts else {}
+        subprocess.run([*GIT, "checkout", "-q", start], cwd=old, check=True)
+        texts = [question.subject for question in questions]
+        result = await compare(old, texts, lambda answers: judge_files(questions, answers)) if texts else {}
     return {"repository": repo.name, "questions": len(texts), **result}
-
-
-def git(repo: Path, *arguments: str) -> str:
-    return subprocess.run([*GIT, *arguments], cwd=repo, check=True, capture_output=True, text=True).stdout.strip()
 
 
 class ChanceVectors:
@@ -314,6 +298,7 @@ class ChanceVectors:
 
     id = "chance"
     size = 384
+    reads_code = False
 
     def __init__(self) -> None:
         self.random = random.Random(SEED)

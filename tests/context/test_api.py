@@ -62,7 +62,7 @@ async def test_nothing_is_told_without_the_token(client: AsyncClient, path: str)
 async def test_an_unknown_collection_is_404(client: AsyncClient, path: str):
     response = await client.get(path)
     assert (response.status_code, response.json()["code"]) == (404, "not_found")
-    assert "/collections" in response.json()["hint"]
+    assert "context index" in response.json()["hint"]
 
 
 async def test_an_unknown_file_is_404(client: AsyncClient, name: str):

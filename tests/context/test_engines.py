@@ -1,5 +1,6 @@
 """What every engine does alike: the embedded one, the client's own memory, and a server where one is set."""
 
+import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator
@@ -28,8 +29,8 @@ async def each(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
         made = QdrantEngine.connect(URL or "", os.environ.get("QDRANT_API_KEY"))
         made.collection = f"test-{tmp_path.name}"
     yield made
-    if isinstance(made, QdrantEngine):
-        await made.client.delete_collection(made.collection)
+    if isinstance(made, QdrantEngine) and (place := await made.find_place()):
+        await made.client.delete_collection(place)
     await made.aclose()
 
 
@@ -114,4 +115,62 @@ async def test_a_server_that_does_not_answer_is_unavailable_and_says_what_to_loo
     with pytest.raises(Unavailable, match="did not count") as caught:
         await engine.count()
     assert "QDRANT_URL" in caught.value.hint
+    await engine.aclose()
+
+
+async def test_all_chunks_are_listed_page_by_page(each: ChunkEngine):
+    names = {f"name_{number}" for number in range(7)}
+    await each.put("c", {name: [chunk(name)] for name in names})
+    await each.put("other", {"b": [chunk("foreign")]})
+    listed: list[str] = []
+    after: str | None = None
+    for _ in range(4):
+        found, after = await each.list_chunks("c", 2, after)
+        assert all(c == chunk(blob) for _, blob, c in found)
+        listed += [blob for _, blob, _ in found]
+    assert (sorted(listed), after) == (sorted(names), None)
+
+
+async def test_a_generation_is_built_aside_and_takes_over(each: ChunkEngine):
+    await each.put("c", {"old": [chunk("old_name")], "both": [chunk("both_names")]})
+    abandoned = each.aside()
+    await abandoned.put("c", {"x": [chunk("abandoned")]})
+    await abandoned.aclose()
+
+    generation = each.aside()
+    await generation.put("c", {"new": [chunk("new_name")], "both": [chunk("both_names")]})
+    assert {c.blob for c in await each.search("c", "name names", limit=9)} == {"old", "both"}, "the old one answers"
+    await each.take_over(generation)
+    assert {c.blob for c in await each.search("c", "name names", limit=9)} == {"new", "both"}
+    await each.put("c", {"more": [chunk("more_name")]})
+    assert await each.count() == 3
+    if isinstance(each, QdrantEngine):
+        kept = [found.name for found in (await each.client.get_collections()).collections]
+        assert kept == [await each.find_place()], "nothing else is left on the server"
+
+
+async def test_questions_in_flight_outlive_the_change_of_generations(tmp_path: Path):
+    engine = EdgeEngine(tmp_path / "engine")
+    await engine.put("c", {"b": [chunk("name")]})
+    generation = engine.aside()
+    await generation.put("c", {"b": [chunk("name")]})
+
+    async def ask() -> int:
+        return len(await engine.search("c", "name", limit=5))
+
+    asking = [asyncio.create_task(ask()) for _ in range(20)]
+    await engine.take_over(generation)
+    asking += [asyncio.create_task(ask()) for _ in range(20)]
+    assert await asyncio.gather(*asking) == [1] * 40
+    await engine.aclose()
+
+
+async def test_a_generation_that_was_ready_when_the_process_was_killed_is_taken_at_the_next_start(tmp_path: Path):
+    for number, name in ((1, "engine"), (2, "engine.ready")):
+        part = EdgeEngine(tmp_path / name)
+        await part.put("c", {f"b{n}": [chunk(f"name_{n}")] for n in range(number)})
+        await part.aclose()
+    engine = EdgeEngine(tmp_path / "engine")
+    assert await engine.count() == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["engine"]  # noqa: ASYNC240
     await engine.aclose()

@@ -1,10 +1,13 @@
 """Indexing and searching whole repositories on the real engine."""
 
 import asyncio
+import io
 import os
 import shutil
 import signal
+import subprocess
 import time
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +15,11 @@ from typing import Any
 import jinja2
 import pytest
 
+from context.conftest import git
 from devtools_platform.context.adapters.edge import EdgeEngine
-from devtools_platform.context.service import ContextService, name_collection
-from devtools_platform.core.errors import BadInput, NotARepository, NotFound, ProgramFailed, Unavailable
+from devtools_platform.context.names import name_collection
+from devtools_platform.context.service import ContextService
+from devtools_platform.core.errors import BadInput, NotARepository, NotFound, ProgramFailed, TooLarge, Unavailable
 
 Commit = Callable[[Path, Mapping[str, str | bytes | None]], str]
 
@@ -170,6 +175,40 @@ async def test_uncommitted_edits_and_links_are_not_indexed(
     assert await find(service, "outside secret") == []
 
 
+def make_zip_bomb() -> bytes:
+    """100 MB in 100 kB."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("zeros.py", b"\0" * 100_000_000)
+    return packed.getvalue()
+
+
+async def test_a_tree_that_stands_for_billions_of_files_is_refused_in_time(
+    service: ContextService, repo: Path, commit: Commit, monkeypatch: pytest.MonkeyPatch
+):
+    """A "git bomb": ten levels of ten times the same folder are ten objects and ten thousand million files."""
+    monkeypatch.setattr("devtools_platform.context.git.MAX_TREE_BYTES", 2_000_000)
+    commit(repo, {"a.py": "x = 1\n"})
+    bomb = make_git_bomb(repo)
+    started = time.monotonic()
+    with pytest.raises(TooLarge, match=f"The tree of {bomb[:12]}"):
+        await service.index("shop", repo)
+    assert time.monotonic() - started < 10
+    assert "more than 2000000 bytes" in str((await service.status("shop")).error)
+
+
+def make_git_bomb(repo: Path) -> str:
+    blob = git(repo, "rev-parse", "HEAD:a.py")
+    below = f"100644 blob {blob}"
+    for level in range(10):
+        names = "".join(f"{below}\t{'d' if level else 'f'}{number}\n" for number in range(10))
+        made = subprocess.run(["git", "mktree"], cwd=repo, input=names, check=True, capture_output=True, text=True)
+        below = f"040000 tree {made.stdout.strip()}"
+    bomb = git(repo, "commit-tree", below.split()[2], "-m", "bomb")
+    git(repo, "update-ref", "HEAD", bomb)
+    return bomb
+
+
 async def test_hostile_files_neither_stop_nor_slow_indexing(service: ContextService, repo: Path, commit: Commit):
     hostile: dict[str, str | bytes] = {
         "huge_line.js": "x" * 990_000,
@@ -180,6 +219,8 @@ async def test_hostile_files_neither_stop_nor_slow_indexing(service: ContextServ
         "secrets.txt": "x://a:b@c\n" * 90_000,
         "nul.bin": b"\0" * 900_000,
         "too_big.txt": "word\n" * 300_000,
+        "bomb.zip": make_zip_bomb(),
+        "bomb.txt": b"\0" * 60_000_000,
         "odd\tna\nme\udcff.py".encode(errors="surrogateescape").decode(errors="surrogateescape"): "def odd(): ...\n",
     }
     commit(repo, {**SHOP, **hostile})
@@ -189,7 +230,8 @@ async def test_hostile_files_neither_stop_nor_slow_indexing(service: ContextServ
     assert (await find(service, "mail a receipt"))[0] == "shop/mail.py send_receipt"
     reasons = dict(status.skipped)
     assert reasons["huge_line.js"].startswith("minified or generated")
-    assert reasons["nul.bin"] == "binary"
+    assert (reasons["nul.bin"], reasons["bomb.zip"]) == ("binary", "binary")
+    assert reasons["bomb.txt"] == "larger than 1000000 bytes", "60 MB that git keeps in 60 kB"
     assert reasons["too_big.txt"] == "larger than 1000000 bytes"
     assert len(await service.search("shop", "odd", path_glob="odd*")) == 1
 

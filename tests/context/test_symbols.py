@@ -85,6 +85,11 @@ def test_python_spans_include_decorators_and_end_at_the_last_line():
             "intro\n# One\ntext\n```sh\n# not a heading\n```\n## Two\nmore\n# Three\n",
             ["section One 2-6", "section One.Two 7-8", "section Three 9-9"],
         ),
+        (
+            "a.md",
+            "# One\na\n##\nb\n## \nc\n#tag\n",
+            ["section One 1-2", "section One.untitled 3-4", "section One.untitled 5-7"],
+        ),
         ("a.unknown", "def f(): pass\n", []),
     ],
 )

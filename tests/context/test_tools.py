@@ -55,7 +55,8 @@ async def test_a_bad_call_comes_back_as_an_error(tools: ToolServer):
     calls: list[tuple[str, dict[str, Any], str]] = [
         ("search", {}, "query: Field required."),
         ("search", {"query": 7}, "query: Input should be a valid string."),
-        ("search", {"query": "x", "collection": "other"}, "collection: Extra inputs are not permitted."),
+        ("search", {"query": "x", "collection": "other"}, "Collection 'other' is not indexed."),
+        ("search", {"query": "x", "where": "other"}, "where: Extra inputs are not permitted."),
         ("outline", {"path": "../a.py"}, "No indexed file '../a.py' in collection 'of-task-1'."),
         ("erase", {}, "There is no tool 'erase'."),
     ]

@@ -24,6 +24,7 @@ class Counting:
 
     id = "counting"
     size = 384
+    reads_code = False
 
     def __init__(self) -> None:
         self.texts: list[str] = []

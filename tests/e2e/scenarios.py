@@ -62,8 +62,106 @@ SIX: list[dict[str, Any]] = [
     },
 ]
 
+
+def plan(*steps: dict[str, Any]) -> dict[str, Any]:
+    return {"output": {"steps": list(steps)}}
+
+
+AT_ONCE: list[dict[str, Any]] = [
+    {
+        "agent": "orchestrator",
+        "when": "AT ONCE",
+        "turns": [
+            plan(
+                {
+                    "agent": "infrastructure",
+                    "goal": "AT ONCE: a container file.",
+                    "needs": [],
+                    "acceptance": "It is there.",
+                },
+                {"agent": "documentation", "goal": "AT ONCE: say so in the README.", "needs": []},
+                {"agent": "feature-dev", "goal": "AT ONCE: mend the discount.", "needs": [1, 2]},
+            )
+        ],
+    },
+    {
+        "agent": "infrastructure",
+        "when": "AT ONCE",
+        "turns": [
+            call(
+                "workspace_write_file",
+                path="Dockerfile",
+                content='FROM python:3.12-slim\nWORKDIR /app\nCOPY . .\nUSER 1000\nCMD ["python", "-m", "shop"]\n',
+            ),
+            done("A container file.", "Add a container file"),
+        ],
+    },
+    {
+        "agent": "documentation",
+        "when": "AT ONCE",
+        "turns": [edit("README.md", "# shop\n", "# shop\n\nIt runs in a container.\n"), done("Said so.", "Say so")],
+    },
+    {
+        "agent": "feature-dev",
+        "when": "AT ONCE",
+        # The last step sees what both others did.
+        "turns": [call("workspace_read_file", path="Dockerfile"), FIX, done("Mended.", "Mend the discount")],
+    },
+    {
+        "agent": "orchestrator",
+        "when": "IN EACH OTHER'S WAY",
+        "turns": [
+            plan(
+                {"agent": "documentation", "goal": "IN EACH OTHER'S WAY: one.", "needs": []},
+                {"agent": "feature-dev", "goal": "IN EACH OTHER'S WAY: two.", "needs": []},
+            )
+        ],
+    },
+    {
+        "agent": "documentation",
+        "when": "IN EACH OTHER'S WAY",
+        "turns": [edit("README.md", "# shop\n", "# shop of one\n"), done("One.", "One")],
+    },
+    {
+        "agent": "feature-dev",
+        "when": "same places at the same time",
+        "turns": [edit("README.md", "# shop of one\n", "# shop of one and two\n"), done("Two.", "Two")],
+    },
+    {
+        "agent": "feature-dev",
+        "when": "IN EACH OTHER'S WAY",
+        "turns": [FIX, edit("README.md", "# shop\n", "# shop of two\n"), done("Two.", "Two")],
+    },
+    {
+        "agent": "orchestrator",
+        "when": "failed_plan",
+        "turns": [plan({"agent": "feature-dev", "goal": "An order of exactly 100 gets the discount."})],
+    },
+    {
+        "agent": "orchestrator",
+        "when": "FIRST PLAN IS NO GOOD",
+        "turns": [plan({"agent": "infrastructure", "goal": "FIRST PLAN IS NO GOOD"})],
+    },
+    {
+        "agent": "infrastructure",
+        "when": "FIRST PLAN IS NO GOOD",
+        "turns": [{"output": {"outcome": "cannot", "summary": "This is no matter of containers."}}],
+    },
+    {
+        "agent": "orchestrator",
+        "when": "Answer: The discount",
+        "turns": [plan({"agent": "feature-dev", "goal": "An order of exactly 100 gets the discount."})],
+    },
+    {
+        "agent": "orchestrator",
+        "when": "Make it right",
+        "turns": [{"output": {"question": "What is wrong: the discount or the prices?"}}],
+    },
+]
+
 RULES: list[dict[str, Any]] = [
     *SIX,
+    *AT_ONCE,
     {
         "agent": "feature-dev",
         "when": "exactly 100",

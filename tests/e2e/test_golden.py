@@ -1,5 +1,7 @@
 """A task from request to branch, through everything real but the model."""
 
+import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,21 @@ def test_the_trace_holds_every_model_and_tool_call(stack: StackProcess, shop: Pa
     by_id = {span["span_id"]: span for span in spans}
     lost = [call for call in gateway_calls if call["parent_id"] not in by_id]
     assert not lost, "one tree, across the gateway"
+
+
+def test_the_trace_shows_what_the_agent_was_given_of_the_repository(stack: StackProcess, shop: Path) -> None:
+    task = stack.run_task(TASK, shop)
+
+    spans = wait_for_root_span(stack, task)
+    by_id = {span["span_id"]: span for span in spans}
+    retrievals = [s for s in spans if s["attributes"].get("gen_ai.operation.name") == "retrieval"]
+    (search,) = [s for s in retrievals if s["attributes"]["gen_ai.retrieval.query.text"] == "order discount total"]
+    assert (search["task_id"], search["agent"]) == (task["id"], "feature-dev")
+    assert by_id[search["parent_id"]]["name"] == "tools/call context_search"
+    given = json.loads(search["attributes"]["gen_ai.retrieval.documents"])
+    assert any(re.fullmatch(r"shop/prices\.py:\d+-\d+", document["id"]) for document in given), given
+    assert all(0 < document["score"] <= 1 for document in given)
+    assert git(shop, "diff", "--name-only", "main", task["branch"]) == "shop/prices.py", "and it was used"
 
 
 def wait_for_root_span(stack: StackProcess, task: dict[str, Any]) -> list[dict[str, Any]]:

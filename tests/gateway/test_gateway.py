@@ -164,7 +164,8 @@ async def test_without_a_valid_token_nothing_is_said(url: str) -> None:
             assert (response.status_code, response.json()["code"]) == (401, "unauthorized")
         assert (await http.get(f"{url}/tools")).status_code == 401
         listed = await http.get(f"{url}/tools", headers={"Authorization": "Bearer rest"})
-        assert [tool["name"] for tool in listed.json()] == ["shop_count", "shop_look", "shop_break", "shop_order"]
+        decisions = {tool["name"]: tool["decision"] for tool in listed.json()}
+        assert decisions == {"shop_count": "ask", "shop_look": "allow", "shop_break": "ask", "shop_order": "ask"}
 
 
 async def test_a_call_a_person_must_allow_runs_once_with_the_approved_arguments(

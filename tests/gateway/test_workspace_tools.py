@@ -18,7 +18,8 @@ from devtools_platform.core.errors import ToolFailed
 from devtools_platform.core.tasks import Finding
 from devtools_platform.core.tools import Caller, ToolResult
 from devtools_platform.gateway.toolsets import files
-from devtools_platform.gateway.toolsets.analyzers import judge_report, parse_ruff
+from devtools_platform.gateway.toolsets.analyzers.python import RUFF
+from devtools_platform.gateway.toolsets.analyzers.run import read_report
 from devtools_platform.gateway.toolsets.editing import replace_once
 from devtools_platform.gateway.toolsets.test_command import (
     TestCommand,
@@ -94,7 +95,7 @@ async def bench(empty: Bench) -> Bench:
 def test_every_tool_describes_itself_and_allows_no_unknown_argument(tmp_path: Path) -> None:
     tools = Bench(tmp_path).tools.list_tools()
     names = "list_files read_file search_text edit_file write_file delete_file run_command run_tests"
-    assert [tool.name for tool in tools] == [*names.split(), "changes", "analyze"]
+    assert [tool.name for tool in tools] == [*names.split(), "scaffold", "changes", "analyze"]
     assert all(tool.description and tool.input_schema["additionalProperties"] is False for tool in tools)
     reading = {"list_files", "read_file", "search_text", "changes", "analyze"}
     assert {tool.name for tool in tools if tool.is_read_only} == reading
@@ -513,7 +514,7 @@ async def test_planted_injection_secret_and_errors_block(bench: Bench) -> None:
         },
     )
     data = await bench.data("analyze")
-    assert data["ran"] == ["secrets", "ruff", "bandit"]
+    assert data["ran"] == ["secrets", "detect-secrets", "ruff", "bandit"]
     assert [missing["what"] for missing in data["not_run"]] == ["bandit"]
     assert "broken.py" in data["not_run"][0]["why"]
     found = {(f["source"], f["rule"], f["path"], f["line"]) for f in data["findings"] if f["is_blocking"]}
@@ -552,7 +553,7 @@ async def test_old_sins_do_not_block_a_change_beside_them(empty: Bench) -> None:
     write(empty.clone, {"old.py": sin + "\n\nx = 1\n"})
     assert await blocking(empty) == []
     data = await empty.data("analyze")
-    assert {f["rule"] for f in data["findings"]} == {"B602", "F821"}
+    assert {f["rule"] for f in data["findings"] if f["source"] in {"ruff", "bandit"}} == {"B602", "F821"}
     (empty.clone / "old.py").unlink()
     assert await blocking(empty) == []
 
@@ -566,7 +567,8 @@ async def test_an_argument_added_to_an_old_call_is_the_changes_doing(empty: Benc
 
 async def test_without_a_python_change_only_secrets_are_looked_for(bench: Bench) -> None:
     write(bench.clone, {"docs/a.md": "Adds numbers.\n"})
-    assert await bench.data("analyze") == {"findings": [], "ran": ["secrets"], "not_run": [], "omitted": 0}
+    ran = ["secrets", "detect-secrets"]
+    assert await bench.data("analyze") == {"findings": [], "ran": ran, "not_run": [], "omitted": 0}
 
 
 async def test_an_analyzer_that_fails_is_named_never_passed_over(bench: Bench) -> None:
@@ -575,13 +577,14 @@ async def test_an_analyzer_that_fails_is_named_never_passed_over(bench: Bench) -
     data = await bench.data("analyze")
     assert data["ran"] == ["secrets"]
     assert [(m["what"], "timeout limit" in m["why"]) for m in data["not_run"]] == [
+        ("detect-secrets", True),
         ("ruff", True),
         ("bandit", True),
     ]
 
 
-@pytest.mark.parametrize("output", ["", "panicked", "[{]", '[{"code": "F821"}]', "{}"])
+@pytest.mark.parametrize("output", ["", "panicked", "[{]", '[{"code": "F821"}]'])
 def test_a_report_that_cannot_be_read_counts_as_not_run(output: str) -> None:
-    done = CommandResult(("ruff",), 0, 0.1, output, None)
-    analysis = judge_report("ruff", done, lambda report: parse_ruff(report, {}, ""))
-    assert output == "{}" or [missing.what for missing in analysis.not_run] == ["ruff"]
+    outcome = read_report(RUFF, CommandResult(("ruff",), 0, 0.1, output, None), "")
+    assert not outcome.has_run
+    assert "cannot be read" in str(outcome.why_not)

@@ -121,7 +121,7 @@ def test_a_database_of_a_newer_release_is_refused(empty: Engine):
         schema = schema_in(connection)
         version = f"{schema}.alembic_version" if schema else "alembic_version"
         connection.execute(text(f"UPDATE {version} SET version_num = '9999'"))
-    with pytest.raises(Conflict, match="'9999'; this release knows up to '0003'"):
+    with pytest.raises(Conflict, match="'9999'; this release knows up to '"):
         migrate(empty)
 
 

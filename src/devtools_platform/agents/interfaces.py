@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Literal, Protocol
 
-from devtools_platform.agents.types import Diff, Workspace
+from devtools_platform.agents.types import Diff, Merge, Workspace
 from devtools_platform.core.approvals import Approval, ApprovalRequest
 from devtools_platform.core.tasks import Degradation, Reason, Status, TaskRequest, Usage
 from devtools_platform.core.tools import Caller, Tool, ToolResult
@@ -117,6 +117,14 @@ class Workspaces(Protocol):
         ...
 
     async def remove(self, task_id: str) -> None: ...
+
+    async def split(self, workspace: Workspace, name: str) -> str:
+        """A second clone of the files as they are, for a step that runs beside others. Returns its folder's name."""
+        ...
+
+    async def merge(self, workspace: Workspace, folder: str) -> Merge:
+        """Bring what changed in a split-off clone into the task's files, if it fits."""
+        ...
 
 
 class CodeIndex(Protocol):

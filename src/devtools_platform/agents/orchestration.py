@@ -8,18 +8,22 @@ A change becomes a branch only if the project's tests pass with it and the revie
 import asyncio
 import re
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from devtools_platform.agents import prompts
 from devtools_platform.agents.interfaces import CodeIndex, ModelLedger, Preflight, TaskLog, Workspaces
+from devtools_platform.agents.modelless import POSSIBLE, scaffold_for
+from devtools_platform.agents.planning import goal_of, list_waves, to_plan
 from devtools_platform.agents.questions import People, Questions
-from devtools_platform.agents.routing import route
+from devtools_platform.agents.routing import Router, load_router
 from devtools_platform.agents.tool_calls import DurableTools, shorten
 from devtools_platform.agents.types import (
     AgentReport,
     Diff,
+    Merge,
     PlanDraft,
     Refusal,
     RunOutcome,
@@ -35,7 +39,7 @@ from devtools_platform.core.errors import (
     NoSandbox,
     Unavailable,
 )
-from devtools_platform.core.interfaces import Durable
+from devtools_platform.core.interfaces import Child, Durable
 from devtools_platform.core.tasks import (
     Degradation,
     DiffStat,
@@ -55,6 +59,9 @@ T = TypeVar("T")
 
 TASK = "task"
 AGENT_RUN = "agent_run"
+MAX_QUESTIONS = 2
+REPLAN = "replan"
+"""The patch by which tasks that began before there were new plans end as they would have."""
 
 _OLD_FILE = re.compile(r"^--- a/(?P<path>[^\t\n]+)", re.MULTILINE)
 _TEST_PATH = re.compile(r"(^|/)(tests?|testing|spec|__tests__)/|(^|/)(test_[^/]*|[^/]*[_.](test|spec)\.\w+)$")
@@ -66,6 +73,23 @@ _REASONS: dict[type[DevToolsError], Reason] = {
     NoSandbox: "no_sandbox",
     DiskFull: "disk_full",
 }
+
+
+@dataclass(frozen=True)
+class TaskLimits:
+    """What one task may use, beside its budget."""
+
+    replans: int = 1
+    agent_runs: int = 30
+
+
+@dataclass(frozen=True)
+class Job:
+    """A step that runs beside others: what its agent is told, and the clone it works in."""
+
+    step: PlanStep
+    prompt: str
+    folder: str
 
 
 @dataclass(frozen=True)
@@ -84,6 +108,8 @@ class Crew:
     """How many tasks may clone, index or test in this process at once. Nobody waits for a person in one."""
     model: ModelInfo | None
     max_review_rounds: int
+    limits: TaskLimits = field(default_factory=TaskLimits)
+    router: Router = field(default_factory=load_router)
 
 
 @dataclass
@@ -124,11 +150,7 @@ class TaskRun:
             baseline = await self._test("baseline")
         plan = await self._make_plan()
         await self.questions.plan(plan)
-        for step in plan.steps:
-            report = await self._delegate(
-                step.agent, step, prompts.step_prompt(self.progress.request.text, step.goal, baseline)
-            )
-            self.progress.commit_message = self.progress.commit_message or report.commit_message
+        plan = await self._follow(plan, baseline)
         await self._test_and_review(plan, baseline)
         await self.questions.publish(await self._last_diff())
         return await self._publish()
@@ -169,6 +191,12 @@ class TaskRun:
     async def _check_model(self) -> Refusal:
         try:
             await self.crew.preflight.check_model()
+        except NoModel as error:
+            request = self.progress.request
+            agent = request.agent or self.crew.router.route(request.text)
+            if scaffold_for(agent, request.text) is not None:
+                return Refusal()  # a program can do it; the run says that it did
+            return Refusal(reason="needs_model", message=f"{error} {error.hint} {POSSIBLE}")
         except DevToolsError as error:
             return Refusal(reason=_REASONS.get(type(error), "model_failed"), message=f"{error} {error.hint}")
         return Refusal()
@@ -182,18 +210,111 @@ class TaskRun:
 
     async def _make_plan(self) -> Plan:
         request = self.progress.request
-        chosen = request.agent or route(request.text)
+        chosen = request.agent or self.crew.router.route(request.text)
         if chosen is not None:
             source = "request" if request.agent else "rules"
             plan = Plan(steps=(PlanStep(id="1", agent=chosen, goal=request.text),), source=source)
         else:
-            output = await self._run_agent("orchestrator", prompts.plan_prompt(request.text), request.text)
-            draft = PlanDraft.model_validate(output)
-            steps = [PlanStep(id=str(i), agent=s.agent, goal=s.goal) for i, s in enumerate(draft.steps, 1)]
-            plan = Plan(steps=tuple(steps), source="model")
+            plan = to_plan(await self._draft())
+        return await self._adopt(plan)
+
+    async def _adopt(self, plan: Plan) -> Plan:
         self.progress.plan = plan
         await self._tell("plan", plan.model_dump(mode="json"))
         return plan
+
+    async def _draft(self) -> PlanDraft:
+        """The orchestrator's draft; what it asks is answered by the person first."""
+        question = ""
+        for _ in range(MAX_QUESTIONS + 1):
+            text = self.progress.request.text
+            draft = PlanDraft.model_validate(await self._run_agent("orchestrator", prompts.plan_prompt(text), text))
+            if not draft.question:
+                return draft
+            question = draft.question
+            clearer = prompts.answered(text, question, await self.questions.clarify(question))
+            self.progress.request = self.progress.request.model_copy(update={"text": clearer})
+        raise TaskEnded("not_solved", f"After {MAX_QUESTIONS} answers the request is still unclear: {question}")
+
+    async def _follow(self, plan: Plan, baseline: TestRun | None) -> Plan:
+        """Carry the plan out; where one of the model's fails, a new one for the rest. Returns the last."""
+        for replans in range(self.crew.limits.replans + 1):
+            try:
+                for wave in list_waves(plan.steps):
+                    if len(wave) == 1:
+                        await self._do(wave[0], baseline)
+                    else:
+                        await self._do_at_once(wave, baseline)
+            except TaskEnded as end:
+                is_hopeless = plan.source != "model" or end.reason != "not_solved"
+                if is_hopeless or replans == self.crew.limits.replans or not await self.crew.durable.patched(REPLAN):
+                    raise
+                plan = await self._replan(plan, end.message)
+            else:
+                break
+        return plan
+
+    async def _replan(self, plan: Plan, problem: str) -> Plan:
+        text = self.progress.request.text
+        await self._degrade("the plan failed", f"A new one was made. {problem}")
+        prompt = prompts.replan_prompt(text, plan, problem)
+        draft = PlanDraft.model_validate(await self._run_agent("orchestrator", prompt, text))
+        if draft.question:
+            raise TaskEnded("not_solved", f"The plan failed ({problem}), and the orchestrator asks: {draft.question}")
+        new = await self._adopt(to_plan(draft, first=int(plan.steps[-1].id) + 1))
+        await self.questions.plan(new)
+        return new
+
+    async def _do(self, step: PlanStep, baseline: TestRun | None) -> None:
+        prompt = prompts.step_prompt(self.progress.request.text, goal_of(step), baseline)
+        report = await self._delegate(step.agent, step, prompt)
+        self.progress.commit_message = self.progress.commit_message or report.commit_message
+
+    async def _do_at_once(self, wave: Sequence[PlanStep], baseline: TestRun | None) -> None:
+        """Steps that need nothing of each other, each in a clone of its own; then their changes go together.
+
+        What does not go together is done again on top of the others. A step that fails does not lose the others'.
+        """
+        text, beside = self.progress.request.text, [step.id for step in wave]
+        await self.questions.hold()
+        said = await self._step("messages", self._take_messages, list[str])
+        jobs: list[Job] = []
+        for step in wave:
+            data = {"agent": step.agent, "step": step.id, "goal": step.goal, "at_once": beside}
+            await self._tell("delegated", data)
+            prompt = prompts.with_messages(prompts.step_prompt(text, goal_of(step), baseline), said)
+            name = f"{self.progress.snapshots}-{step.id}"
+            folder = await self._step("split", partial(self.crew.workspaces.split, self._workspace(), name), str)
+            jobs.append(Job(step, prompt, folder))
+        started = [self._child(job.step.agent, job.prompt, job.step.goal, None, job.folder) for job in jobs]
+        outcomes = await self.crew.durable.children(started)
+        ends = [
+            await self._collect(job, RunOutcome.model_validate(raw)) for job, raw in zip(jobs, outcomes, strict=True)
+        ]
+        await self._take_snapshot()
+        for end in ends:
+            if end is not None:
+                raise end
+
+    async def _collect(self, job: Job, outcome: RunOutcome) -> TaskEnded | None:
+        """Bring in what one of several steps did; returns why it did not, for the others still count."""
+        step = job.step
+        try:
+            output = await self._settle(step.agent, job.prompt, step.goal, outcome, job.folder)
+            report = AgentReport.model_validate(output)
+            await self._tell("reported", {"agent": step.agent, "step": step.id, **report.model_dump(mode="json")})
+            if report.outcome == "cannot":
+                return TaskEnded("not_solved", f"{step.agent} could not do it: {report.summary}")
+            merge = await self._step("merge", partial(self.crew.workspaces.merge, self._workspace(), job.folder), Merge)
+            if merge.conflicts:
+                await self._tell("conflict", {"step": step.id, "files": merge.conflicts})
+                await self._degrade("steps got in each other's way", f"Step {step.id} was done again after the others.")
+                prompt = prompts.conflict_prompt(self.progress.request.text, goal_of(step), merge.conflicts)
+                report = await self._delegate(step.agent, step, prompt)
+        except TaskEnded as end:
+            return end
+        self.progress.commit_message = self.progress.commit_message or report.commit_message
+        return None
 
     async def _delegate(self, agent: AgentName, step: PlanStep, prompt: str) -> AgentReport:
         await self._tell("delegated", {"agent": agent, "step": step.id, "goal": step.goal})
@@ -331,24 +452,37 @@ class TaskRun:
 
     async def _run_agent(self, agent: AgentName, prompt: str, goal: str) -> Mapping[str, Any]:
         """The agent's output. A run that stops to wait for a person is followed by one that goes on."""
-        resumed: dict[str, Any] | None = None
+        return await self._settle(agent, prompt, goal, await self._run_once(agent, prompt, goal, None))
+
+    async def _settle(
+        self, agent: AgentName, prompt: str, goal: str, outcome: RunOutcome, folder: str = ""
+    ) -> Mapping[str, Any]:
+        """The output of a run, once every question it stopped for is answered."""
         while True:
-            outcome = await self._run_once(agent, prompt, goal, resumed)
             for degradation in outcome.degraded:
                 await self._degrade(degradation.what, degradation.why)
             if outcome.suspended is not None:
                 answers = [await self.questions.answer(agent, question) for question in outcome.suspended.questions]
                 listed = [answer.model_dump(mode="json") for answer in answers]
                 resumed = {"messages": outcome.suspended.messages, "answers": listed}
+                outcome = await self._run_once(agent, prompt, goal, resumed, folder)
                 continue
             if outcome.reason is not None or outcome.output is None:
                 raise TaskEnded(outcome.reason or "internal", outcome.message)
             return outcome.output
 
-    async def _run_once(self, agent: AgentName, prompt: str, goal: str, resumed: dict[str, Any] | None) -> RunOutcome:
+    async def _run_once(
+        self, agent: AgentName, prompt: str, goal: str, resumed: dict[str, Any] | None, folder: str = ""
+    ) -> RunOutcome:
+        child = self._child(agent, prompt, goal, resumed, folder)
+        return RunOutcome.model_validate((await self.crew.durable.children([child]))[0])
+
+    def _child(self, agent: AgentName, prompt: str, goal: str, resumed: dict[str, Any] | None, folder: str) -> Child:
+        if sum(self.progress.runs.values()) >= self.crew.limits.agent_runs:
+            raise TaskEnded("not_solved", f"The task used up its {self.crew.limits.agent_runs} runs of agents.")
         n = self.progress.runs.get(agent, 0) + 1
         self.progress.runs[agent] = n
-        argument = {
+        argument: dict[str, Any] = {
             "task_id": self.progress.task_id,
             "agent": agent,
             "n": n,
@@ -357,9 +491,10 @@ class TaskRun:
             "without_sandbox": self.progress.request.without_sandbox,
             "resumed": resumed,
         }
-        id_, priority = f"{self.progress.workflow_id}/{agent}/{n}", self.progress.request.priority
-        raw = await self.crew.durable.child(AGENT_RUN, id_, argument, partition=agent, priority=priority)
-        return RunOutcome.model_validate(raw)
+        if folder:
+            argument["workspace"] = folder
+        id_ = f"{self.progress.workflow_id}/{agent}/{n}"
+        return Child(AGENT_RUN, id_, argument, agent, self.progress.request.priority)
 
     def _workspace(self) -> Workspace:
         if self.progress.workspace is None:

@@ -26,6 +26,8 @@ from devtools_platform.core.interfaces import Durable
 from devtools_platform.core.tasks import AskBefore, Plan, TaskRequest
 
 CONTROL_TOPIC = "control"
+UNCLEAR = "the request is unclear"
+ANSWER_WITHIN_S = 7 * 24 * 3600.0
 LOOK_AGAIN_S = 24 * 3600.0
 """A paused task looks once a day whether it was resumed without being told."""
 
@@ -60,6 +62,17 @@ class Questions:
         risk: Risk = "medium" if any(step.agent in RISKY_AGENTS for step in plan.steps) else "low"
         steps = "\n".join(f"{step.id}. {step.agent}: {step.goal}" for step in plan.steps)
         await self._about("plan", risk, steps, "The plan")
+
+    async def clarify(self, question: str) -> str:
+        """What the person says to a question about the request: the reason they approve with.
+
+        Raises `TaskEnded` when they deny, or do not answer in time.
+        """
+        approval = await self._ask("question", "orchestrator", UNCLEAR, "low", None, ANSWER_WITHIN_S, preview=question)
+        if approval.status != "approved":
+            reason: Literal["expired", "denied"] = "expired" if approval.status == "expired" else "denied"
+            raise TaskEnded(reason, f"The orchestrator asked and got no answer: {question}")
+        return approval.reason
 
     async def publish(self, diff: str) -> None:
         """Raises `TaskEnded` when the change is not approved."""

@@ -2,6 +2,7 @@
 
 A blocking finding of an analyzer blocks whatever the model says. The model's own findings block from severity
 `medium` on, except with a small model: its judgement is kept as a remark, because it is wrong too often to decide.
+Without a model the analyzers judge alone, and the review says so.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,8 @@ BLOCKING = frozenset({"medium", "high"})
 class Reviewer:
     runner: AgentRunner
     is_small: bool
+    missing_model: str = ""
+    """Why there is no model, and which setting gives one; empty when there is one."""
 
     async def review(self, run: RunId, request: str, tests: TestRun | None) -> tuple[Review, list[Degradation]]:
         """The verdict on the change in the run's workspace, and what could not be looked at."""
@@ -32,15 +35,19 @@ class Reviewer:
             Degradation(what=f"review without {missing['what']}", why=str(missing["why"]))
             for missing in analysis.data["not_run"]
         ]
+        findings = [Finding.model_validate(finding) for finding in found]
+        ran: Sequence[str] = analysis.data["ran"]
+        if not ran:
+            findings.append(_not_analysed(analysis.text))
+        if self.missing_model:
+            degraded.append(Degradation(what="review without a model", why=self.missing_model))
+            return decide(findings, ran), degraded
         changes = await self.runner.tools.call(run.caller, "workspace_changes", {}, f"{run}:changes")
         judgement = await self._judge(run, request, changes.text, tests, found)
         if self.is_small:
             why = "The model is small: its judgement is shown, analyzers and tests decide."
             degraded.append(Degradation(what="model's review is advisory", why=why))
-        findings = [Finding.model_validate(finding) for finding in found]
-        if not analysis.data["ran"]:
-            findings.append(_not_analysed(analysis.text))
-        return self._decide(findings, analysis.data["ran"], judgement), degraded
+        return decide([*findings, *self._remarks(judgement)], (*ran, "model"), judgement.remark), degraded
 
     async def _judge(
         self,
@@ -58,8 +65,8 @@ class Reviewer:
             raise TaskEnded("internal", "The review asked for a tool that needs approval; it may only read.")
         return Judgement.model_validate(output)
 
-    def _decide(self, findings: list[Finding], ran: Sequence[str], judgement: Judgement) -> Review:
-        by_model = [
+    def _remarks(self, judgement: Judgement) -> list[Finding]:
+        return [
             Finding(
                 source="model",
                 rule="judgement",
@@ -71,12 +78,15 @@ class Reviewer:
             )
             for remark in judgement.findings
         ]
-        everything = (*findings, *by_model)
-        verdict = "request_changes" if any(f.is_blocking for f in everything) else "approve"
-        return Review(verdict=verdict, judged_by=(*ran, "model"), findings=everything, remark=judgement.remark)
 
     def _blocks(self, judgement: Judgement, severity: str) -> bool:
         return not self.is_small and judgement.verdict == "request_changes" and severity in BLOCKING
+
+
+def decide(findings: Sequence[Finding], judged_by: Sequence[str], remark: str = "") -> Review:
+    """The verdict by rule: one finding that blocks is enough, and nothing else is."""
+    verdict = "request_changes" if any(finding.is_blocking for finding in findings) else "approve"
+    return Review(verdict=verdict, judged_by=tuple(judged_by), findings=tuple(findings), remark=remark)
 
 
 def _not_analysed(why: str) -> Finding:

@@ -1,26 +1,51 @@
-"""Deterministic routing of simple requests; a model plans only what these rules do not decide.
-
-A rule fires only when one agent's words stand in the request and no other agent's do: a request that could mean
-two things is the model's to plan.
-"""
+"""Deterministic routing of simple requests; a model plans only what the rules in `routing.yaml` do not decide."""
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import get_args
 
-from devtools_platform.core.agents import AgentName
+import yaml
+from pydantic import TypeAdapter, ValidationError
 
-_WORDS: dict[AgentName, str] = {
-    "documentation": r"readme|changelog|documentation|docs?|docstrings?|how-?to|tutorial",
-    "cicd": r"ci|cd|pipelines?|workflows?|github actions?|gitlab(?: ci)?|\.gitlab-ci\.yml",
-    "infrastructure": r"dockerfiles?|docker[- ]compose|compose\.ya?ml|terraform|kubernetes|k8s|helm|manifests?",
-    "feature-dev": r"bugs?|fix(?:es|ed)?|fail(?:s|ing|ed)?|tests?|functions?|class(?:es)?|methods?|refactor"
-    r"|implement|features?|error|exception|crash(?:es)?|returns?|raises?",
-}
-_RULES: dict[AgentName, re.Pattern[str]] = {
-    agent: re.compile(rf"(?<![\w.])(?:{words})(?!\w)", re.IGNORECASE) for agent, words in _WORDS.items()
-}
+from devtools_platform.agents.types import WorkingAgent
+from devtools_platform.core.errors import BadInput
+
+_HINT = f"It maps agents ({', '.join(get_args(WorkingAgent))}) to lists of regular expressions."
 
 
-def route(text: str) -> AgentName | None:
-    """The one agent whose words the request uses, or None when it is not that simple."""
-    matching: list[AgentName] = [agent for agent, rule in _RULES.items() if rule.search(text)]
-    return matching[0] if len(matching) == 1 else None
+@dataclass(frozen=True)
+class Router:
+    """The words of each agent."""
+
+    rules: Mapping[WorkingAgent, re.Pattern[str]]
+
+    def route(self, text: str) -> WorkingAgent | None:
+        """The one agent whose words the request uses, or None when it is not that simple."""
+        matching: list[WorkingAgent] = [agent for agent, rule in self.rules.items() if rule.search(text)]
+        return matching[0] if len(matching) == 1 else None
+
+
+def load_router(path: Path | None = None) -> Router:
+    """The rules in `path`, or those that come with us. Raises `BadInput` saying what is wrong with them."""
+    name = str(path) if path else "routing.yaml"
+    try:
+        text = (
+            path.read_text("utf-8")
+            if path
+            else resources.files("devtools_platform.agents").joinpath(name).read_text("utf-8")
+        )
+        words = TypeAdapter(dict[WorkingAgent, list[str]]).validate_python(yaml.safe_load(text))
+        return Router({agent: _rule(listed) for agent, listed in words.items()})
+    except (OSError, yaml.YAMLError, re.error) as error:
+        raise BadInput(f"The routing rules {name!r} cannot be read: {error}.", hint=_HINT) from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise BadInput(f"The routing rules {name!r} are wrong at {where}: {first['msg']}.", hint=_HINT) from None
+
+
+def _rule(words: list[str]) -> re.Pattern[str]:
+    return re.compile(rf"(?<![\w.])(?:{'|'.join(words)})(?!\w)", re.IGNORECASE)

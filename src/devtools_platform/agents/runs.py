@@ -7,10 +7,11 @@ from typing import Any
 from devtools_platform.agents.guided import GuidedEdit
 from devtools_platform.agents.interfaces import TaskLog
 from devtools_platform.agents.live import known_paths
+from devtools_platform.agents.modelless import POSSIBLE, scaffold_for
 from devtools_platform.agents.reviewing import Reviewer
 from devtools_platform.agents.runner import AgentRunner, RunId
 from devtools_platform.agents.suspension import resume
-from devtools_platform.agents.types import Answer, PlanDraft, RunOutcome, Suspended, TaskEnded
+from devtools_platform.agents.types import AgentReport, Answer, PlanDraft, RunOutcome, Suspended, TaskEnded
 from devtools_platform.core.tasks import Degradation, TestRun
 from devtools_platform.core.tools import Caller
 from devtools_platform.kit.telemetry import task_span
@@ -34,9 +35,12 @@ class AgentRunWorkflow:
     needs_judge: bool
     max_candidates: int
     log: TaskLog
+    missing_model: str = ""
+    """Why there is no model, and which setting gives one; empty when there is one."""
 
     async def __call__(self, id_: str, argument: dict[str, Any]) -> dict[str, Any]:
-        caller = Caller(argument["task_id"], argument["agent"], argument["without_sandbox"])
+        folder = argument.get("workspace", "")
+        caller = Caller(argument["task_id"], argument["agent"], argument["without_sandbox"], folder)
         with task_span(caller.task_id, caller.agent, f"agent_run {caller.agent}"):
             return await self._carry_out(RunId(caller, id_), argument)
 
@@ -57,6 +61,8 @@ class AgentRunWorkflow:
     def _choose(self, agent: str, argument: dict[str, Any]) -> Callable[[RunId, dict[str, Any]], Awaitable[RunOutcome]]:
         if agent == "code-review":
             return self._review
+        if self.missing_model:
+            return self._without_model
         if agent == "orchestrator" and self.is_small:
             return self._plan
         if agent == "feature-dev" and self.is_small and not argument.get("resumed"):
@@ -71,7 +77,7 @@ class AgentRunWorkflow:
 
     async def _loop(self, run: RunId, argument: dict[str, Any]) -> RunOutcome:
         if self.needs_judge:
-            raise TaskEnded("needs_model", UNJUDGED)
+            return await self._without_model(run, argument)
         if self.is_small:
             listed = await self.runner.tools.call(run.caller, "workspace_list_files", {}, f"{run}:paths")
             known_paths.set(tuple(listed.data.get("files", ())))
@@ -84,6 +90,19 @@ class AgentRunWorkflow:
             return RunOutcome(suspended=output)
         return RunOutcome(output=output.model_dump(mode="json"))
 
+    async def _without_model(self, run: RunId, argument: dict[str, Any]) -> RunOutcome:
+        """What a program can make by itself; the rest ends with the setting that is missing."""
+        why = self.missing_model or UNJUDGED
+        kind = scaffold_for(argument["agent"], argument["goal"])
+        if kind is None:
+            raise TaskEnded("needs_model", f"{why} {POSSIBLE}")
+        made = await self.runner.tools.call(run.caller, "workspace_scaffold", {"kind": kind}, f"{run}:scaffold")
+        if made.is_error:
+            raise TaskEnded("not_solved", f"{made.text} A model could do more: {why}")
+        report = AgentReport(outcome="done", summary=made.text, commit_message=f"Add a first {kind.replace('-', ' ')}")
+        missing = Degradation(what="done without a model", why=f"A program wrote it from the files there are. {why}")
+        return RunOutcome(output=report.model_dump(mode="json"), degraded=[missing])
+
     async def _guide(self, run: RunId, argument: dict[str, Any]) -> RunOutcome:
         report = await GuidedEdit(self.runner, run, argument["goal"], self.max_candidates).solve()
         if report is None:
@@ -92,5 +111,7 @@ class AgentRunWorkflow:
 
     async def _review(self, run: RunId, argument: dict[str, Any]) -> RunOutcome:
         tests = TestRun.model_validate_json(argument["prompt"]) if argument["prompt"] else None
-        review, degraded = await Reviewer(self.runner, self.is_small).review(run, argument["goal"], tests)
+        review, degraded = await Reviewer(self.runner, self.is_small, self.missing_model).review(
+            run, argument["goal"], tests
+        )
         return RunOutcome(output=review.model_dump(mode="json"), degraded=degraded)

@@ -1,8 +1,8 @@
 """What agents are and what they hand back. Outputs are pydantic models: a model's answer is validated, not trusted."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from devtools_platform.core.agents import AgentName
 from devtools_platform.core.approvals import Risk
@@ -26,12 +26,30 @@ class Definition(BaseModel):
 class PlannedStep(BaseModel):
     agent: WorkingAgent
     goal: str = Field(min_length=1, max_length=4000)
+    needs: list[int] | None = Field(
+        default=None,
+        max_length=8,
+        description="Numbers (from 1) of earlier steps that must be done first; [] when it needs none of them. "
+        "Leave it out to have it wait for all of them.",
+    )
+    acceptance: str = Field(default="", max_length=1000, description="By what one sees that it is done.")
+    risk: Risk = "low"
 
 
 class PlanDraft(BaseModel):
-    """The plan: the fewest steps that fulfil the request."""
+    """The plan: the fewest steps that fulfil the request. Or, where it cannot be understood, one question."""
 
-    steps: list[PlannedStep] = Field(min_length=1, max_length=8)
+    steps: list[PlannedStep] = Field(default_factory=list[PlannedStep], max_length=8)
+    question: str = Field(default="", max_length=2000, description="Only instead of steps.")
+
+    @model_validator(mode="after")
+    def _is_a_plan_or_a_question(self) -> Self:
+        if bool(self.steps) == bool(self.question.strip()):
+            raise ValueError("give either steps or a question")
+        for number, step in enumerate(self.steps, 1):
+            if wrong := [need for need in step.needs or () if not 1 <= need < number]:
+                raise ValueError(f"step {number} needs step {wrong[0]}, which is not before it")
+        return self
 
 
 class AgentReport(BaseModel):
@@ -74,6 +92,13 @@ class Diff(BaseModel):
 
     stat: DiffStat
     text: str
+
+
+class Merge(BaseModel):
+    """What became of bringing a step's files into the task's: empty when they went together."""
+
+    conflicts: list[str] = Field(default_factory=list[str])
+    """Files that the step and another one changed in the same place. Then nothing was brought in."""
 
 
 class Refusal(BaseModel):

@@ -10,14 +10,15 @@ from pydantic_ai.durable_exec.dbos import DBOSDurability
 from devtools_platform.agents.adapters.git_workspaces import GitWorkspaces
 from devtools_platform.agents.adapters.mcp_tools import GatewayClient
 from devtools_platform.agents.definitions import load_definitions
-from devtools_platform.agents.orchestration import AGENT_RUN, Crew, TaskWorkflow
+from devtools_platform.agents.orchestration import AGENT_RUN, Crew, TaskLimits, TaskWorkflow
 from devtools_platform.agents.questions import People
+from devtools_platform.agents.routing import load_router
 from devtools_platform.agents.runner import AgentRunner
 from devtools_platform.agents.runs import AgentRunWorkflow
 from devtools_platform.agents.tool_calls import DurableTools
 from devtools_platform.app.code_index import HttpCodeIndex
 from devtools_platform.app.home import Home
-from devtools_platform.app.models import LedgerBridge, ServedModel, build_models
+from devtools_platform.app.models import NO_MODEL_HINT, LedgerBridge, ServedModel, build_models
 from devtools_platform.app.preflight import StackPreflight
 from devtools_platform.config import Settings
 from devtools_platform.observability.adapters.sql import SqlLedger
@@ -81,6 +82,8 @@ def build_crew(
         slots=asyncio.Semaphore(settings.concurrent_tasks),
         model=served.info,
         max_review_rounds=settings.max_review_rounds,
+        limits=TaskLimits(settings.max_replans, settings.max_agent_runs),
+        router=load_router(settings.routing),
     )
     runner = AgentRunner(
         load_definitions(),
@@ -90,9 +93,9 @@ def build_crew(
         max_turns=settings.max_agent_turns,
     )
     engine.register(TASK_WORKFLOW, TaskWorkflow(crew))
-    engine.register(
-        AGENT_RUN, AgentRunWorkflow(runner, served.is_small, served.needs_judge, settings.max_candidates, journal)
-    )
+    missing = "" if served.endpoint else f"{served.missing or 'No model is configured.'} {NO_MODEL_HINT}"
+    agent_run = AgentRunWorkflow(runner, served.is_small, served.needs_judge, settings.max_candidates, journal, missing)
+    engine.register(AGENT_RUN, agent_run)
     return Crewed(engine, Supervisor(store, engine, worker_id))
 
 

@@ -1,4 +1,4 @@
-"""What came in, what waits to go out, and what was not taken there: read from the database, also of a stack that runs."""
+"""What came in, what waits to go out, and what was not taken there: read from the stack's database."""
 
 from dataclasses import asdict, dataclass
 from typing import Any

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from devtools_platform.app.admission import Admission
 from devtools_platform.core.approvals import Verdict
-from devtools_platform.core.tasks import FINAL, AskBefore, TaskRequest
+from devtools_platform.core.tasks import FINAL, AskBefore, Event, TaskRequest
 from devtools_platform.integrations.types import Decision, OpenQuestion, TaskEvent, TaskView
 from devtools_platform.kit import schema
 from devtools_platform.kit.database import read_in_thread
@@ -78,7 +78,13 @@ class StackTasks:
 
     async def list_events(self, task_id: str, after: int) -> Sequence[TaskEvent]:
         events = await self.parts.events.list_events(task_id, after)
-        return [TaskEvent(event.seq, event.kind, event.agent, event.data, event.at) for event in events]
+        return [TaskEvent(e.seq, e.kind, e.agent, await self._with_question(e), e.at) for e in events]
+
+    async def _with_question(self, event: Event) -> Mapping[str, object]:
+        """What is asked stands in the approval, not in the event."""
+        if event.kind != "approval" or event.data.get("kind") != "question":
+            return event.data
+        return {**event.data, "preview": (await self.parts.approvals.get_approval(str(event.data["id"]))).preview}
 
     async def count_events(self, task_ids: Sequence[str]) -> Mapping[str, int]:
         table = schema.events

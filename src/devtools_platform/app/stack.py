@@ -21,6 +21,7 @@ import sqlalchemy as sa
 from devtools_platform.agents.adapters.git_workspaces import GitWorkspaces
 from devtools_platform.app.admission import Admission
 from devtools_platform.app.console_data import ConsoleData
+from devtools_platform.app.context_readers import readers_of
 from devtools_platform.app.crew import build_crew
 from devtools_platform.app.gateway_doors import open_doors
 from devtools_platform.app.grants import ApprovalGrants
@@ -28,25 +29,27 @@ from devtools_platform.app.home import Home
 from devtools_platform.app.integrations import has_integrations, run_integrations
 from devtools_platform.app.models import ServedModel, choose_model, describe_model
 from devtools_platform.app.recording import log_to, trace_to
+from devtools_platform.app.reviewing import workspace_tools
+from devtools_platform.app.search_engine import choose_embedder, choose_engine
 from devtools_platform.app.serving import Serving, bind
+from devtools_platform.app.team_memory import keep_learning
 from devtools_platform.config import Settings
 from devtools_platform.console.api import build_api as build_console
-from devtools_platform.context.adapters.edge import EdgeEngine
-from devtools_platform.context.adapters.minilm import MiniLm
-from devtools_platform.context.adapters.qdrant_server import QdrantEngine
+from devtools_platform.context.adapters.sql.documents import SqlDocuments
+from devtools_platform.context.adapters.sql.task_memory import TaskMemory
 from devtools_platform.context.api import build_api as build_context
-from devtools_platform.context.interfaces import ChunkEngine
-from devtools_platform.context.service import ContextService, name_collection
+from devtools_platform.context.library import Library
+from devtools_platform.context.names import name_collection
+from devtools_platform.context.service import ContextService
 from devtools_platform.context.tools import ContextTools
+from devtools_platform.core.errors import NotFound
 from devtools_platform.core.tools import Caller
 from devtools_platform.gateway.adapters.call_records import SqlCallRecords
 from devtools_platform.gateway.api import build_api as build_gateway
 from devtools_platform.gateway.api import load_policy
 from devtools_platform.gateway.service import Gateway
 from devtools_platform.gateway.toolsets.web import WebTools
-from devtools_platform.gateway.toolsets.workspace import WorkspaceTools
 from devtools_platform.kit import database
-from devtools_platform.kit.sandbox import Limits
 from devtools_platform.observability.adapters.sql import SqlSpanStore
 from devtools_platform.state.adapters.dbos.control import DbosControl
 from devtools_platform.state.adapters.embedded_postgres import EmbeddedPostgres
@@ -136,7 +139,7 @@ class Stack:
         spans = SqlSpanStore(store)
         cleanup.enter_context(trace_to(spans, self.settings.environment))
         served = await self._start_model(home, cleanup)
-        context = await self._start_context(home, cleanup)
+        context = await self._start_context(home, store, cleanup)
         serving = Serving()
         cleanup.push_async_callback(serving.stop)
 
@@ -146,7 +149,7 @@ class Stack:
         parts = StateParts(state, EventLog(store), ApprovalDesk(store, control), AuditLog(store))
         gateway = self._build_gateway(home, store, context, parts)
         doors = open_doors(self.settings, home, store, gateway, context.embedder)
-        await serving.serve(build_context(context, token=token), sockets["context"])
+        await serving.serve(build_context(context, token, readers_of(doors["identity"])), sockets["context"])
         self.progress("context", urls.context)
         await serving.serve(build_gateway(gateway, token=token, secret=secret, **doors), sockets["gateway"])
         self.progress("gateway", urls.gateway)
@@ -158,6 +161,8 @@ class Stack:
         cleanup.push_async_callback(crewed.stop)
         retention = Retention(store, control, workspaces, *_keeping(self.settings))
         cleanup.push_async_callback(_cancel, asyncio.create_task(retention.run()))
+        learning = keep_learning(TaskMemory(store), Library(context))
+        cleanup.push_async_callback(_cancel, asyncio.create_task(learning))
         cleanup.push_async_callback(_cancel, asyncio.create_task(state.keep_starting()))
         await serving.serve(
             build_state(parts, admit=Admission(self.settings).admit, traces=spans, token=token), sockets["state"]
@@ -197,37 +202,26 @@ class Stack:
         self.progress("model", describe_model(served))
         return served
 
-    async def _start_context(self, home: Home, cleanup: AsyncExitStack) -> ContextService:
-        embedder = MiniLm() if self.settings.embeddings == "local" else None
-        if embedder is not None and (missing := embedder.find_missing()):
-            self.progress("context", f"search by words only: {missing}")
-            embedder = None
-        index = self._choose_index(home)
+    async def _start_context(self, home: Home, store: sa.Engine, cleanup: AsyncExitStack) -> ContextService:
+        embedder = choose_embedder(self.settings, self.progress)
+        index = choose_engine(self.settings, home.path / "context", embedder, self.progress)
         cleanup.push_async_callback(index.aclose)
         await index.count()  # starts the engine's process, or meets the server, now: not in the middle of a task
-        service = ContextService(index, home.path / "context" / "manifests", embedder)
+        service = ContextService(index, home.path / "context" / "manifests", embedder, SqlDocuments(store))
         cleanup.push_async_callback(service.aclose)
         await service.resume()
         return service
 
-    def _choose_index(self, home: Home) -> ChunkEngine:
-        if self.settings.qdrant_url is None:
-            return EdgeEngine(home.path / "context" / "edge-384")
-        key = self.settings.qdrant_api_key
-        self.progress("context", f"the Qdrant server at {self.settings.qdrant_url}")
-        return QdrantEngine.connect(self.settings.qdrant_url, key.get_secret_value() if key else None)
-
     def _build_gateway(self, home: Home, store: sa.Engine, context: ContextService, parts: StateParts) -> Gateway:
-        async def collection_of(caller: Caller) -> str:
-            request = await parts.service.get_request(caller.task_id)
+        async def collection_of(caller: Caller) -> str | None:
+            try:
+                request = await parts.service.get_request(caller.task_id)
+            except NotFound:  # somebody with a token of their own, or whose task retention took
+                return None
             return name_collection(Path(request.repo))
 
         tasks = TaskTools(parts.service, parts.events, Admission(self.settings).admit)
-        workspace = WorkspaceTools(
-            home.workspaces,
-            limits=Limits(self.settings.command_timeout_s, self.settings.command_memory_mb),
-            sandbox_program=self.settings.sandbox_program,
-        )
+        workspace = workspace_tools(self.settings, home.workspaces)
         return Gateway(
             [workspace, ContextTools(context, collection_of), tasks, WebTools()],
             load_policy(),

@@ -1,6 +1,6 @@
 """Every error ends with the next command; every command has `--json`.
 
-Exit codes: 0 done; 20 a task ended without a branch; 2-10 see `core.errors`; 130 interrupted.
+Exit codes: 0 done; 20 a task ended without a branch, or a review that blocks; 2-10 see `core.errors`; 130 interrupted.
 """
 
 import sys
@@ -10,7 +10,20 @@ from typing import Annotated, Any
 import typer
 
 from devtools_platform import __version__
-from devtools_platform.cli import audit, demo, dev, integrations, model, stack, state, task, tools, worker
+from devtools_platform.cli import (
+    audit,
+    context,
+    demo,
+    dev,
+    integrations,
+    model,
+    review,
+    stack,
+    state,
+    task,
+    tools,
+    worker,
+)
 from devtools_platform.cli.output import fail, print_json
 from devtools_platform.config import load_settings
 from devtools_platform.core.errors import DevToolsError
@@ -19,6 +32,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_mar
 app.add_typer(task.app, name="task")
 app.add_typer(worker.app, name="worker")
 app.add_typer(audit.app, name="audit")
+app.add_typer(context.app, name="context")
 app.add_typer(state.app, name="state")
 app.add_typer(model.app, name="model")
 app.add_typer(integrations.app, name="integrations")
@@ -28,6 +42,7 @@ app.add_typer(tools.token_app, name="token")
 app.command("up")(stack.up)
 app.command("doctor")(stack.doctor)
 app.command("demo")(demo.demo)
+app.command("review")(review.review)
 
 config = typer.Typer(no_args_is_help=True, help="Settings.")
 app.add_typer(config, name="config")

@@ -10,7 +10,7 @@ import typer
 
 from devtools_platform.app.client import StackClient
 from devtools_platform.app.home import Home
-from devtools_platform.cli import approvals, control
+from devtools_platform.cli import approvals, control, review
 from devtools_platform.cli.connection import AsJson, running_stack, show_task
 from devtools_platform.cli.output import err, no_progress, out, print_json, progress
 from devtools_platform.cli.stack import DataDir, stack_settings
@@ -24,6 +24,7 @@ app = typer.Typer(no_args_is_help=True, help="Tasks.")
 for group in (approvals, control):
     for name, command in group.COMMANDS.items():
         app.command(name)(command)
+app.command("review")(review.task_review)
 NO_BRANCH = 20
 
 

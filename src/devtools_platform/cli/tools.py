@@ -147,7 +147,9 @@ def doctor(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 @token_app.command("create")
 def create_token(
     name: Annotated[str, typer.Argument(help="Who will use it.")],
-    scope: Annotated[list[str], typer.Option(help="tools:SERVER_TOOL, `*` allowed; may be repeated.")],
+    scope: Annotated[
+        list[str], typer.Option(help="tools:SERVER_TOOL or context:COLLECTION, `*` allowed; may be repeated.")
+    ],
     agent: Annotated[str | None, typer.Option(help="Also bound by this agent's policy.")] = None,
     task: Annotated[str | None, typer.Option(help="The task whose workspace it works in.")] = None,
     days: Annotated[float, typer.Option(help="How long it lasts.")] = 90,

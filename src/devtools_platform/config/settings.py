@@ -64,7 +64,7 @@ class Settings(BaseSettings):
     gateway_oidc_audience: str | None = None
     """What such a token must be made for: best the gateway's URL as clients know it, `https://tools.example.org/mcp`."""
     gateway_oidc_claim: str = "scope"
-    """The claim that says what its holder may do, as scopes `tools:SERVER_TOOL`, `*` allowed."""
+    """The claim that says what its holder may do: scopes `tools:SERVER_TOOL` and `context:COLLECTION`, `*` allowed."""
     gateway_oidc_scopes: Mapping[str, tuple[str, ...]] = Field(default_factory=dict[str, tuple[str, ...]])
     """Scopes for values of that claim that are none, such as groups: `{"platform-team": ["tools:git_*"]}`."""
     gateway_oidc_allow_private: bool = False
@@ -76,8 +76,9 @@ class Settings(BaseSettings):
     """A PostgreSQL server to use instead of the embedded one (`postgresql://user:password@host:5432/name`), or on a
     single machine an SQLite file (`sqlite:////absolute/path/file.db`)."""
 
-    embeddings: Literal["local", "none"] = "local"
-    """What gives search its vectors: the model of the extra `dense` on this machine, or nothing (words only)."""
+    embeddings: Literal["local", "endpoint", "none"] = "local"
+    """What gives search its vectors: the model of the extra `dense` on this machine, an OpenAI-compatible endpoint,
+    or nothing (words only)."""
     qdrant_url: str | None = Field(
         default=None, validation_alias=AliasChoices("qdrant_url", "QDRANT_URL", "QDRANT_CLUSTER_ENDPOINT")
     )
@@ -142,6 +143,25 @@ class Settings(BaseSettings):
     """How long an ended task's private clone stays, for a retry or a fork."""
     keep_tasks_days: float = Field(default=90.0, gt=0, le=36500)
     """How long an ended task stays with its events, runs and artifacts. The audit stays for ever."""
+    # -- the crew's work -----------------------------------------------------------------------------------------
+    review_policy: Path | None = None
+    """A YAML file that says what a finding of an analyzer means, instead of the one that came with us."""
+    dependency_audit: bool = True
+    """Ask PyPI's database of vulnerabilities about dependencies a change adds; names and versions are sent."""
+    routing: Path | None = None
+    """A YAML file of words by which simple requests go to an agent without a model, instead of ours."""
+    max_replans: int = Field(default=1, ge=0, le=5)
+    """How often the orchestrator may make a new plan for a task whose plan failed."""
+    max_agent_runs: int = Field(default=30, ge=2, le=500)
+    """Runs of agents one task may use, repairs and new plans included."""
+
+    embedding_base_url: str | None = None
+    """The endpoint of `embeddings=endpoint`, for example `https://inference.do-ai.run/v1`. Repositories' code is sent
+    there, secrets left out."""
+    embedding_model: str | None = None
+    embedding_size: int | None = Field(default=None, ge=8, le=8192)
+    """How many numbers a vector of that model has."""
+    embedding_api_key: SecretStr | None = None
 
     webhook_port: int = Field(default=8009, ge=0, le=65535)
     """Where webhooks of GitHub and Linear come in; listened on only when one of their secrets is set."""

@@ -1,17 +1,22 @@
 """The context service over HTTP (:8007): index a repository, see how far it is, search it."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Query
+from fastapi import APIRouter, Depends, FastAPI, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from sse_starlette.sse import EventSourceResponse
 
-from devtools_platform.context.service import MAX_LIMIT, MAX_QUERY_CHARS, ContextService, name_collection
-from devtools_platform.context.types import Freshness, Hit, IndexStatus, Lines, Source, Symbol
-from devtools_platform.core.errors import BadInput, Unavailable
-from devtools_platform.kit.http import create_app
+from devtools_platform.context.access import OPERATOR, Access, Readers
+from devtools_platform.context.custody import Custody, Saved
+from devtools_platform.context.documents_api import add_document_routes
+from devtools_platform.context.library import Library
+from devtools_platform.context.names import name_collection
+from devtools_platform.context.service import MAX_LIMIT, MAX_QUERY_CHARS, ContextService
+from devtools_platform.context.types import Freshness, Hit, IndexStatus, Lines, RepoSource, Symbol
+from devtools_platform.core.errors import BadInput, Forbidden, Unavailable
+from devtools_platform.kit.http import create_app, has_token
 
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT)]
 Budget = Annotated[int, Query(ge=1, le=100_000)]
@@ -23,12 +28,12 @@ class NewCollection(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     repo: str = Field(min_length=1, description="Absolute path of the top folder of a git repository.")
-    follow: Source = Field(default="commit", description="What is indexed: HEAD, or the files on disk.")
+    follow: RepoSource = Field(default="commit", description="What is indexed: HEAD, or the files on disk.")
     watch: bool = Field(default=False, description="Follow the files on disk; what is saved is searchable at once.")
 
 
-def build_api(service: ContextService, token: str) -> FastAPI:
-    """The routes around a service that someone else opens and closes."""
+def build_api(service: ContextService, token: str, readers: Readers = lambda _: None) -> FastAPI:
+    """The routes around a service that someone else opens and closes. `readers` are callers without `token`."""
 
     async def check_health() -> Mapping[str, Any]:
         try:
@@ -37,18 +42,35 @@ def build_api(service: ContextService, token: str) -> FastAPI:
             return {"ok": False, "engine": str(error), "collections": len(service.collections())}
         return {"engine": "alive", "collections": len(service.collections()), "chunks": chunks}
 
-    app = create_app("context", token=token, health=check_health)
-    _add_routes(app, service)
-    _add_reading_routes(app, service)
+    async def check(request: Request) -> Access:
+        """Of every route but `/health` and `/metrics`."""
+        header = request.headers.get("authorization", "")
+        access = OPERATOR if has_token(header, token) else Access(readers(header) or ())
+        if request.method != "GET" and not access.is_operator:
+            raise Forbidden("Only the stack's own token changes what is indexed.", hint="Ask who runs the stack.")
+        if (name := request.path_params.get("name")) is not None:
+            access.check(name)
+        return access
+
+    app = create_app("context", token=token, health=check_health, admit=lambda header: readers(header) is not None)
+    router = APIRouter(dependencies=[Depends(check)])
+    _add_routes(router, service, check)
+    _add_reading_routes(router, service)
+    add_document_routes(router, Library(service))
+    _add_snapshot_routes(router, Custody(service))
+    app.include_router(router)
     return app
 
 
 STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 
 
-def _add_routes(app: FastAPI, service: ContextService) -> None:
-    async def list_collections() -> list[str]:
-        return service.collections()
+Check = Callable[[Request], Awaitable[Access]]
+
+
+def _add_routes(app: APIRouter, service: ContextService, check: Check) -> None:
+    async def list_collections(access: Access = Depends(check)) -> list[str]:  # noqa: B008 - FastAPI's own way
+        return [name for name in service.collections() if access.sees(name)]
 
     async def create_collection(new: NewCollection) -> IndexStatus:
         repo = Path(new.repo)
@@ -84,7 +106,7 @@ def _add_routes(app: FastAPI, service: ContextService) -> None:
     app.add_api_route("/collections/{name}/outline", outline, methods=["GET"])
 
 
-def _add_reading_routes(app: FastAPI, service: ContextService) -> None:
+def _add_reading_routes(app: APIRouter, service: ContextService) -> None:
     async def follow_progress(name: str) -> EventSourceResponse:
         await service.status(name)  # a collection that is none is a 404, not a stream
         return EventSourceResponse(_tell_progress(service, name))
@@ -114,6 +136,25 @@ def _add_reading_routes(app: FastAPI, service: ContextService) -> None:
     app.add_api_route("/collections/{name}/lines", read_range, methods=["GET"])
     app.add_api_route("/collections/{name}/map", repo_map, methods=["GET"])
     app.add_api_route("/collections/{name}/freshness", freshness, methods=["GET"])
+
+
+class SnapshotFile(BaseModel):
+    """A file on the machine the service runs on."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    file: str = Field(min_length=1, description="Absolute path.")
+
+
+def _add_snapshot_routes(app: APIRouter, custody: Custody) -> None:
+    async def create_snapshot(place: SnapshotFile) -> Saved:
+        return await custody.save(Path(place.file))
+
+    async def restore_snapshot(place: SnapshotFile) -> Saved:
+        return await custody.restore(Path(place.file))
+
+    app.add_api_route("/snapshots", create_snapshot, methods=["POST"])
+    app.add_api_route("/snapshots/restore", restore_snapshot, methods=["POST"])
 
 
 async def _tell_progress(service: ContextService, name: str) -> AsyncGenerator[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""The two things read from a repository: the tree of its HEAD and the content of its blobs.
+"""What is read from a repository: the tree of a commit, the content of blobs, what past commits changed.
 
 Both come from the object store, never from the working tree: no filters, hooks or configured programs of a
 repository run. Above it only the service.
@@ -13,8 +13,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from devtools_platform.core.errors import NotARepository, ProgramFailed
+from devtools_platform.core.errors import NotARepository, ProgramFailed, TooLarge
 
+MAX_TREE_BYTES = 100_000_000
+"""Of a listing: about a million files."""
 _REGULAR_FILES = {"100644", "100755"}
 
 
@@ -25,6 +27,28 @@ class TreeEntry:
     path: str
     blob: str
     size: int
+
+
+async def _read_at_most(process: Process, most: int) -> bytes | None:
+    """What a process writes until its end; None, and no process any more, once it is more than that."""
+    assert process.stdout  # noqa: S101 - opened as a pipe
+    out = bytearray()
+    while part := await process.stdout.read(1 << 20):
+        out += part
+        if len(out) > most:
+            process.kill()
+            await process.communicate()
+            return None
+    return bytes(out)
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What a commit says and which files it changed that were there before."""
+
+    id: str
+    subject: str
+    changed: tuple[str, ...]
 
 
 async def find_head(repo: Path) -> str:
@@ -43,8 +67,15 @@ async def find_head(repo: Path) -> str:
 async def list_tree(repo: Path, commit: str) -> list[TreeEntry]:
     """Every regular file of a commit."""
     process = await _start(repo, "ls-tree", "-r", "-l", "-z", "--full-tree", commit)
-    out, err = await process.communicate()
-    if process.returncode:
+    out = await _read_at_most(process, MAX_TREE_BYTES)
+    if out is None:
+        raise TooLarge(
+            f"The tree of {commit[:12]} in {str(repo)!r} lists more than {MAX_TREE_BYTES} bytes of file names.",
+            hint="A few objects can stand for billions of files: such a repository is not indexed.",
+        )
+    assert process.stderr  # noqa: S101 - opened as a pipe
+    err = await process.stderr.read()
+    if await process.wait():
         raise ProgramFailed(f"git ls-tree failed in {str(repo)!r}: {err.decode(errors='replace').strip()}")
     entries: list[TreeEntry] = []
     for record in out.split(b"\0")[:-1]:
@@ -53,6 +84,26 @@ async def list_tree(repo: Path, commit: str) -> list[TreeEntry]:
         if mode in _REGULAR_FILES:
             entries.append(TreeEntry(path.decode(errors="replace"), blob, int(size)))
     return entries
+
+
+async def list_commits(repo: Path, head: str, most: int) -> list[Commit]:
+    """The last `most` commits up to `head` without merges, oldest first."""
+    # A repository's own configuration could make `git log` run a program to check signatures.
+    safe = ("--no-show-signature", "--no-ext-diff", "--no-textconv", "--no-renames", "--no-merges")
+    shape = ("--name-status", "--format=%x00%H%x09%s", f"--max-count={most}", "--end-of-options", head)
+    process = await _start(repo, "-c", "core.quotePath=false", "log", *safe, *shape)
+    out, err = await process.communicate()
+    if process.returncode:
+        raise ProgramFailed(f"git log failed in {str(repo)!r}: {err.decode(errors='replace').strip()}")
+    records = out.decode(errors="replace").split("\0")[1:]
+    return [_read_commit(record) for record in reversed(records)]
+
+
+def _read_commit(record: str) -> Commit:
+    head, _, changes = record.partition("\n")
+    id_, _, subject = head.partition("\t")
+    lines = [line.partition("\t") for line in changes.split("\n")]
+    return Commit(id_, subject, tuple(path for status, _, path in lines if status == "M"))
 
 
 async def read_blobs(repo: Path, blobs: Iterable[str]) -> AsyncGenerator[tuple[str, bytes]]:

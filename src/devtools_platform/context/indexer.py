@@ -17,8 +17,9 @@ from prometheus_client import Counter
 from devtools_platform.context import git
 from devtools_platform.context.chunking import find_skipped_path
 from devtools_platform.context.cutter import Cutter, cut_files
+from devtools_platform.context.documents import render
 from devtools_platform.context.git import TreeEntry
-from devtools_platform.context.interfaces import ChunkEngine, Progress
+from devtools_platform.context.interfaces import ChunkEngine, DocumentStore, Progress
 from devtools_platform.context.manifest import Manifest, ManifestStore, carry_paths
 from devtools_platform.context.plan import Plan, make_partial_plan, make_plan
 from devtools_platform.context.types import Chunk
@@ -163,7 +164,13 @@ async def index_head(
 
     Raises `NotARepository`, `ProgramFailed` (git) and `Unavailable` (engine).
     """
-    commit = await git.find_head(repo)
+    return await index_commit(engine, manifests, collection, repo, await git.find_head(repo), progress)
+
+
+async def index_commit(
+    engine: ChunkEngine, manifests: ManifestStore, collection: str, repo: Path, commit: str, progress: Progress
+) -> Manifest:
+    """The same of any commit."""
     entries = await git.list_tree(repo, commit)
     before = replace(await _get_before(engine, manifests, collection, repo), follows="commit", stamps={})
     plan = await asyncio.to_thread(make_plan, before, entries)
@@ -185,6 +192,26 @@ async def index_files(
     plan = await asyncio.to_thread(make_plan, before, entries)
     contents = read_contents(root, plan.homes, plan.todo)
     return await Indexer(engine, manifests, before, plan, progress, contents).run(await find_commit(root))
+
+
+async def index_documents(
+    engine: ChunkEngine, manifests: ManifestStore, store: DocumentStore, collection: str, progress: Progress
+) -> Manifest:
+    """Make `collection` true of its documents. Raises `Unavailable` (engine, store)."""
+    before = replace(
+        await _get_before(engine, manifests, collection, Path()), follows="documents", commit=None, stamps={}
+    )
+    plan = await asyncio.to_thread(make_plan, before, await store.list_entries(collection))
+    contents = _read_documents(store, collection, plan)
+    return await Indexer(engine, manifests, before, plan, progress, contents).run(None)
+
+
+async def _read_documents(store: DocumentStore, collection: str, plan: Plan) -> AsyncGenerator[tuple[str, bytes]]:
+    """(content id, content). One that was changed or forgotten meanwhile is left to the next look."""
+    for blob in plan.todo:
+        document = await store.read(collection, plan.homes[blob])
+        if document is not None and make_blob_id(content := render(document)) == blob:
+            yield blob, content
 
 
 async def update_files(

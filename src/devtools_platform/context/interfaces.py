@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from devtools_platform.context.types import Candidate, Chunk
+from devtools_platform.context.git import TreeEntry
+from devtools_platform.context.types import Candidate, Chunk, Document, DocumentInfo
 
 Progress = Callable[[int, int], None]
 """Called with (files done, files in all) while indexing."""
@@ -39,6 +40,12 @@ class ChunkEngine(Protocol):
         """The texts of chunks that `search` proposed; without those that are gone meanwhile."""
         ...
 
+    async def list_chunks(
+        self, collection: str, limit: int, after: str | None = None
+    ) -> tuple[list[tuple[str, str, Chunk]], str | None]:
+        """(point id, blob, chunk) of a page, and what to give as `after` for the next; None on the last."""
+        ...
+
     async def list_without_vector(self, collection: str, limit: int) -> list[tuple[str, Chunk]]:
         """(point id, chunk) of some chunks that have no vector yet."""
         ...
@@ -49,6 +56,20 @@ class ChunkEngine(Protocol):
 
     async def count(self, collection: str | None = None, *, without_vector: bool = False) -> int:
         """Chunks stored in a collection, or in all; or only those that have no vector yet."""
+        ...
+
+    def aside(self) -> "ChunkEngine":
+        """An empty engine of the same kind beside this one, for the next generation of what it holds.
+
+        One that was begun before and never took over is removed.
+        """
+        ...
+
+    async def take_over(self, generation: "ChunkEngine") -> None:
+        """Answer from a generation that `aside` gave, from now on, and remove what was here. Ends `generation`.
+
+        A process that is killed in between holds either the old or the new one at its next start.
+        """
         ...
 
     async def flush(self) -> None:
@@ -72,6 +93,11 @@ class Embedder(Protocol):
     @property
     def size(self) -> int: ...
 
+    @property
+    def reads_code(self) -> bool:
+        """Whether it takes code as it stands; else it is given the words of it."""
+        ...
+
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """For background work: slow and polite."""
         ...
@@ -79,3 +105,32 @@ class Embedder(Protocol):
     async def embed_query(self, text: str) -> list[float]: ...
 
     async def aclose(self) -> None: ...
+
+
+class DocumentStore(Protocol):
+    """Documents by (collection, id), kept until they are forgotten. Every operation may be repeated.
+
+    Raises `Away` when the store does not answer.
+    """
+
+    async def list_collections(self) -> list[str]:
+        """Also those whose documents are all forgotten, since their index may not know it yet."""
+        ...
+
+    async def list_entries(self, collection: str) -> list[TreeEntry]:
+        """Every document as if it were a file: id, content id, size."""
+        ...
+
+    async def read(self, collection: str, id_: str) -> Document | None: ...
+
+    async def list_infos(self, collection: str, ids: Sequence[str] | None = None) -> list[DocumentInfo]:
+        """These, or all, the newest first."""
+        ...
+
+    async def save(self, collection: str, documents: Sequence[Document]) -> None:
+        """Store or replace. What was forgotten under an id comes back when somebody stores it again."""
+        ...
+
+    async def forget(self, collection: str, id_: str | None = None) -> int:
+        """Remove the words of one document, or of all, for good; returns how many there were."""
+        ...

@@ -206,6 +206,12 @@ def split_words(text: str) -> set[str]:
     return {part.lower() for part in _PARTS.findall(text)}
 
 
+def share_of_words(query: str, text: str) -> float:
+    """How many of a query's words a text holds, in whatever form; 0 for a query without words."""
+    words = _stems(query)
+    return len(words & _stems(text)) / len(words) if words else 0.0
+
+
 @lru_cache(maxsize=50_000)
 def _stems(text: str) -> frozenset[str]:
     return frozenset(_stem(word) for word in split_words(text)) - _STOP_WORDS

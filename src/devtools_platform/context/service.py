@@ -6,23 +6,24 @@ agents' tools.
 """
 
 import asyncio
-import hashlib
 import logging
-import re
 import time
-from collections import OrderedDict, defaultdict
-from collections.abc import Collection, Mapping
-from contextlib import aclosing
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import AsyncGenerator, Collection, Generator, Mapping
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import Counter, Histogram
 
 from devtools_platform.context import git, symbols, worktree
+from devtools_platform.context.access import make_not_found
 from devtools_platform.context.chunking import find_skipped_path
-from devtools_platform.context.indexer import find_commit, index_files, index_head, update_files
-from devtools_platform.context.interfaces import ChunkEngine, Embedder, Progress
+from devtools_platform.context.documents import render
+from devtools_platform.context.indexer import find_commit, index_documents, index_files, index_head, update_files
+from devtools_platform.context.interfaces import ChunkEngine, DocumentStore, Embedder, Progress
 from devtools_platform.context.manifest import Manifest, ManifestStore
 from devtools_platform.context.navigation import MAX_LINES, choose_files, cut_lines, find_symbol_at, make_map
 from devtools_platform.context.ranking import Ranked, fit, rank
@@ -50,13 +51,9 @@ MAP_TOKENS_PER_FILE = 10
 """What the shortest line of a map takes."""
 MAX_QUERY_CHARS = 2_000
 MAX_LIMIT = 50
-
-
-def name_collection(repo: Path) -> str:
-    """The stable name of a repository's collection: readable, and one per resolved path."""
-    path = repo.resolve()
-    readable = re.sub(r"[^a-z0-9]+", "-", path.name.lower()).strip("-")[:40] or "repo"
-    return f"{readable}-{hashlib.sha256(str(path).encode()).hexdigest()[:10]}"
+REFILL_S = 60.0
+"""After how long an embedder that failed is asked again for what it still owes."""
+MANY_RETRIES = 1_000
 
 
 @dataclass
@@ -87,10 +84,17 @@ class Changes:
 class ContextService:
     """One per engine. Close the service first, then the engine."""
 
-    def __init__(self, engine: ChunkEngine, manifest_dir: Path, embedder: Embedder | None = None) -> None:
-        """Without an embedder search goes by words only, and says so."""
+    def __init__(
+        self,
+        engine: ChunkEngine,
+        manifest_dir: Path,
+        embedder: Embedder | None = None,
+        documents: DocumentStore | None = None,
+    ) -> None:
+        """Without an embedder search goes by words only, and says so; without a store there are no documents."""
         self.engine = engine
         self.embedder = embedder
+        self.documents = documents
         self.manifests = ManifestStore(manifest_dir)
         self.vectors = VectorCache(manifest_dir.parent / "vectors.sqlite")
         self.changes = Changes()
@@ -101,7 +105,10 @@ class ContextService:
         self._background: dict[str, asyncio.Task[None]] = {}
         self._to_fill: dict[str, None] = {}
         self._filler: asyncio.Task[None] | None = None
+        self._embedding_error: str | None = None
+        self._retries: deque[asyncio.TimerHandle] = deque(maxlen=MANY_RETRIES)
         self._is_closed = False
+        self._is_restoring = False
         self._watchers: dict[str, asyncio.Task[None]] = {}
 
     def collections(self) -> list[str]:
@@ -114,10 +121,10 @@ class ContextService:
         run = self._runs.get(collection)
         manifest = self.manifests.load(collection)
         if manifest is None and run is None:
-            raise _make_not_found(collection)
+            raise make_not_found(collection)
         return IndexStatus(
             collection=collection,
-            repo=str(manifest.repo if manifest else run.repo if run else ""),
+            repo=_name_repo(manifest.repo if manifest else run.repo if run else Path()),
             commit=manifest.commit if manifest else None,
             files=len(manifest.files) if manifest else 0,
             chunks=await self.engine.count(collection),
@@ -129,6 +136,7 @@ class ContextService:
             follows=manifest.follows if manifest else "commit",
             is_watched=collection in self._watchers,
             without_vector=await self._count_without_vector(collection),
+            embedding_error=self._embedding_error,
             skipped=sorted(manifest.skipped.items()) if manifest else [],
         )
 
@@ -142,7 +150,8 @@ class ContextService:
 
         `repo` is absolute. Raises `NotARepository`, `ProgramFailed` (git) and `Unavailable` (engine).
         """
-        self.manifests.load(collection)  # refuses a bad name before anything starts
+        if self.manifests.load(collection) is None and self._is_restoring:  # the load refuses a bad name
+            raise Unavailable("A snapshot is being restored.", hint="Index it when that has ended.")
         async with self._locks[collection]:
             run = self._runs[collection] = _Run(repo)
 
@@ -153,8 +162,7 @@ class ContextService:
                     progress(done, total)
 
             try:
-                bring_up = index_head if follow == "commit" else index_files
-                await bring_up(self.engine, self.manifests, collection, repo, note)
+                await self._bring_up(collection, repo, note, follow)
             except BaseException as error:
                 run.error = str(error) or type(error).__name__
                 raise
@@ -163,6 +171,21 @@ class ContextService:
                 self.changes.tell(collection)
         self._start_filling(collection)
         return await self.status(collection)
+
+    async def _bring_up(self, collection: str, repo: Path, note: Progress, follow: Source) -> None:
+        if follow == "documents":
+            await index_documents(self.engine, self.manifests, self.get_documents(), collection, note)
+        else:
+            bring_up = index_head if follow == "commit" else index_files
+            await bring_up(self.engine, self.manifests, collection, repo, note)
+
+    def get_documents(self) -> DocumentStore:
+        """Raises `Unavailable` where there is no store."""
+        if self.documents is None:
+            raise Unavailable(
+                "This context service has no store for documents.", hint="Start the stack: `dev-tools up`."
+            )
+        return self.documents
 
     async def watch(self, collection: str, root: Path) -> IndexStatus:
         """Follow the files under `root`: what is saved is searchable within a moment, until `unwatch`."""
@@ -197,6 +220,16 @@ class ContextService:
             if manifest is not None and (manifest.is_watched or manifest.pending):
                 work = self._resume_one(collection, manifest)
                 self._background[collection] = asyncio.create_task(work)
+        if self.documents is not None:
+            self._background[""] = asyncio.create_task(self._resume_documents(self.documents))
+
+    async def _resume_documents(self, store: DocumentStore) -> None:
+        """A process may have been killed between storing, or forgetting, and indexing."""
+        try:
+            for collection in await store.list_collections():
+                await self.index(collection, Path(), follow="documents")
+        except DevToolsError as error:
+            log.warning("Documents are not brought up to date: %s", error)
 
     async def _resume_one(self, collection: str, manifest: Manifest) -> None:
         try:
@@ -230,8 +263,11 @@ class ContextService:
             del self._to_fill[collection]
             try:
                 await fill_vectors(self.engine, embedder, self.vectors, collection)
+                self._embedding_error = None
             except Unavailable as error:
                 log.warning("%s stays without some vectors: %s", collection, error)
+                self._embedding_error = str(error)
+                self._retries.append(asyncio.get_running_loop().call_later(REFILL_S, self._start_filling, collection))
             except Exception:
                 log.exception("Embedding %s failed", collection)
 
@@ -281,13 +317,24 @@ class ContextService:
             found = await self.engine.search(collection, query, limit=CANDIDATES, vector=vector, blobs=blobs)
         placed = [moved for candidate in found if (moved := _place(candidate, manifest, path_glob))]
         best = rank(query, placed, limit)
-        looking = self._stale.look(manifest, {item.chunk.path for item in best})
-        with_texts, stale = await asyncio.gather(self._add_texts(best), looking)
+        paths = {item.chunk.path for item in best}
+        with_texts, stale, sources = await asyncio.gather(
+            self._add_texts(best), self._look(manifest, paths), self._find_sources(manifest, paths)
+        )
         fitting = fit(with_texts, limit=limit, token_budget=token_budget)
-        hits = [_make_hit(ranked, manifest.commit, stale) for ranked in fitting]
+        hits = [_make_hit(ranked, manifest.commit, stale, sources) for ranked in fitting]
         QUERIES.inc()
         QUERY_SECONDS.observe(time.perf_counter() - started)
         return hits
+
+    async def _look(self, manifest: Manifest, paths: Collection[str]) -> Mapping[str, bool | None]:
+        return {} if manifest.follows == "documents" else await self._stale.look(manifest, paths)
+
+    async def _find_sources(self, manifest: Manifest, paths: Collection[str]) -> dict[str, Mapping[str, Any]]:
+        if manifest.follows != "documents" or not paths:
+            return {}
+        infos = await self.get_documents().list_infos(manifest.collection, sorted(paths))
+        return {info.id: info.source for info in infos}
 
     async def _add_texts(self, ranked: list[Ranked]) -> list[Ranked]:
         texts = await self.engine.get_texts([item.id for item in ranked]) if ranked else {}
@@ -347,8 +394,10 @@ class ContextService:
     async def freshness(self, collection: str) -> Freshness:
         """Compares the index with HEAD, or with the files on disk, whichever it follows."""
         manifest = self._get_manifest(collection)
-        head = await find_commit(manifest.repo)
-        if manifest.follows == "files":
+        head = None if manifest.follows == "documents" else await find_commit(manifest.repo)
+        if manifest.follows == "documents":
+            entries = await self.get_documents().list_entries(collection)
+        elif manifest.follows == "files":
             known = {path: (manifest.files.get(path, ""), stamp) for path, stamp in manifest.stamps.items()}
             rules = worktree.IgnoreRules(manifest.repo)
             entries, _ = await asyncio.to_thread(worktree.list_files, manifest.repo, known, rules)
@@ -362,7 +411,10 @@ class ContextService:
         """A file as it was indexed; one that follows files may have changed since, then as it is now."""
         blob = manifest.files.get(path)
         content = None
-        if blob is not None and manifest.follows == "files":
+        if blob is not None and manifest.follows == "documents":
+            document = await self.get_documents().read(manifest.collection, path)
+            content = None if document is None else render(document)
+        elif blob is not None and manifest.follows == "files":
             content = await asyncio.to_thread(worktree.read_file, manifest.repo, path)
         elif blob is not None:
             async with aclosing(git.read_blobs(manifest.repo, [blob])) as contents:
@@ -375,9 +427,10 @@ class ContextService:
         return content
 
     async def forget(self, collection: str) -> None:
-        """Remove a collection and all its chunks. Raises `NotFound` when there is none."""
+        """Remove a collection, all its chunks, and its documents for good. Raises `NotFound` when there is none."""
         async with self._locks[collection]:
-            self._get_manifest(collection)
+            if self._get_manifest(collection).follows == "documents":
+                await self.get_documents().forget(collection)
             await self.engine.delete(collection)
             self.manifests.remove(collection)
             self._runs.pop(collection, None)
@@ -385,6 +438,8 @@ class ContextService:
     async def aclose(self) -> None:
         """End background runs; the next run completes them."""
         self._is_closed = True
+        for retry in self._retries:
+            retry.cancel()
         running = [*self._watchers.values(), *self._background.values(), *([self._filler] if self._filler else [])]
         for task in running:
             task.cancel()
@@ -392,18 +447,34 @@ class ContextService:
         if self.embedder is not None:
             await self.embedder.aclose()
 
+    @asynccontextmanager
+    async def hold(self, collection: str) -> AsyncGenerator[None]:
+        """Nobody indexes the collection meanwhile; it is searched all along."""
+        async with self._locks[collection]:
+            yield
+
+    @contextmanager
+    def refuse_new(self) -> Generator[None]:
+        """No collection may be indexed for the first time meanwhile: it would be lost with the generation."""
+        self._is_restoring = True
+        try:
+            yield
+        finally:
+            self._is_restoring = False
+
+    def fill(self, collection: str) -> None:
+        """Give chunks their vectors in the background."""
+        self._start_filling(collection)
+
+    def has(self, collection: str) -> bool:
+        """Whether something is searchable under that name."""
+        return self.manifests.load(collection) is not None
+
     def _get_manifest(self, collection: str) -> Manifest:
         manifest = self.manifests.load(collection)
         if manifest is None:
-            raise _make_not_found(collection)
+            raise make_not_found(collection)
         return manifest
-
-
-def _make_not_found(collection: str) -> NotFound:
-    return NotFound(
-        f"Collection {collection!r} is not indexed.",
-        hint="GET /collections lists what is; POST /collections with a repository's path indexes it.",
-    )
 
 
 def _check_query(query: str, limit: int, token_budget: int) -> None:
@@ -445,7 +516,17 @@ def _place(candidate: Candidate, manifest: Manifest, glob: str | None) -> Candid
     return replace(candidate, chunk=replace(candidate.chunk, path=fitting[0]))
 
 
-def _make_hit(ranked: Ranked, commit: str | None, stale: Mapping[str, bool | None]) -> Hit:
+def _name_repo(repo: Path) -> str:
+    """Empty for a collection of documents, which is of no repository."""
+    return "" if repo == Path() else str(repo)
+
+
+def _make_hit(
+    ranked: Ranked,
+    commit: str | None,
+    stale: Mapping[str, bool | None],
+    sources: Mapping[str, Mapping[str, Any]],
+) -> Hit:
     chunk = ranked.chunk
     return Hit(
         path=chunk.path,
@@ -458,4 +539,5 @@ def _make_hit(ranked: Ranked, commit: str | None, stale: Mapping[str, bool | Non
         text=chunk.text,
         commit=commit,
         is_stale=stale.get(chunk.path),
+        source=sources.get(chunk.path),
     )

@@ -109,7 +109,9 @@ _WRAPPERS = {"decorated_definition", "export_statement", "template_declaration"}
 _LONE_WRAPPERS = {"lexical_declaration", "variable_declaration", "type_declaration", "expression_statement"}
 _PREFIXES = {"attribute_item", "decorator"}
 
-_HEADING = re.compile(r"(#{1,6})\s+(.+?)\s*#*\s*$")
+_HEADING = re.compile(r"(#{1,6})(?:\s+(.*?))?\s*#*\s*$")
+_UNTITLED = "untitled"
+"""A heading may be empty (CommonMark 4.2); it parts sections all the same."""
 _FENCE = re.compile(r"\s{0,3}(```+|~~~+)")
 
 
@@ -241,4 +243,4 @@ def _list_headings(text: str) -> Iterator[tuple[int, int, str]]:
         if mark := _FENCE.match(line):
             fence = "" if fence and mark[1].startswith(fence) else fence or mark[1]
         elif not fence and (heading := _HEADING.match(line)):
-            yield number, len(heading[1]), heading[2]
+            yield number, len(heading[1]), heading[2] or _UNTITLED

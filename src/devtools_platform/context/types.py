@@ -1,11 +1,45 @@
 """The context part's data: what is indexed, what is found, how far an index is. No behaviour."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
-Source = Literal["commit", "files"]
-"""What an index follows: the commit at HEAD, or the files on disk with their uncommitted changes."""
+RepoSource = Literal["commit", "files"]
+"""What the index of a repository follows: the commit at HEAD, or the files on disk with their uncommitted changes."""
+Source = Literal["commit", "files", "documents"]
+"""What an index follows: a repository, or what was stored as documents."""
+
+DocumentKind = Literal["outcome", "decision", "finding", "document", "ticket"]
+"""The first three are what tasks leave behind: how one ended, what people decided in it, what its review found."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text that is found as files are, under its id."""
+
+    id: str
+    """Reads as a path: `tasks/gv4m2xpc.md`."""
+    kind: DocumentKind
+    title: str
+    text: str
+    source: Mapping[str, Any]
+    """Where it comes from: the task, the run, the commit, an address."""
+    at: datetime
+    """When what it says happened."""
+
+
+@dataclass(frozen=True)
+class DocumentInfo:
+    """A document without its text."""
+
+    id: str
+    kind: DocumentKind
+    title: str
+    source: Mapping[str, Any]
+    at: datetime
+    size: int
+    """Bytes, as it is indexed."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +106,8 @@ class Hit:
     """The indexed commit; None until the first indexing of the repository ended."""
     is_stale: bool | None = None
     """Whether the file on disk differs from what was indexed; None where there is none to compare with."""
+    source: Mapping[str, Any] | None = None
+    """Where a document comes from; None for a file of a repository."""
 
 
 @dataclass(frozen=True)
@@ -120,5 +156,7 @@ class IndexStatus:
     """Whether saved files become searchable by themselves."""
     without_vector: int | None
     """Chunks that are found by their words only, so far; None where there is no embedder."""
+    embedding_error: str | None
+    """Why chunks go on without a vector: what the embedder said last; None while it does its work."""
     skipped: list[tuple[str, str]]
     """(path, reason) of what is not searchable, wholly or in part."""

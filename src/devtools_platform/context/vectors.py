@@ -82,29 +82,35 @@ async def fill_vectors(engine: ChunkEngine, embedder: Embedder, cache: VectorCac
     """
     filled = 0
     while waiting := await engine.list_without_vector(collection, PAGE):
-        keys = {id_: _make_key(embedder.id, chunk) for id_, chunk in waiting}
+        texts = {id_: _get_text(chunk, reads_code=embedder.reads_code) for id_, chunk in waiting}
+        keys = {id_: _make_key(embedder.id, text) for id_, text in texts.items()}
         known = await asyncio.to_thread(cache.load, sorted(set(keys.values())))
         await engine.set_vectors({id_: known[key] for id_, key in keys.items() if key in known})
         REUSED.inc(sum(key in known for key in keys.values()))
-        rest = [(id_, chunk) for id_, chunk in waiting if keys[id_] not in known]
+        rest = [id_ for id_ in keys if keys[id_] not in known]
         for start in range(0, len(rest), BATCH):
             batch = rest[start : start + BATCH]
-            vectors = await embedder.embed([_get_text(chunk) for _, chunk in batch])
+            vectors = await embedder.embed([texts[id_] for id_ in batch])
             EMBEDDED.inc(len(batch))
-            fresh = {keys[id_]: vector for (id_, _), vector in zip(batch, vectors, strict=True)}
+            fresh = {keys[id_]: vector for id_, vector in zip(batch, vectors, strict=True)}
             await asyncio.to_thread(cache.save, fresh)
-            await engine.set_vectors({id_: fresh[keys[id_]] for id_, _ in batch})
+            await engine.set_vectors({id_: fresh[keys[id_]] for id_ in batch})
         filled += len(waiting)
     await asyncio.to_thread(cache.trim)
     return filled
 
 
-def _get_text(chunk: Chunk) -> str:
-    """What stands for a chunk to the model, which knows words, not code: of code the names, where it is, its words.
+def make_keys(embedder: Embedder, chunks: Sequence[Chunk]) -> list[str]:
+    """What each chunk's vector is kept under."""
+    return [_make_key(embedder.id, _get_text(chunk, reads_code=embedder.reads_code)) for chunk in chunks]
 
-    Measured: a little better than the code itself, at three quarters of the time.
+
+def _get_text(chunk: Chunk, *, reads_code: bool) -> str:
+    """What stands for a chunk to the model. One that knows words, not code, is given names, place and words.
+
+    Measured for MiniLM: a little better than the code itself, at three quarters of the time.
     """
-    if chunk.kind in _PROSE:
+    if reads_code or chunk.kind in _PROSE:
         return f"{chunk.header}\n{chunk.text}"
     name = chunk.name.rpartition(".")[2]
     words = [word for word in _split(chunk.text) if word not in _SAYS_NOTHING]
@@ -115,5 +121,5 @@ def _split(text: str) -> list[str]:
     return [part.lower() for part in _PARTS.findall(text)]
 
 
-def _make_key(model: str, chunk: Chunk) -> str:
-    return hashlib.blake2b(f"{model}\n{_get_text(chunk)}".encode(errors="replace"), digest_size=16).hexdigest()
+def _make_key(model: str, text: str) -> str:
+    return hashlib.blake2b(f"{model}\n{text}".encode(errors="replace"), digest_size=16).hexdigest()

@@ -19,10 +19,11 @@ from pathspec import GitIgnoreSpec
 from devtools_platform.context.chunking import find_skipped_path
 from devtools_platform.context.git import TreeEntry
 from devtools_platform.context.manifest import Manifest
-from devtools_platform.core.errors import NotARepository
+from devtools_platform.core.errors import NotARepository, TooLarge
 
 IGNORE_FILES = (".gitignore", ".devtoolsignore")
 MAX_IGNORE_BYTES = 100_000
+MAX_FILES = 1_000_000
 MAX_SEEN = 20_000
 """Files whose content ids are kept in memory."""
 _ALWAYS_IGNORED = frozenset({".git", ".hg", ".svn", ".jj"})
@@ -82,12 +83,17 @@ def _read_lines(file: Path) -> list[str]:
 def list_files(
     root: Path, known: Mapping[str, tuple[str, Stamp]], rules: IgnoreRules
 ) -> tuple[list[TreeEntry], dict[str, Stamp]]:
-    """Every file that is not ignored. Only files whose stamp differs from the `known` one are read."""
+    """Every file that is not ignored. Only files whose stamp differs from the `known` one are read.
+
+    Raises `NotARepository`, and `TooLarge` for a million files.
+    """
     if not root.is_dir():
         raise NotARepository(f"{str(root)!r} is not a folder.", hint="Give the top folder of a working tree.")
     entries: list[TreeEntry] = []
     stamps: dict[str, Stamp] = {}
     for path, stamp in _walk(root, rules):
+        if len(entries) == MAX_FILES:
+            raise TooLarge(f"{str(root)!r} holds more than {MAX_FILES} files.", hint="Ignore what is not code.")
         blob, before = known.get(path, ("", (0, 0)))
         if before != stamp:
             content = None if find_skipped_path(path, stamp[0]) else read_file(root, path)

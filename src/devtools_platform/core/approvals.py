@@ -9,7 +9,8 @@ from pydantic import Field
 
 from devtools_platform.core.tasks import Frozen
 
-Kind = Literal["tool", "plan", "publish"]
+Kind = Literal["tool", "plan", "publish", "question"]
+"""`question`: the orchestrator does not know what is wanted; the reason given with the approval is the answer."""
 Risk = Literal["low", "medium", "high"]
 ApprovalStatus = Literal["pending", "approved", "denied", "expired", "cancelled"]
 Environment = Literal["production", "staging", "development", "test"]

@@ -1,6 +1,7 @@
 """What more than one part needs from the outside. `app` decides who answers."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from devtools_platform.core.tools import Caller, Tool, ToolResult
@@ -21,6 +22,17 @@ class ToolServer(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Child:
+    """A workflow to queue; see `Durable.child`."""
+
+    workflow: str
+    id: str
+    argument: Mapping[str, Any]
+    partition: str
+    priority: int
+
+
 class Durable(Protocol):
     """Work that survives the process: a step's result is stored once and replayed after a crash."""
 
@@ -39,6 +51,14 @@ class Durable(Protocol):
 
         `partition` names whose limits it counts against; among the waiting, the lowest `priority` goes first.
         """
+        ...
+
+    async def children(self, wanted: Sequence["Child"]) -> list[dict[str, Any]]:
+        """The same for several at once; their results in the order they were given."""
+        ...
+
+    async def patched(self, name: str) -> bool:
+        """Whether this workflow began with the change `name` in the code; False in one that began before it."""
         ...
 
     async def receive(self, topic: str, timeout_s: float) -> bool:

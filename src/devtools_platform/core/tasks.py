@@ -68,6 +68,13 @@ class PlanStep(Frozen):
     id: str
     agent: AgentName
     goal: str
+    needs: tuple[str, ...] | None = None
+    """Ids of the steps that must be done before it; None: all before it. Steps that wait for nobody run at once."""
+    acceptance: str = ""
+    """By what one sees that it is done."""
+    risk: Literal["low", "medium", "high"] = "low"
+    cost_usd: float | None = None
+    """What it will cost, estimated from the stack's own history; None when that is unknown."""
 
 
 class Plan(Frozen):
@@ -102,13 +109,17 @@ class Finding(Frozen):
     """One remark of the review, with its evidence."""
 
     source: str
-    """The analyzer that says so (`ruff`, `bandit`, `secrets`), or `model`."""
+    """The analyzer that says so (`ruff`, `hadolint`, `secrets`), `repository:NAME`, or `model`."""
     rule: str
     severity: Severity
     path: str
     line: int | None
     message: str
     is_blocking: bool
+    evidence: str = ""
+    """The line itself, secrets redacted; empty when there is none, or when it would show a secret."""
+    suggestion: str | None = None
+    """What to do about it, as its source says; None when it says nothing."""
 
 
 class Review(Frozen):

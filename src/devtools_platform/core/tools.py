@@ -35,6 +35,15 @@ class Caller:
     task_id: str
     agent: CallerName
     without_sandbox: bool = False
+    collections: tuple[str, ...] = ()
+    """Patterns of the context collections that the token opens beside those of the task's own repository."""
+    workspace: str = ""
+    """The clone it works in, where that is not the task's own: one of several steps that run at once."""
+
+    @property
+    def folder(self) -> str:
+        """The name of its clone's folder."""
+        return self.workspace or self.task_id
 
 
 @dataclass(frozen=True)

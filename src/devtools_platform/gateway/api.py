@@ -44,7 +44,14 @@ from devtools_platform.gateway.types import Policy
 from devtools_platform.gateway.upstreams.upstream import Upstream
 from devtools_platform.kit.http import create_app, error_response
 
-OPERATOR = Principal("operator", "the operator", Caller("operator", "person"), None, ("tools:*",), sees_all=True)
+OPERATOR = Principal(
+    "operator",
+    "the operator",
+    Caller("operator", "person", collections=("*",)),
+    None,
+    ("tools:*", "context:*"),
+    sees_all=True,
+)
 """Who holds the stack's own token."""
 
 
@@ -208,7 +215,8 @@ def _add_tools(app: FastAPI, gateway: Gateway, hub: Hub, search: SearchMode) -> 
 
     @app.get("/tools", tags=["tools"])
     async def list_tools(request: Request) -> list[dict[str, Any]]:
-        return [_describe(entry) for entry in hub.offer.view(_principal(request)).entries.values()]
+        principal = _principal(request)
+        return [_describe(entry, hub, principal) for entry in hub.offer.view(principal).entries.values()]
 
     @app.get("/tools/search", tags=["tools"])
     async def search_tools(
@@ -216,8 +224,9 @@ def _add_tools(app: FastAPI, gateway: Gateway, hub: Hub, search: SearchMode) -> 
         q: Annotated[str, Query(min_length=1, max_length=1000)],
         limit: Annotated[int, Query(ge=1, le=50)] = 5,
     ) -> list[dict[str, Any]]:
-        found, by = await search.find(hub, _principal(request), q, limit)
-        return [{**_describe(entry), "ranked_by": by} for entry in found]
+        principal = _principal(request)
+        found, by = await search.find(hub, principal, q, limit)
+        return [{**_describe(entry, hub, principal), "ranked_by": by} for entry in found]
 
     @app.post("/tools/{server}/{tool}", tags=["tools"])
     async def call_tool(server: str, tool: str, call: ToolCall, request: Request) -> dict[str, Any]:
@@ -316,13 +325,13 @@ def _add_audit(app: FastAPI, audit: Audit) -> None:
     _ = (list_audit, verify_audit)
 
 
-def _describe(entry: Entry) -> dict[str, Any]:
+def _describe(entry: Entry, hub: Hub, principal: Principal) -> dict[str, Any]:
     return {
         "name": entry.full,
         "server": entry.server,
         "description": entry.description,
         "is_read_only": entry.is_read_only,
-        "decision": entry.verdict,
+        "decision": hub.decision(principal, entry),
         "input_schema": entry.schema,
     }
 

@@ -271,11 +271,18 @@ class Hub:
             )
         return verdict, cap or upstream.spec.max_result_bytes
 
+    def decision(self, principal: Principal, entry: Entry) -> Verdict:
+        """What a call meets before its arguments are looked at."""
+        is_asked = entry.full in self.offer.view(principal).asked
+        if entry.upstream is not None:
+            return "ask" if is_asked and entry.verdict == "allow" else entry.verdict
+        if principal.agent is None and not entry.is_read_only:
+            return "ask"
+        return "ask" if is_asked else "allow"
+
     def _decide_own(self, principal: Principal, entry: Entry) -> Verdict:
         """For agents the stack's rules decide, in `Gateway`. A person is asked here, before anything is changed."""
-        if principal.agent is not None:
-            return "allow"
-        return "ask" if not entry.is_read_only or entry.full in self.offer.view(principal).asked else "allow"
+        return "allow" if principal.agent is not None else self.decision(principal, entry)
 
     def _apply_rules(self, principal: Principal, entry: Entry, arguments: bytes) -> tuple[Verdict, int]:
         """The first rule that decides does; each that holds limits."""

@@ -12,7 +12,7 @@ from devtools_platform.core.agents import AGENTS, AgentName
 from devtools_platform.core.errors import BadInput, NotFound, Unauthorized
 from devtools_platform.core.tools import Caller
 from devtools_platform.gateway.oidc import OidcCallers
-from devtools_platform.gateway.principal import TOOLS, Principal, run_principal
+from devtools_platform.gateway.principal import COLLECTIONS, TOOLS, Principal, collections_of, run_principal
 from devtools_platform.kit.tokens import is_run_token, verify_run_token
 
 PREFIX = "dtg_"
@@ -178,7 +178,8 @@ class Identity:
 
 def principal_of(record: TokenRecord) -> Principal:
     """A token for no agent is a person's."""
-    caller = Caller(record.task_id or f"token:{record.id}", record.agent or "person")
+    opened = collections_of(record.scopes)
+    caller = Caller(record.task_id or f"token:{record.id}", record.agent or "person", collections=opened)
     return Principal(
         f"token:{record.id}", record.name, caller, record.agent, record.scopes, record.per_minute, record.expires_at
     )
@@ -200,9 +201,10 @@ def _check(name: str, scopes: Sequence[str], agent: str | None, days: float) -> 
         raise BadInput("A token needs a name of at most 100 characters.", hint="Name it for who uses it.")
     if agent is not None and agent not in AGENTS:
         raise BadInput(f"{agent!r} is no agent.", hint=f"One of {', '.join(AGENTS)}.")
-    if not scopes or any(not scope.startswith(TOOLS) or len(scope) > 200 for scope in scopes):  # noqa: PLR2004
+    if not scopes or any(not scope.startswith((TOOLS, COLLECTIONS)) or len(scope) > 200 for scope in scopes):  # noqa: PLR2004
         raise BadInput(
-            f"The scopes are {list(scopes)!r}.", hint="Write them as tools:SERVER_TOOL, `*` allowed: tools:git_*."
+            f"The scopes are {list(scopes)!r}.",
+            hint="Write them as tools:SERVER_TOOL or context:COLLECTION, `*` allowed: tools:git_*, context:shop-*.",
         )
     if not 0 < days <= MAX_DAYS:
         raise BadInput(f"A token lasts up to {MAX_DAYS} days, not {days!r}.")

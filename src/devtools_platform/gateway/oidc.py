@@ -21,7 +21,7 @@ from prometheus_client import Counter
 from devtools_platform.core.errors import DevToolsError, Unauthorized, Unavailable
 from devtools_platform.core.tools import Caller
 from devtools_platform.gateway.mcp.messages import as_list, as_object, decode
-from devtools_platform.gateway.principal import TOOLS, Principal
+from devtools_platform.gateway.principal import COLLECTIONS, TOOLS, Principal, collections_of
 from devtools_platform.gateway.upstreams.fetch import Fetch
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,8 @@ class Trust:
     def scopes(self, claims: Mapping[str, Any]) -> tuple[str, ...]:
         value = claims.get(self.claim)
         held = value.split() if isinstance(value, str) else [v for v in as_list(value) if isinstance(v, str)]
-        found = [scope for v in held for scope in ((v,) if v.startswith(TOOLS) else self.scopes_of.get(v, ()))]
+        ours = (TOOLS, COLLECTIONS)
+        found = [scope for v in held for scope in ((v,) if v.startswith(ours) else self.scopes_of.get(v, ()))]
         return tuple(dict.fromkeys(scope for scope in found if len(scope) <= MAX_TEXT))[:MAX_SCOPES]
 
 
@@ -109,8 +110,9 @@ class OidcCallers:
         id_ = f"oidc:{self._hash}/{subject}"
         name = next((n for k in ("email", "preferred_username") if isinstance(n := claims.get(k), str)), subject)
         name = "".join(c for c in name if c.isprintable())[:100]
-        caller = Caller(id_, "person")
-        return Principal(id_, name, caller, None, self.trust.scopes(claims), expires_at=expires_at), expires_at
+        scopes = self.trust.scopes(claims)
+        caller = Caller(id_, "person", collections=collections_of(scopes))
+        return Principal(id_, name, caller, None, scopes, expires_at=expires_at), expires_at
 
     def _claims(self, token: str) -> dict[str, Any]:
         if len(token) > MAX_TOKEN_BYTES:

@@ -12,6 +12,14 @@ TOOLS = "tools:"
 """A scope that begins so permits calling the tools whose full names match the rest (`tools:git_*`)."""
 
 
+COLLECTIONS = "context:"
+"""A scope that begins so opens the context collections whose names match the rest (`context:shop-*`)."""
+
+
+def collections_of(scopes: Sequence[str]) -> tuple[str, ...]:
+    return tuple(scope.removeprefix(COLLECTIONS) for scope in scopes if scope.startswith(COLLECTIONS))
+
+
 @dataclass(frozen=True)
 class Principal:
     id: str

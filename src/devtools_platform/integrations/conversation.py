@@ -63,6 +63,11 @@ class Conversation:
     async def _about(self, said: Said, link: Link) -> Outcome:
         """What was said about the thread's present task."""
         verb = said.order.verb
+        if verb != "cancel" and (asked := await self._find_question(link)) is not None:
+            # Whatever is said now is the answer, "no" as well.
+            answer = Decision(is_approved=True, reason=said.order.said)
+            await self.tasks.decide(asked, answer, actor=said.actor, key=said.key)
+            return Outcome("done", f"answered {asked}")
         if verb in {"approve", "deny"}:
             return await self._decide(said, link)
         if verb == "cancel":
@@ -82,6 +87,11 @@ class Conversation:
         link = Link(id_, said.service, said.thread, {**said.origin, "key": said.key})
         await self.links.add_link(link, self.voice.begin(link))
         return Outcome("done", f"task {id_}")
+
+    async def _find_question(self, link: Link) -> str | None:
+        """What the crew wants to know before it begins, if anything."""
+        waiting = await self.tasks.list_questions(link.task_id)
+        return next((question.id for question in waiting if question.kind == "question"), None)
 
     async def _decide(self, said: Said, link: Link) -> Outcome:
         questions = await self.tasks.list_questions(link.task_id)

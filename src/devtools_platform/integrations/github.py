@@ -211,6 +211,10 @@ class GitHubVoice:
 
     def _ask(self, link: Link, event: TaskEvent) -> Message:
         id_ = str(event.data["id"])
+        if event.data.get("kind") == "question":
+            question = plain(str(event.data.get("preview")), 4000)
+            text = f"**Task `{link.task_id}` asks:** {question}\n\nAnswer with `{self.mention} YOUR ANSWER`."
+            return self._comment(link, f"{id_}:asked", f"{link.task_id}:approval:{id_}", text)
         what = {"plan": "the plan", "publish": "the change"}.get(str(event.data.get("kind")), "this call")
         asked = json.dumps(event.data.get("arguments") or {}, indent=2, ensure_ascii=False)
         detail = f"\n\n`{event.data['tool']}`\n```json\n{plain(asked, 3000)}\n```" if event.data.get("tool") else ""

@@ -207,6 +207,9 @@ def _activity(link: Link, key: str, kind: str, *, place: str | None = None, ephe
 
 
 def _ask(link: Link, event: TaskEvent) -> Message:
+    if event.data.get("kind") == "question":
+        question = plain(str(event.data.get("preview")), MAX_BODY)
+        return _activity(link, f"{event.data['id']}:asked", "elicitation", body=question)
     what = {"plan": "the plan", "publish": "the change"}.get(str(event.data.get("kind")), "this call")
     arguments = json.dumps(event.data.get("arguments") or {}, indent=2, ensure_ascii=False)
     detail = f"\n\n`{event.data['tool']}`\n```json\n{plain(arguments, 3000)}\n```" if event.data.get("tool") else ""

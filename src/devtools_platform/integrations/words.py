@@ -36,6 +36,8 @@ class Order:
 
     verb: Verb
     text: str
+    said: str = ""
+    """All of it, as it was said: the answer, where a question was asked."""
 
 
 def find_address(comment: str, mention: str) -> str | None:
@@ -53,8 +55,8 @@ def read_order(text: str) -> Order:
     rest = rest.strip(" :,-\n")
     # "Stop the discount at 99" is work, "stop" is not; a decision may carry its reason.
     if verb is None or (verb in {"cancel", "retry"} and rest):
-        return Order("do", text.strip())
-    return Order(verb, rest)
+        return Order("do", text.strip(), text.strip())
+    return Order(verb, rest, text.strip())
 
 
 def task_text(order: str, source: str, title: str, body: str) -> str:

@@ -220,6 +220,41 @@ async def copy_workspace(source: Path, destination: Path) -> None:
     half_done.rename(destination)
 
 
+async def merge_clone(workspace: Path, other: Path, since: str, author: str) -> tuple[str, ...]:
+    """Bring what `other` changed since the snapshot `since` (which both have) into `workspace`.
+
+    Returns the files both changed in one place; then nothing was brought in. Doing it again changes nothing.
+    """
+    await take_snapshot(other, "merge-theirs", author)
+    await take_snapshot(workspace, "merge-ours", author)
+    theirs = f"{SNAPSHOT_REFS}merge-theirs"
+    fetch = ("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules")
+    await _in_clone(workspace, *fetch, "--", str(other), f"+{theirs}:{theirs}", timeout_s=600)
+    base = _text(await _in_clone(workspace, "rev-parse", f"{SNAPSHOT_REFS}{since}^{{commit}}"))
+    sides = [
+        _text(await _in_clone(workspace, *_child_of(base, f"{SNAPSHOT_REFS}{name}"), env=_identity(author)))
+        for name in ("merge-ours", "merge-theirs")
+    ]
+    merge = ["merge-tree", "--write-tree", "--name-only", "--no-messages", "-z", *sides]
+    merged = await _in_clone(workspace, *merge, check=False, timeout_s=300)
+    tree, *files = [part.decode("utf-8", errors="replace") for part in merged.stdout.split(b"\0") if part]
+    if merged.code == 1:
+        return tuple(files)
+    if merged.code != 0:
+        raise ProgramFailed(f"git could not merge the files of {other.name!r}: {merged.stderr}")
+    create = ["commit-tree", tree, "-p", BASE_REF, "-m", "Snapshot merged"]
+    made = _text(await _in_clone(workspace, *create, env=_identity(author)))
+    await _in_clone(workspace, "update-ref", f"{SNAPSHOT_REFS}merged", made)
+    branch = _text(await _in_clone(workspace, "symbolic-ref", "--short", "HEAD"))
+    await restore_snapshot(workspace, "merged", branch)
+    return ()
+
+
+def _child_of(base: str, snapshot: str) -> list[str]:
+    """A commit with a snapshot's files whose parent is `base`: a merge then finds the right ancestor by itself."""
+    return ["commit-tree", f"{snapshot}^{{tree}}", "-p", base, "-m", "Merge side"]
+
+
 async def diff_stat(workspace: Path, base: str) -> DiffStat:
     """Size of the difference between `base` and the files as they are. Binary files have no lines."""
     rows = _paths(await _diff(workspace, base, "--numstat", "-z"))

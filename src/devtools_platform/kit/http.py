@@ -34,6 +34,8 @@ HealthCheck = Callable[[], Awaitable[Mapping[str, Any]]]
 
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+Admit = Callable[[str], bool]
+"""Whether an Authorization header is let in that is not the service's own token: the routes say what it may do."""
 
 
 class ErrorBody(BaseModel):
@@ -52,8 +54,11 @@ def create_app(
     health: HealthCheck,
     open_paths: frozenset[str] = frozenset(),
     lifespan: Lifespan | None = None,
+    admit: Admit | None = None,
 ) -> FastAPI:
     """An app that refuses callers without `token`, except on `/health`, `/metrics` and `open_paths`.
+
+    `admit` lets other callers in; each route then has to say what they may do.
 
     `health` returns facts about the service; a key `ok` that is false makes `/health` answer 503.
     """
@@ -76,7 +81,7 @@ def create_app(
     async def read_metrics() -> Response:  # pyright: ignore[reportUnusedFunction]
         return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)
 
-    app.add_middleware(Guard, service=service, token=token, open_paths=OPEN_PATHS | open_paths)
+    app.add_middleware(Guard, service=service, token=token, open_paths=OPEN_PATHS | open_paths, admit=admit)
     return app
 
 
@@ -95,11 +100,14 @@ def has_token(header: str, token: str) -> bool:
 class Guard:
     """Raw ASGI: bearer token, body size, request count and time. Before any parsing happens."""
 
-    def __init__(self, app: ASGIApp, *, service: str, token: str, open_paths: frozenset[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, *, service: str, token: str, open_paths: frozenset[str], admit: Admit | None = None
+    ) -> None:
         self.app = app
         self.service = service
         self.token = token
         self.open_paths = open_paths
+        self.admit = admit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -130,7 +138,10 @@ class Guard:
             return _plain(413, "too_large", f"A request body is at most {MAX_BODY_BYTES} bytes.")
         if "\0" in scope["path"] or b"%00" in scope["query_string"]:  # PostgreSQL has no text with one
             return _plain(422, "bad_input", "A NUL character stands in the address.", "Leave it out.")
-        if scope["path"] in self.open_paths or has_token(headers.get("authorization", ""), self.token):
+        caller = headers.get("authorization", "")
+        if scope["path"] in self.open_paths or has_token(caller, self.token):
+            return None
+        if self.admit is not None and self.admit(caller):
             return None
         response = _plain(
             401,

@@ -392,7 +392,6 @@ gateway_audit = Table(
 )
 """Calls at servers of others, each line's hash covering the one before; `arguments` is JSON text, as it was hashed."""
 
-
 inbox = Table(
     "inbox",
     metadata,
@@ -467,3 +466,23 @@ service_tokens = Table(
     _now("at"),
 )
 """Rotating tokens of outside services, encrypted with a key derived from the stack's secret."""
+
+documents = Table(
+    "documents",
+    metadata,
+    Column("collection", Text, primary_key=True),
+    Column("id", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("title", StorableText, nullable=False),
+    Column("text", StorableText, nullable=False),
+    Column("source", StorableJson, nullable=False),
+    Column("blob", Text, nullable=False),
+    Column("size", Integer, nullable=False),
+    Column("task_id", Text, index=True),
+    Column("version", Integer, nullable=False, server_default="1"),
+    _time("at", nullable=False),
+    _time("forgotten_at"),
+)
+"""What the context service holds beside repositories. `blob` and `size` are of the content as it is indexed;
+`version` is the attempt of the task it was made from. A forgotten document stays as a row without words, so
+that it is not made again. No foreign key: what was learnt outlives the task's row."""

@@ -19,6 +19,7 @@ def issue_run_token(secret: str, caller: Caller) -> str:
         "sub": caller.agent,
         "task": caller.task_id,
         "without_sandbox": caller.without_sandbox,
+        **({"workspace": caller.workspace} if caller.workspace else {}),
         "exp": int(time.time() + LIFETIME_S),
     }
     return jwt.encode(claims, secret, algorithm="HS256")
@@ -46,4 +47,5 @@ def verify_run_token(secret: str, token: str) -> Caller:
         raise Unauthorized(f"The gateway token is not valid: {error}.") from None
     if claims["sub"] not in AGENTS:
         raise Unauthorized(f"The gateway token names {claims['sub']!r}, which is no agent.")
-    return Caller(claims["task"], claims["sub"], bool(claims.get("without_sandbox", False)))
+    workspace = str(claims.get("workspace", ""))
+    return Caller(claims["task"], claims["sub"], bool(claims.get("without_sandbox", False)), workspace)

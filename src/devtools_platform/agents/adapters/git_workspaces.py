@@ -5,7 +5,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from devtools_platform.agents.types import Diff, Workspace
+from devtools_platform.agents.types import Diff, Merge, Workspace
 from devtools_platform.core.errors import DiskFull
 from devtools_platform.kit import git
 
@@ -74,7 +74,27 @@ class GitWorkspaces:
         return await self.restore(target, snapshot, branch)
 
     async def remove(self, task_id: str) -> None:
-        await asyncio.to_thread(shutil.rmtree, self.root / task_id, ignore_errors=True)
+        for path in (self.root / task_id, *self.root.glob(f"{task_id}--*")):
+            await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
+
+    async def split(self, workspace: Workspace, name: str) -> str:
+        self._check_room()
+        source = self.root / workspace.task_id
+        folder = f"{workspace.task_id}--{name}"
+        if not (self.root / folder).exists():
+            await git.take_snapshot(source, f"split-{name}", AUTHOR)
+            await git.copy_workspace(source, self.root / folder)
+        return folder
+
+    async def merge(self, workspace: Workspace, folder: str) -> Merge:
+        other = self.root / folder
+        if not other.exists():  # a crash after the merge and before its step was stored
+            return Merge()
+        name = folder.removeprefix(f"{workspace.task_id}--")
+        conflicts = await git.merge_clone(self.root / workspace.task_id, other, f"split-{name}", AUTHOR)
+        if not conflicts:
+            await asyncio.to_thread(shutil.rmtree, other, ignore_errors=True)
+        return Merge(conflicts=list(conflicts))
 
     def _check_room(self) -> None:
         free_mb = shutil.disk_usage(self.root).free // 2**20

@@ -6,6 +6,7 @@ What dies twice is `Unavailable`.
 
 import asyncio
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import msgspec
 
 from devtools_platform.context.child import Child, ChildDied, ChildRefused
+from devtools_platform.context.interfaces import ChunkEngine
 from devtools_platform.context.query import DENSE, quantise
 from devtools_platform.context.types import Candidate, Chunk
 from devtools_platform.core.errors import Unavailable
@@ -80,6 +82,13 @@ class EdgeEngine:
     async def get_texts(self, ids: Sequence[str]) -> dict[str, str]:
         return await self._call(dict[str, str], "get_texts", ids=list(ids))
 
+    async def list_chunks(
+        self, collection: str, limit: int, after: str | None = None
+    ) -> tuple[list[tuple[str, str, Chunk]], str | None]:
+        kind = tuple[list[tuple[str, str, str, str]], str | None]
+        found, after = await self._call(kind, "list_chunks", collection=collection, limit=limit, after=after)
+        return [(id_, blob, replace(_ABOUT.decode(about), text=text)) for id_, blob, about, text in found], after
+
     async def list_without_vector(self, collection: str, limit: int) -> list[tuple[str, Chunk]]:
         found = await self._call(list[tuple[str, str, str]], "list_without_vector", collection=collection, limit=limit)
         return [(id_, replace(_ABOUT.decode(about), text=text)) for id_, about, text in found]
@@ -89,6 +98,32 @@ class EdgeEngine:
 
     async def count(self, collection: str | None = None, *, without_vector: bool = False) -> int:
         return await self._call(int, "count", collection=collection, lacks=DENSE if without_vector else None)
+
+    def aside(self) -> "EdgeEngine":
+        folder = self._beside("next")
+        shutil.rmtree(folder, ignore_errors=True)
+        return EdgeEngine(folder, vector_size=self.vector_size, timeout_s=self.timeout_s)
+
+    async def take_over(self, generation: ChunkEngine) -> None:
+        assert isinstance(generation, EdgeEngine)  # noqa: S101 - from `aside`
+        await generation.flush()
+        await generation.aclose()
+        async with self._starting:
+            if self._child is not None:
+                await self._child.close()  # it answers what it was asked; later questions start the next one
+                self._child = None
+            generation.directory.rename(self._beside("ready"))
+            await asyncio.to_thread(self._adopt)
+
+    def _beside(self, name: str) -> Path:
+        return self.directory.with_name(f"{self.directory.name}.{name}")
+
+    def _adopt(self) -> None:
+        """Put a generation that is ready in its place, also one that a killed process left."""
+        ready = self._beside("ready")
+        if ready.exists():
+            shutil.rmtree(self.directory, ignore_errors=True)
+            ready.rename(self.directory)
 
     async def flush(self) -> None:
         await self._call(None, "flush")
@@ -128,6 +163,7 @@ class EdgeEngine:
                 await self._child.close()
                 self._child = None
             if self._child is None:
+                await asyncio.to_thread(self._adopt)
                 self._child = await Child.start(_MODULE, str(self.directory), str(self.vector_size))
             return self._child
 

@@ -139,6 +139,16 @@ class Engine:
         points = self.shard.retrieve(list(ids), with_payload=["text"], with_vector=False)
         return {str(point.id): (point.payload or {})["text"] for point in points}
 
+    def list_chunks(
+        self, collection: str, limit: int, after: str | None
+    ) -> tuple[list[tuple[str, str, str, str]], str | None]:
+        where = _select(Where(collection))
+        asked = qdrant.ScrollRequest(offset=after, limit=limit, filter=where, with_payload=True)
+        points, following = self.shard.scroll(asked)
+        found = [(str(point.id), point.payload or {}) for point in points]
+        rows = [(id_, payload["blob"], payload["about"], payload["text"]) for id_, payload in found]
+        return rows, None if following is None else str(following)
+
     def list_without_vector(self, collection: str, limit: int) -> list[tuple[str, str, str]]:
         where = _select(Where(collection, lacks=DENSE))
         points, _ = self.shard.scroll(qdrant.ScrollRequest(limit=limit, filter=where, with_payload=True))
@@ -229,7 +239,10 @@ def _select(where: Where) -> qdrant.Filter | None:
 def main() -> None:
     gc.freeze()
     engine = Engine(Path(sys.argv[1]), int(sys.argv[2]))
-    operations = ("put", "delete", "search", "get_texts", "list_without_vector", "set_vectors", "count", "flush")
+    operations = (
+        *("put", "delete", "search", "get_texts", "list_chunks", "list_without_vector", "set_vectors"),
+        *("count", "flush"),
+    )
     try:
         serve({name: getattr(engine, name) for name in operations})
     finally:

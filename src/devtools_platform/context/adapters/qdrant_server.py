@@ -5,12 +5,15 @@ tokenizer on this side, so that both rank alike. One server collection holds our
 """
 
 import asyncio
+import re
+import secrets
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import qdrant_edge
 
+from devtools_platform.context.interfaces import ChunkEngine
 from devtools_platform.context.query import (
     AVERAGE_TOKENS,
     DENSE,
@@ -42,6 +45,9 @@ class QdrantEngine:
         self.client = client
         self.vector_size = vector_size
         self.collection = f"{collection}-{vector_size}"
+        """An alias: the collection it stands for is the present generation."""
+        self.aside_of: str | None = None
+        """The alias that the collection may stand under later; None for the engine that answers."""
         self._lexical = qdrant_edge.Bm25(
             qdrant_edge.Bm25Config(tokenizer=qdrant_edge.TokenizerType.Code, language="english", avg_len=AVERAGE_TOKENS)
         )
@@ -49,16 +55,17 @@ class QdrantEngine:
         self._is_prepared = False
 
     @classmethod
-    def connect(cls, url: str, api_key: str | None, *, vector_size: int = 384) -> "QdrantEngine":
+    def connect(
+        cls, url: str, api_key: str | None, *, vector_size: int = 384, collection: str = COLLECTION
+    ) -> "QdrantEngine":
         """Raises `Unavailable` when the extra `qdrant` is not installed."""
         try:
             from qdrant_client import AsyncQdrantClient
         except ImportError as error:
             hint = "Install it with `pip install 'devtools-platform[qdrant]'`."
             raise Unavailable(f"The client of the Qdrant server is not installed: {error}.", hint=hint) from None
-        return cls(
-            AsyncQdrantClient(url=url, api_key=api_key, timeout=30, check_compatibility=False), vector_size=vector_size
-        )
+        client = AsyncQdrantClient(url=url, api_key=api_key, timeout=30, check_compatibility=False)
+        return cls(client, vector_size=vector_size, collection=collection)
 
     async def put(self, collection: str, files: Mapping[str, Sequence[Chunk]]) -> None:
         await self.delete(collection, list(files))
@@ -99,6 +106,16 @@ class QdrantEngine:
     async def get_texts(self, ids: Sequence[str]) -> dict[str, str]:
         return {str(point.id): point.payload["text"] for point in await self._retrieve(ids, ["text"])}
 
+    async def list_chunks(
+        self, collection: str, limit: int, after: str | None = None
+    ) -> tuple[list[tuple[str, str, Chunk]], str | None]:
+        where = _select(Where(collection))
+        points, following = await self._call(
+            "scroll", scroll_filter=where, limit=limit, offset=after, with_payload=True
+        )
+        found = [(str(point.id), point.payload["blob"], _read_chunk(point.payload)) for point in points]
+        return found, None if following is None else str(following)
+
     async def list_without_vector(self, collection: str, limit: int) -> list[tuple[str, Chunk]]:
         where = _select(Where(collection, lacks=DENSE))
         points, _ = await self._call("scroll", scroll_filter=where, limit=limit, with_payload=True)
@@ -118,11 +135,47 @@ class QdrantEngine:
         where = _select(Where(collection, lacks=DENSE if without_vector else None))
         return int((await self._call("count", count_filter=where, exact=True)).count)
 
+    def aside(self) -> "QdrantEngine":
+        generation = QdrantEngine(self.client, vector_size=self.vector_size)
+        generation.collection, generation.aside_of = self._name_generation(), self.collection
+        return generation
+
+    async def take_over(self, generation: ChunkEngine) -> None:
+        assert isinstance(generation, QdrantEngine)  # noqa: S101 - from `aside`
+        await generation.count()  # an empty one is made, too
+        await self.count()
+        try:
+            before = await self.find_place()
+            await self._point_at(generation.collection, before)
+            if before is not None:
+                await self.client.delete_collection(before)
+        except Exception as error:  # the client raises what its transport does
+            raise Unavailable(f"The Qdrant server did not take the new generation: {error}", hint=_HINT) from error
+
+    async def _point_at(self, place: str, before: str | None) -> None:
+        """Let the name we use stand for another collection, in one step."""
+        models = _models()
+        create = models.CreateAlias(collection_name=place, alias_name=self.collection)
+        operations: list[Any] = [models.CreateAliasOperation(create_alias=create)]
+        if before is not None:
+            delete = models.DeleteAlias(alias_name=self.collection)
+            operations.insert(0, models.DeleteAliasOperation(delete_alias=delete))
+        await self.client.update_collection_aliases(change_aliases_operations=operations)
+
+    async def find_place(self) -> str | None:
+        """The collection that the name we use stands for; None before the first use."""
+        aliases = (await self.client.get_aliases()).aliases
+        return next((a.collection_name for a in aliases if a.alias_name == self.collection), None)
+
+    def _name_generation(self) -> str:
+        return f"{self.collection}-{secrets.token_hex(4)}"
+
     async def flush(self) -> None:
         """The server writes by itself."""
 
     async def aclose(self) -> None:
-        await self.client.close()
+        if self.aside_of is None:
+            await self.client.close()
 
     async def _converse(self, talk: Generator[list[Nearest], list[list[Scored]], Found]) -> Found:
         try:
@@ -165,19 +218,35 @@ class QdrantEngine:
         async with self._preparing:
             if self._is_prepared:
                 return
-            models = _models()
-            if not await self.client.collection_exists(self.collection):
-                words = models.SparseVectorParams(modifier=models.Modifier.IDF)
-                meaning = models.VectorParams(
-                    size=self.vector_size, distance=models.Distance.EUCLID, datatype=models.Datatype.UINT8
-                )
-                await self.client.create_collection(
-                    self.collection, vectors_config={DENSE: meaning}, sparse_vectors_config={TEXT: words, NAME: words}
-                )
-                tenant = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True)
-                await self.client.create_payload_index(self.collection, "collection", field_schema=tenant)
-                await self.client.create_payload_index(self.collection, "blob", field_schema="keyword")
+            if self.aside_of is not None:
+                await self._remove_abandoned(self.aside_of)
+                await self._create(self.collection)
+            elif await self.find_place() is None:
+                place = self._name_generation()
+                await self._create(place)
+                await self._point_at(place, None)
             self._is_prepared = True
+
+    async def _create(self, place: str) -> None:
+        models = _models()
+        words = models.SparseVectorParams(modifier=models.Modifier.IDF)
+        meaning = models.VectorParams(
+            size=self.vector_size, distance=models.Distance.EUCLID, datatype=models.Datatype.UINT8
+        )
+        await self.client.create_collection(
+            place, vectors_config={DENSE: meaning}, sparse_vectors_config={TEXT: words, NAME: words}
+        )
+        tenant = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True)
+        await self.client.create_payload_index(place, "collection", field_schema=tenant)
+        await self.client.create_payload_index(place, "blob", field_schema="keyword")
+
+    async def _remove_abandoned(self, alias: str) -> None:
+        """Generations that were begun and never took over."""
+        used = {found.collection_name for found in (await self.client.get_aliases()).aliases}
+        ours = re.compile(re.escape(alias) + "-[0-9a-f]{8}")
+        for found in (await self.client.get_collections()).collections:
+            if ours.fullmatch(found.name) and found.name not in used:
+                await self.client.delete_collection(found.name)
 
     def _make_points(self, collection: str, files: Mapping[str, Sequence[Chunk]]) -> list[Any]:
         return [

@@ -1,7 +1,7 @@
 """What each tool of the workspace can be given: one model per tool, its JSON Schema and its check in one."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -51,6 +51,10 @@ class RunCommand(Arguments):
 
 class RunTests(Arguments):
     paths: list[str] = Field(default_factory=list[str], description="Only these test files or folders; all if empty.")
+
+
+class Scaffold(Arguments):
+    kind: Literal["github-pipeline", "gitlab-pipeline", "container", "api-reference"]
 
 
 class NoArguments(Arguments):

@@ -20,7 +20,15 @@ from devtools_platform.core.errors import DevToolsError, DiskFull, NotFound, Too
 from devtools_platform.core.redact import redact, redact_text
 from devtools_platform.core.tools import Caller, Tool, ToolResult
 from devtools_platform.gateway.toolsets import files
-from devtools_platform.gateway.toolsets.analyzers import Analysis, analyze
+from devtools_platform.gateway.toolsets.analyzers import (
+    Analysis,
+    Policy,
+    Review,
+    analyze,
+    load_policy,
+    parse_review_config,
+)
+from devtools_platform.gateway.toolsets.analyzers.dependencies import Audit
 from devtools_platform.gateway.toolsets.arguments import (
     Arguments,
     DeleteFile,
@@ -30,12 +38,14 @@ from devtools_platform.gateway.toolsets.arguments import (
     ReadFile,
     RunCommand,
     RunTests,
+    Scaffold,
     SearchText,
     WriteFile,
     parse_arguments,
     schema_of,
 )
 from devtools_platform.gateway.toolsets.editing import replace_once
+from devtools_platform.gateway.toolsets.scaffolds import scaffold
 from devtools_platform.gateway.toolsets.test_command import (
     CONFIG_FILE,
     HOW_TO_CONFIGURE,
@@ -57,6 +67,7 @@ SYSTEM_PYTHON = Path("/usr/bin/python3")
 NO_TEST_COMMAND = "no_test_command"
 
 _TASK_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+_STEP_CLONE = re.compile(r"--[A-Za-z0-9][A-Za-z0-9_-]{0,40}")
 _NO_MATCH, _BAD_PATTERN = 1, 128
 
 
@@ -85,11 +96,15 @@ class WorkspaceTools:
         limits: Limits,
         detect: TestCommandDetector = detect_test_command,
         sandbox_program: Path | None = None,
+        policy: Policy | None = None,
+        audit: Audit | None = None,
     ) -> None:
         self._workspaces = workspaces
         self._limits = limits
         self._program = sandbox_program
         self._detect = detect
+        self._policy = policy or load_policy()
+        self._audit = audit or Audit()
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._tools = _by_name(self)
 
@@ -104,7 +119,7 @@ class WorkspaceTools:
                 raise NotFound(f"There is no tool {name!r}.", hint=f"There are: {', '.join(self._tools)}.")
             call = _Call(self._workspace_of(caller), isolate=not caller.without_sandbox)
             parsed = parse_arguments(entry.arguments, arguments)
-            async with self._turns[caller.task_id]:
+            async with self._turns[caller.folder]:
                 return await entry.run(call, parsed)
         except DevToolsError as error:
             return ToolResult(text=_words(error), data=error.to_dict(), is_error=True)
@@ -200,6 +215,20 @@ class WorkspaceTools:
         )
         return _command_result(done)
 
+    async def scaffold(self, call: _Call, given: Scaffold) -> ToolResult:
+        config = await _test_config(call)
+        found = await self._test_command(call, config, _any_python())
+        names = await git.list_files(call.workspace)
+
+        def make() -> dict[str, str]:
+            made = scaffold(given.kind, names, lambda path: _read_if_text(call.workspace, path), found)
+            for path, text in made.items():
+                files.write_text(call.workspace, path, text)
+            return made
+
+        made = await asyncio.to_thread(make)
+        return ToolResult(f"Wrote {', '.join(made)}.", {"files": list(made)})
+
     async def changes(self, call: _Call, _: NoArguments) -> ToolResult:
         base = await git.base_commit(call.workspace)
         stat = await git.diff_stat(call.workspace, base)
@@ -208,13 +237,26 @@ class WorkspaceTools:
 
     async def analyze(self, call: _Call, _: NoArguments) -> ToolResult:
         base = await git.base_commit(call.workspace)
-        analysis = await analyze(call.workspace, base, limits=self._limits, isolate=call.isolate, program=self._program)
-        return _analysis_result(analysis)
+        configured = await git.file_at(call.workspace, base, CONFIG_FILE)
+        review = Review(
+            call.workspace,
+            base,
+            self._limits,
+            isolate=call.isolate,
+            program=self._program,
+            python=await self._project_python(call, parse_config(configured)),
+            config=parse_review_config(configured),
+            policy=self._policy,
+            audit=self._audit,
+        )
+        return _analysis_result(await analyze(review))
 
     def _workspace_of(self, caller: Caller) -> Path:
         if not _TASK_ID.fullmatch(caller.task_id):
             raise NotFound(f"{caller.task_id!r} is not a task id.")
-        folder = self._workspaces / caller.task_id
+        if caller.workspace and not _STEP_CLONE.fullmatch(caller.workspace.removeprefix(caller.task_id)):
+            raise NotFound(f"{caller.workspace!r} is no workspace of task {caller.task_id!r}.")
+        folder = self._workspaces / caller.folder
         if folder.is_symlink() or not (folder / ".git").is_dir():
             raise NotFound(f"Task {caller.task_id!r} has no workspace.", hint="It is made when the task starts.")
         return folder
@@ -223,10 +265,7 @@ class WorkspaceTools:
         names = await git.list_files(call.workspace)
 
         def read(path: str) -> str | None:
-            try:
-                return files.read_text(call.workspace, path)
-            except ToolFailed:
-                return None
+            return _read_if_text(call.workspace, path)
 
         return await asyncio.to_thread(self._detect, names, read, config=config, python=str(python), root=call.root)
 
@@ -240,6 +279,13 @@ class WorkspaceTools:
         if config.python and not usable:
             raise ToolFailed(f"{CONFIG_FILE}: `[test] python` is {config.python!r}, which is no Python environment.")
         return usable[0] if usable else None
+
+
+def _read_if_text(workspace: Path, path: str) -> str | None:
+    try:
+        return files.read_text(workspace, path)
+    except ToolFailed:
+        return None
 
 
 async def _test_config(call: _Call) -> TestConfig:
@@ -332,6 +378,12 @@ def _by_name(tools: WorkspaceTools) -> dict[str, _Entry]:
             "Run a program in the workspace, in a sandbox without network. Gives its exit code and output.",
         ),
         (tools.run_tests, RunTests, False, "Run the project's own tests. Exit code 0 means they pass."),
+        (
+            tools.scaffold,
+            Scaffold,
+            False,
+            "Write a first pipeline, container file or API reference from what the repository has. Overwrites nothing.",
+        ),
         (tools.changes, NoArguments, True, "Show everything changed since the task started, as a diff."),
         (
             tools.analyze,

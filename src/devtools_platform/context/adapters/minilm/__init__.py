@@ -31,6 +31,7 @@ class MiniLm:
 
     id = "minilm-l6-v2-int8"
     size = 384
+    reads_code = False
 
     def __init__(self) -> None:
         self._session: Any = None

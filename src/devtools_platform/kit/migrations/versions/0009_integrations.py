@@ -7,7 +7,7 @@ from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
 revision = "0009"
-down_revision = "0003"
+down_revision = "0006"
 
 SCHEMA = "devtools"
 

@@ -16,6 +16,7 @@ from dbos import DBOS, DBOSConfig, SetEnqueueOptions, SetWorkflowID, StepOptions
 from pydantic import TypeAdapter
 
 from devtools_platform.core.errors import Away
+from devtools_platform.core.interfaces import Child
 from devtools_platform.kit.patience import patiently
 from devtools_platform.state.adapters.dbos.config import system_database_config
 from devtools_platform.state.adapters.dbos.control import AGENTS, TASKS, WORKFLOW_VERSION, DbosControl
@@ -125,11 +126,22 @@ class DbosEngine:
     async def child(
         self, workflow: str, id_: str, argument: Mapping[str, Any], *, partition: str, priority: int
     ) -> dict[str, Any]:
-        with SetWorkflowID(id_), SetEnqueueOptions(queue_partition_key=partition, priority=priority):
-            handle = await DBOS.enqueue_workflow_async(AGENTS, self._workflows[workflow], dict(argument))
-        # Not `id_`: in the replay of a retry or a fork it is the child of the workflow the history came from.
-        await self._ends.wait(handle.workflow_id)
-        return await handle.get_result(polling_interval_sec=SHORTEST_WATCH_S)
+        return (await self.children([Child(workflow, id_, argument, partition, priority)]))[0]
+
+    async def children(self, wanted: Sequence[Child]) -> list[dict[str, Any]]:
+        # Queued and read one after the other: their order is part of the stored history. Only the waiting is not.
+        handles: list[Any] = []
+        for child in wanted:
+            with (
+                SetWorkflowID(child.id),
+                SetEnqueueOptions(queue_partition_key=child.partition, priority=child.priority),
+            ):
+                handles.append(
+                    await DBOS.enqueue_workflow_async(AGENTS, self._workflows[child.workflow], dict(child.argument))
+                )
+        # Not `child.id`: in the replay of a retry or a fork it is the child of the workflow the history came from.
+        await asyncio.gather(*(self._ends.wait(handle.workflow_id) for handle in handles))
+        return [await handle.get_result(polling_interval_sec=SHORTEST_WATCH_S) for handle in handles]
 
     async def receive(self, topic: str, timeout_s: float) -> bool:
         return await DBOS.recv_async(topic, timeout_seconds=timeout_s) is not None

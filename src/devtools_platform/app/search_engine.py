@@ -1,0 +1,57 @@
+"""What search runs on: the engine that keeps chunks and the embedder that gives vectors, as the settings say.
+
+An engine holds vectors of one model: another model has a place of its own, and is filled from the repositories.
+"""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from devtools_platform.config import Settings
+from devtools_platform.context.adapters.edge import EdgeEngine
+from devtools_platform.context.adapters.minilm import MiniLm
+from devtools_platform.context.adapters.openai_embeddings import EndpointEmbedder
+from devtools_platform.context.adapters.qdrant_server import COLLECTION, QdrantEngine
+from devtools_platform.context.interfaces import ChunkEngine, Embedder
+from devtools_platform.core.errors import BadInput
+
+Tell = Callable[[str, str], None]
+
+
+def choose_embedder(settings: Settings, tell: Tell) -> Embedder | None:
+    """None for search by words only; that it comes to that is told. Raises `BadInput` for half an endpoint."""
+    if settings.embeddings == "endpoint":
+        return _connect(settings)
+    if settings.embeddings == "none":
+        return None
+    model = MiniLm()
+    if missing := model.find_missing():
+        tell("context", f"search by words only: {missing}")
+        return None
+    return model
+
+
+def _connect(settings: Settings) -> EndpointEmbedder:
+    url, model, size = settings.embedding_base_url, settings.embedding_model, settings.embedding_size
+    if url is None or model is None or size is None:
+        raise BadInput(
+            "DEV_TOOLS_EMBEDDINGS=endpoint needs an endpoint.",
+            hint="Set DEV_TOOLS_EMBEDDING_BASE_URL, DEV_TOOLS_EMBEDDING_MODEL and DEV_TOOLS_EMBEDDING_SIZE.",
+        )
+    key = settings.embedding_api_key
+    return EndpointEmbedder(url, model, size, key.get_secret_value() if key else None)
+
+
+def choose_engine(settings: Settings, folder: Path, embedder: Embedder | None, tell: Tell) -> ChunkEngine:
+    size = embedder.size if embedder else MiniLm.size
+    mark = "" if embedder is None or embedder.id == MiniLm.id else f"-{_mark(embedder.id)}"
+    if settings.qdrant_url is None:
+        return EdgeEngine(folder / f"edge{mark}-{size}", vector_size=size)
+    key = settings.qdrant_api_key
+    tell("context", f"the Qdrant server at {settings.qdrant_url}")
+    secret = key.get_secret_value() if key else None
+    return QdrantEngine.connect(settings.qdrant_url, secret, vector_size=size, collection=COLLECTION + mark)
+
+
+def _mark(model: str) -> str:
+    return hashlib.sha256(model.encode()).hexdigest()[:8]

@@ -1,0 +1,1 @@
+"""Programs that run inside the sandbox, by path and with the standard library and the analyzers' packages only."""
