@@ -157,6 +157,19 @@ def test_a_github_comment_becomes_a_reviewed_pull_request_through_a_kill(team: T
     assert numbers.count(github.pulls[-1]["number"]) == 1
 
 
+def test_a_question_of_the_crew_is_answered_in_linear(team: Team) -> None:
+    linear, session = team.linear, "session-3"
+    team.say(session, text="Make it right, please.", description="")
+    asked = wait_for(lambda: linear.contents(session, "elicitation"), "nothing was asked")[0]
+    assert asked["content"]["body"] == "What is wrong: the discount or the prices?"
+    assert "signal" not in asked  # an answer in words, not a choice
+    team.say(session, action="prompted", prompt="The discount, at exactly 100.")
+    wait_for(lambda: len(linear.contents(session, "elicitation")) == 2, "the answer was not taken")
+    team.say(session, action="prompted", prompt="deny: that was a rehearsal")
+    end = wait_for(lambda: linear.contents(session, "error"), "it did not end")[0]
+    assert "denied by linear:Ann" in end["content"]["body"]
+
+
 def test_stop_in_linear_cancels_the_task(team: Team) -> None:
     team.say("session-2", text="Fix the failing test: exactly 100")
     wait_for(lambda: team.linear.contents("session-2", "elicitation"), "nothing was asked")

@@ -16,6 +16,7 @@ from devtools_platform.integrations.signatures import sign
 from fakes.service import CONTRACTS, FakeService
 
 SECRET = "linear-webhook-secret"
+DESCRIPTION = "Fix the failing test: an order of exactly 100 must get the discount."
 CLIENT_ID, CLIENT_SECRET = "linear-client", "linear-client-secret"
 STATES = [
     {"id": "state-todo", "name": "Todo", "type": "unstarted", "position": 1.0},
@@ -171,13 +172,13 @@ _ids = count(1)
 
 
 def session_event(session: str, *, action: str = "created", text: str = "", prompt: str = "",
-                  signal: str | None = None, team: str = "ENG") -> dict[str, Any]:  # fmt: skip
+                  signal: str | None = None, team: str = "ENG", description: str | None = None) -> dict[str, Any]:  # fmt: skip
     """The payload of an AgentSessionEvent, in the shape of the schema's `AgentSessionEventWebhookPayload`."""
     at = "2026-11-25T12:00:00.000Z"
     user = {"id": "user-ann", "name": "Ann", "email": "ann@example.com", "url": "https://linear.app/acme/ann"}
     issue = {
         "id": f"issue-{session}", "identifier": "ENG-7", "title": text or "Orders of exactly 100",
-        "description": "Fix the failing test: an order of exactly 100 must get the discount.",
+        "description": DESCRIPTION if description is None else description,
         "teamId": "team-eng", "team": {"id": "team-eng", "key": team, "name": "Engineering"},
         "url": "https://linear.app/acme/issue/ENG-7",
     }  # fmt: skip

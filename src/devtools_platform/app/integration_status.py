@@ -53,4 +53,4 @@ def _failures(connection: sa.Connection) -> list[dict[str, Any]]:
     sent = sa.select(out.c.key.label("what"), out.c.service, out.c.error.label("why")).where(out.c.state == "failed")
     worked = sa.select(came.c.delivery.label("what"), came.c.service, came.c.note.label("why"))
     queries = (sent.order_by(out.c.id.desc()), worked.where(came.c.state == "failed").order_by(came.c.id.desc()))
-    return [dict(row._mapping) for query in queries for row in connection.execute(query.limit(MAX_FAILURES))]  # noqa: SLF001 - SQLAlchemy's public name
+    return [dict(row) for query in queries for row in connection.execute(query.limit(MAX_FAILURES)).mappings()]
