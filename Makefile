@@ -2,16 +2,18 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-SOURCES := src tests bench docs
+SOURCES := src tests bench docs deploy
 
-.PHONY: help demo test check chaos conformance bench docs format lock clean site
+.PHONY: help demo test check chaos conformance e2e-deploy bench eval docs format lock clean site
 help:
 	@echo "make demo    a real task, from nothing to a reviewed branch, with the embedded model"
 	@echo "make check   format, lint, types, imports"
 	@echo "make test    the whole suite"
 	@echo "make chaos   100 kills of workers over six-agent tasks"
 	@echo "make conformance  the official MCP suite through the gateway, and its OAuth scenarios for clients (needs npm)"
+	@echo "make e2e-deploy  releases and rollouts on real engines, in network namespaces (needs root; says what is missing)"
 	@echo "make bench   measured figures, written to docs/benchmarks.md by hand"
+	@echo "make eval    an evaluation set over the six agents, against the configured model"
 	@echo "make docs    the generated reference pages"
 	@echo "make site    the documentation as a site, in build/site"
 
@@ -24,9 +26,11 @@ $(VENV)/.runtime: requirements/runtime.txt pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
+# pydantic-evals pins an older pydantic-ai than ours and needs none of it for `make eval`: it comes without dependencies.
+$(VENV)/.dev: requirements/dev.txt requirements/eval.txt $(VENV)/.runtime
 	@echo "  adding the development tools"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/eval.txt
 	@touch $@
 
 demo: $(VENV)/.runtime
@@ -54,6 +58,17 @@ bench: $(VENV)/.dev
 	$(BIN)/python bench/small_tasks.py
 	$(BIN)/python bench/state.py
 
+# Needs root, docker.io, docker-registry, openssh-server, iproute2; says which is missing.
+$(VENV)/.deploy-test: requirements/deploy-test.txt $(VENV)/.dev
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/deploy-test.txt
+	@touch $@
+
+e2e-deploy: $(VENV)/.deploy-test
+	E2E_DEPLOY=1 $(BIN)/python -m pytest tests/e2e_deploy $(PYTEST_ARGS)
+
+eval: $(VENV)/.dev
+	$(BIN)/python bench/evaluate.py $(EVAL_ARGS)
+
 docs: $(VENV)/.dev
 	$(BIN)/python docs/generate.py
 
@@ -66,7 +81,11 @@ format: $(VENV)/.dev
 
 lock: $(VENV)/.dev
 	$(BIN)/pip-compile -q --extra local --extra dense --extra qdrant --extra analyzers --extra build -o requirements/runtime.txt pyproject.toml
-	$(BIN)/pip-compile -q --extra local --extra dense --extra qdrant --extra analyzers --extra build --extra docs --extra dev -o requirements/dev.txt pyproject.toml
+	$(BIN)/pip-compile -q --extra local --extra dense --extra qdrant --extra analyzers --extra build --extra deploy --extra docs --extra dev -o requirements/dev.txt pyproject.toml
+	@# The image gets the versions that are tested: pip-compile keeps the pins it finds, and drops what no extra asks for.
+	cp requirements/runtime.txt requirements/image.txt
+	$(BIN)/pip-compile -q -o requirements/image.txt pyproject.toml
+	$(BIN)/pip-compile -q -o requirements/deploy-test.txt requirements/deploy-test.in
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache

@@ -4,6 +4,7 @@
     python bench/context.py history REPO...                     files by the subject of the commit that changed them
     python bench/context.py docs DIR                            sections by their headings
     python bench/context.py speed REPO                          index, query, save: times and memory
+    python bench/context.py many DIR --chunks 200000            many chunks: storing, asking, memory, kill -9
     python bench/context.py fit DIR --packages d,e,f            the weights of `ranking.LEARNED`
 
 semble takes part when it is installed (`pip install semble`): its words and its ranking, since its model comes
@@ -19,12 +20,13 @@ import math
 import os
 import random
 import re
+import signal
 import statistics
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,7 @@ import psutil
 from devtools_platform.context import localisation, ranking
 from devtools_platform.context.adapters.edge import EdgeEngine
 from devtools_platform.context.adapters.minilm import MiniLm
-from devtools_platform.context.chunking import find_skipped_path
+from devtools_platform.context.chunking import chunk_file, find_skipped_path
 from devtools_platform.context.service import CANDIDATES, ContextService
 from devtools_platform.context.types import Hit
 
@@ -358,6 +360,33 @@ async def run_speed(repo: Path, queries: int) -> Any:
     return result
 
 
+async def run_many(source: Path, wanted: int, queries: int) -> Any:
+    """`wanted` chunks: those of a folder's Python files, stored again and again under names of their own."""
+    cut = [chunk_file(str(f.relative_to(source)), f.read_bytes()).chunks for f in sorted(source.rglob("*.py"))]
+    with tempfile.TemporaryDirectory() as folder:
+        engine = EdgeEngine(Path(folder) / "edge")
+        await engine.count()
+        child = psutil.Process(engine.pid)
+        stored, copy, started = 0, 0, time.perf_counter()
+        while stored < wanted:
+            for number, chunks in enumerate(cut):
+                renamed = [replace(chunk, name=f"{chunk.name}_{copy}") for chunk in chunks]
+                await engine.put("bench", {f"{copy}-{number}": renamed})
+                stored += len(chunks)
+            copy += 1
+        result: dict[str, Any] = {"chunks": await engine.count(), "seconds": round(time.perf_counter() - started, 1)}
+        result["cpu seconds of the engine"] = round(engine_seconds(child), 1)
+        texts = random_queries(source, queries)
+        result["query, words, ms"] = await measure(lambda text: engine.search("bench", text, limit=CANDIDATES), texts)
+        result["memory of the engine, MB"] = child.memory_info().rss // 2**20
+        os.kill(child.pid, signal.SIGKILL)
+        started = time.perf_counter()
+        result["chunks after kill -9"] = await engine.count()
+        result["reopened in seconds"] = round(time.perf_counter() - started, 1)
+        await engine.aclose()
+    return result
+
+
 def engine_seconds(child: psutil.Process) -> float:
     times = child.cpu_times()
     return times.user + times.system
@@ -470,16 +499,19 @@ async def run(arguments: argparse.Namespace) -> Any:
         return await run_docs(arguments.where[0], arguments.questions)
     if arguments.what == "history":
         return [await run_history(repo.resolve(), arguments.back) for repo in arguments.where]
+    if arguments.what == "many":
+        return await run_many(arguments.where[0].resolve(), arguments.chunks, arguments.questions)
     return await run_speed(arguments.where[0].resolve(), arguments.questions)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["docstrings", "history", "docs", "speed", "fit"])
+    parser.add_argument("what", choices=["docstrings", "history", "docs", "speed", "many", "fit"])
     parser.add_argument("where", nargs="+", type=Path)
     parser.add_argument("--packages", default="")
     parser.add_argument("--functions", type=int, default=4_000)
     parser.add_argument("--questions", type=int, default=500)
+    parser.add_argument("--chunks", type=int, default=200_000)
     parser.add_argument("--back", type=int, default=700, help="how many commits ago the tree is taken")
     print(json.dumps(asyncio.run(run(parser.parse_args())), indent=2))
 

@@ -113,13 +113,7 @@ def create_database(server_url: str, template: str) -> str:
 
 
 #: Skips that are no failure in CI, by a piece of their reason. Everything else CI must be able to run.
-ALLOWED_SKIPS = (
-    "the embedded model is not cached",
-    "only root",
-    "not as root",
-    "needs root",
-    "../shared/contracts is absent",
-)
+ALLOWED_SKIPS = ("the embedded model is not cached", "only root", "not as root", "needs root", "official contracts")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -19,6 +19,7 @@ import psutil
 from devtools_platform.app.home import Home
 from devtools_platform.state.adapters.embedded_postgres.home import SERVICE_ROOT, find_home
 
+SETTINGS = ("DEV_TOOLS_", "GRADIENT_", "DATABASE_URL", "LANGFUSE_", "OTEL_")
 SOURCE = Path(__file__).parents[1] / "src"
 START_S = 60
 FINAL = {"completed", "failed", "cancelled"}
@@ -29,7 +30,7 @@ def clean_env(**more: str) -> dict[str, str]:
 
     Search goes by words unless a test wants more: a model loaded in each of a hundred stacks takes minutes.
     """
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("DEV_TOOLS_", "GRADIENT_", "DATABASE_URL"))}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(SETTINGS)}
     ours = {"PYTHONPATH": str(SOURCE), "DEV_TOOLS_USE_OLLAMA": "false", "DEV_TOOLS_EMBEDDINGS": "none"}
     return {**kept, **ours, **more}
 

@@ -82,6 +82,32 @@ async def test_a_restore_replaces_everything_and_is_searched_all_along(
     assert await service.engine.count() == 30
 
 
+async def test_a_process_killed_while_generations_change_trusts_nothing_and_indexes_again(
+    service: ContextService, tmp_path: Path, commit: Commit, monkeypatch: pytest.MonkeyPatch
+):
+    repo = tmp_path / "repo"
+    commit(repo, {"a.py": "def open_door(): ...\n"})
+    await service.index("shop", repo)
+    await Custody(service).save(tmp_path / "s")
+    commit(repo, {"b.py": "def shut_door(): ...\n"})
+    await service.index("shop", repo)
+
+    take_over = service.engine.take_over
+
+    async def die(generation: ChunkEngine) -> None:
+        await take_over(generation)
+        raise RuntimeError("as if killed")
+
+    monkeypatch.setattr(service.engine, "take_over", die)
+    with pytest.raises(RuntimeError):
+        await Custody(service).restore(tmp_path / "s")
+    again = ContextService(service.engine, service.manifests.directory)
+    assert again.collections() == []
+    assert (await again.index("shop", repo)).chunks == 2
+    assert {hit.path for hit in await again.search("shop", "door")} == {"a.py", "b.py"}
+    await again.aclose()
+
+
 async def test_nothing_new_is_indexed_while_a_snapshot_comes_back(
     service: ContextService, tmp_path: Path, commit: Commit
 ):

@@ -267,7 +267,7 @@ async def test_agents_get_what_earlier_tasks_came_to_where_it_fits(
     assert [hit["path"] for hit in fitting.data["hits"]] == ["tax.py"]
     assert "tasks/t1.md" in [hit["path"] for hit in fitting.data["memory"]]
     assert "# From earlier tasks in this repository" in fitting.text
-    other = await tools.call("search", {"query": "connect the database pool"}, Caller("t2", "feature-dev"))
+    other = await tools.call("search", {"query": "round trip of a database connection"}, Caller("t2", "feature-dev"))
     assert "memory" not in other.data
     asked = await tools.call("search", {"query": "VAT", "collection": name_memory(own)}, Caller("t2", "feature-dev"))
     assert asked.data["hits"][0]["source"]["task_id"] == "t1"

@@ -1,6 +1,5 @@
 """`kill -9` at any point of indexing: what comes after reopens, finishes, and holds neither duplicates nor ghosts."""
 
-import random
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -14,6 +13,8 @@ Commit = Callable[[Path, Mapping[str, str | bytes | None]], str]
 PROGRAM = Path(__file__).with_name("indexing_process.py")
 SOURCE = Path(__file__).parents[2] / "src"
 FILES = 12
+CHUNKS = 36
+"""Two functions and what stands after them, of each file."""
 
 
 def write(branch: str, number: int) -> str:
@@ -44,37 +45,48 @@ def index(data: Path, repo: Path, die_at: int = 0) -> tuple[int, list[str]]:
     return done.returncode, done.stdout.split("\n")[:-1]
 
 
-async def test_indexing_killed_again_and_again_ends_as_if_it_never_had_been(tmp_path: Path, commit: Commit):
+async def test_indexing_killed_at_any_kind_of_step_and_then_taken_back_leaves_nothing_behind(
+    tmp_path: Path, commit: Commit
+):
+    """Each time a switch to another branch is killed, and the branch switched back: what was stored must go again."""
     repo, data = tmp_path / "repo", tmp_path / "data"
     make_branches(repo, commit)
     git(repo, "checkout", "-q", "old")
-    code, steps = index(tmp_path / "rehearsal", repo)
+    assert index(data, repo)[0] == 0
+    git(repo, "checkout", "-q", "new")
+    code, steps = index(data, repo)
     assert code == 0
     assert {step.partition(" ")[2] for step in steps} >= {"put", "delete", "save", "flush"}
-
-    draw = random.Random(7)
-    killed = 0
-    for round_ in range(6):
-        git(repo, "checkout", "-q", "old" if round_ % 2 else "new")
-        code, _ = index(data, repo, die_at=draw.randrange(1, len(steps)))
-        killed += code == -9
-    assert killed >= 4, "the rounds must really be killed"
-
+    points = {steps.index(step) + 1: step for step in dict.fromkeys(steps)}
+    points[steps.index("after put") + 2] = "after the first put"
+    for point, step in points.items():
+        await check_old(data, repo, step)
+        git(repo, "checkout", "-q", "new")
+        assert index(data, repo, die_at=point)[0] == -9, step
+    await check_old(data, repo, "the last")
     git(repo, "checkout", "-q", "new")
+    assert index(data, repo)[0] == 0
+    await check(data, repo, {"shared": 1, "new": 1, "old": 0})
+
+
+async def check_old(data: Path, repo: Path, step: str) -> None:
+    git(repo, "checkout", "-q", "old")
+    await check(data, repo, {"shared": 1, "new": 0, "old": 1}, step)
+
+
+async def check(data: Path, repo: Path, expected: Mapping[str, int], step: str = "") -> None:
+    """Index to the end and see that every function is there as often as it should be, and nothing else."""
     engine = EdgeEngine(data / "engine")
     service = ContextService(engine, data / "manifests")
     status = await service.index("shop", repo)
     assert (status.files, status.error) == (FILES, None)
-    fresh_engine = EdgeEngine(tmp_path / "fresh" / "engine")
-    fresh = ContextService(fresh_engine, tmp_path / "fresh" / "manifests")
-    assert status.chunks == (await fresh.index("shop", repo)).chunks == await engine.count()
-    for branch, expected in (("shared", 1), ("new", 1), ("old", 0)):
-        for number in range(FILES // 2):
-            hits = await service.search("shop", f"{branch}_{number}_first", 50)
-            found = [hit.path for hit in hits if hit.name == f"{branch}_{number}_first"]
-            assert found == [f"{branch}/f{number}.py"] * expected
-    for part in (service, engine, fresh, fresh_engine):
-        await part.aclose()
+    assert status.chunks == await engine.count() == CHUNKS, step
+    for branch, times in expected.items():
+        hits = await service.search("shop", f"{branch}_1_first", 50)
+        found = [hit.path for hit in hits if hit.name == f"{branch}_1_first"]
+        assert found == [f"{branch}/f1.py"] * times, step
+    await service.aclose()
+    await engine.aclose()
 
 
 async def test_switching_branches_back_and_forth_leaves_the_index_the_same_size(

@@ -172,7 +172,8 @@ _ids = count(1)
 
 
 def session_event(session: str, *, action: str = "created", text: str = "", prompt: str = "",
-                  signal: str | None = None, team: str = "ENG", description: str | None = None) -> dict[str, Any]:  # fmt: skip
+                  signal: str | None = None, team: str = "ENG",
+                  description: str | None = None) -> dict[str, Any]:  # fmt: skip
     """The payload of an AgentSessionEvent, in the shape of the schema's `AgentSessionEventWebhookPayload`."""
     at = "2026-11-25T12:00:00.000Z"
     user = {"id": "user-ann", "name": "Ann", "email": "ann@example.com", "url": "https://linear.app/acme/ann"}

@@ -23,7 +23,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 CONTRACTS = Path(__file__).parents[3] / "shared" / "contracts"
-ABSENT = "../shared/contracts is absent"
+ABSENT = "the official contracts (../shared/contracts) are absent"
 METHODS = ["GET", "POST", "PATCH", "PUT", "DELETE"]
 
 FaultKind = Literal[

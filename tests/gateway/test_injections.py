@@ -118,9 +118,9 @@ async def world(tmp_path: Path, listener: socket.socket, victim: subprocess.Pope
     gateway = Gateway(
         [bench.tools, WebTools()],
         load_policy(),
-        NoRecords(),
+        NoRecords(),  # pyright: ignore[reportArgumentType]
         rules=ApprovalRules(),
-        grants=NoGrants(),
+        grants=NoGrants(),  # pyright: ignore[reportArgumentType]
         environment="test",
     )
     return World(bench, gateway, outside, other, listener, victim)

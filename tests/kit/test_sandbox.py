@@ -26,7 +26,7 @@ from devtools_platform.kit.sandbox import probe as probing
 from devtools_platform.kit.sandbox.argv import interpreter_paths, sandbox_argv
 from devtools_platform.kit.sandbox.landlock_exec import landlock_abi
 from devtools_platform.kit.sandbox.output import Output
-from devtools_platform.kit.sandbox.usage import list_tree
+from devtools_platform.kit.sandbox.usage import Growth, list_tree
 
 LIMITS = Limits(timeout_s=20, memory_mb=512)
 
@@ -332,6 +332,27 @@ async def test_a_file_cannot_grow_without_bound(workspace: Path) -> None:
     done = await run_sandboxed(["dd", "if=/dev/zero", "of=big", "bs=1M", "count=4"], workspace=workspace, limits=limits)
     assert done.exit_code != 0
     assert (workspace / "big").stat().st_size == 2 << 20
+
+
+async def test_many_small_files_cannot_fill_the_disk(workspace: Path) -> None:
+    limits = Limits(timeout_s=30, memory_mb=512, file_mb=8, disk_mb=40)
+    script = "i=0; while [ $i -lt 2000 ]; do head -c 4000000 /dev/zero > f$i; i=$((i+1)); done"
+    done = await run_sandboxed(["sh", "-c", script], workspace=workspace, limits=limits)
+    assert done.ended_by == "disk"
+    assert "wrote more than 40 MB" in done.output
+    assert done.exit_code is None
+    assert done.duration_s < 25
+
+
+def test_what_others_write_to_the_disk_is_not_counted(workspace: Path) -> None:
+    (workspace / "there-before").write_bytes(b"x" * 3_000_000)
+    growth = Growth(workspace)
+    other = workspace.parent / "other"
+    other.write_bytes(os.urandom(6_000_000))
+    assert not growth.is_over(2_000_000)
+    (workspace / "new").write_bytes(os.urandom(6_000_000))
+    os.sync()
+    assert growth.is_over(2_000_000)
 
 
 async def test_a_cancelled_run_leaves_no_process(workspace: Path) -> None:

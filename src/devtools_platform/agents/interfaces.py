@@ -78,19 +78,40 @@ class Approvals(Protocol):
 
 
 class ModelLedger(Protocol):
-    """Every model call, with tokens and price."""
+    """Every model call, with tokens and price, and the budgets it counts against."""
+
+    @property
+    def max_output_tokens(self) -> int | None:
+        """What a call may be asked for at most where a budget is set; None where none is."""
+        ...
+
+    async def reserve(self, *, call_id: str, task_id: str, agent: str, input_tokens: int, output_tokens: int) -> None:
+        """Reserve what the call may cost. Raises `OverBudget`."""
+        ...
 
     async def record_call(
         self,
         *,
+        call_id: str,
         task_id: str,
         agent: str,
         input_tokens: int | None,
         output_tokens: int | None,
-        cost_usd: Decimal | None,
+        cached_tokens: int | None,
         duration_s: float,
         error: str | None,
-    ) -> None: ...
+        span_id: str | None,
+        may_be_charged: bool,
+    ) -> Decimal | None:
+        """Write the call down and settle what was reserved for it. Returns its cost, None when that is unknown.
+
+        `may_be_charged`: it failed, and the endpoint may have done the work all the same.
+        """
+        ...
+
+    async def raise_limit(self, id_: str, key: str, usd: Decimal) -> None:
+        """Add to the limit of the budget `key`, once per `id_`."""
+        ...
 
     async def usage(self, task_id: str) -> Usage: ...
 

@@ -1,24 +1,36 @@
-"""The one choke point of model calls: every call is retried within bounds, timed, counted, priced and recorded."""
+"""The one choke point of model calls: each is reserved for, made, retried within bounds, timed, counted and recorded.
+
+A call under a budget is asked for at most so many output tokens, so that what is reserved is what it may cost.
+"""
 
 import asyncio
+import json
+import math
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from decimal import Decimal
+from typing import Any, cast
 
+from opentelemetry import trace
 from prometheus_client import Counter, Histogram
-from pydantic_ai.messages import ModelMessage, ModelResponse
-from pydantic_ai.models import Model, ModelRequestParameters
+from pydantic_ai import RunContext
+from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, ModelResponse
+from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
 from pydantic_ai.models.wrapper import WrapperModel
-from pydantic_ai.settings import ModelSettings
+from pydantic_ai.settings import ModelSettings, merge_model_settings
+from pydantic_ai.usage import RequestUsage
 
 from devtools_platform.agents.interfaces import ModelLedger
 from devtools_platform.core.errors import DevToolsError
 from devtools_platform.core.redact import redact_text
-from devtools_platform.kit.telemetry import current_scope
+from devtools_platform.kit.telemetry import TaskScope, current_scope
 
-CALLS = Counter("devtools_llm_calls_total", "Model calls", ["agent", "outcome"])
-TOKENS = Counter("devtools_llm_tokens_total", "Tokens", ["agent", "direction"])
-UNPRICED = Counter("devtools_llm_unpriced_calls_total", "Model calls without a known price", ["agent"])
+CALLS = Counter("devtools_llm_calls_total", "Model calls", ["agent", "model", "outcome"])
+TOKENS = Counter("devtools_llm_tokens_total", "Tokens", ["agent", "model", "direction"])
+COST = Counter("devtools_llm_cost_usd_total", "What priced model calls cost in US dollars", ["agent", "model"])
+UNPRICED = Counter("devtools_llm_unpriced_calls_total", "Answered model calls without a known price", ["model"])
 TIME = Histogram(
     "devtools_llm_request_duration_seconds",
     "Model call time",
@@ -28,31 +40,23 @@ TIME = Histogram(
 
 MAX_ATTEMPTS = 4
 MAX_WAIT_S = 60.0
+BYTES_PER_TOKEN = 3
+"""Of a request's JSON, for reserving. English and code have about 4, so that what is reserved is rather too much."""
 
 IsRetryable = Callable[[Exception], float | None]
 """Seconds to wait before trying again, or None when trying again cannot help."""
 Explain = Callable[[Exception], DevToolsError]
 """What a person should read about an error; also picklable, which provider errors are not."""
-Price = Callable[[int, int], Decimal | None]
 
 
 class MeteredModel(WrapperModel):
     """Wraps the model that talks to the endpoint. Calls outside a task are not recorded: there is nobody to bill."""
 
-    def __init__(
-        self,
-        wrapped: Model,
-        ledger: ModelLedger,
-        *,
-        is_retryable: IsRetryable,
-        explain: Explain,
-        price: Price,
-    ) -> None:
+    def __init__(self, wrapped: Model, ledger: ModelLedger, *, is_retryable: IsRetryable, explain: Explain) -> None:
         super().__init__(wrapped)
         self._ledger = ledger
         self._is_retryable = is_retryable
         self._explain = explain
-        self._price = price
 
     async def request(
         self,
@@ -60,9 +64,12 @@ class MeteredModel(WrapperModel):
         model_settings: ModelSettings | None,
         model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
+        """Raises `OverBudget` before a call that a budget does not cover; else what `explain` makes of failures."""
         for attempt in range(1, MAX_ATTEMPTS + 1):
+            call_id = uuid.uuid4().hex
+            settings = await self._reserve(call_id, messages, model_settings, model_request_parameters)
             try:
-                return await self._request_once(messages, model_settings, model_request_parameters)
+                return await self._request_once(call_id, messages, settings, model_request_parameters)
             except Exception as error:
                 wait = self._is_retryable(error)
                 if wait is None or attempt == MAX_ATTEMPTS:
@@ -70,38 +77,148 @@ class MeteredModel(WrapperModel):
                 await asyncio.sleep(min(wait * attempt, MAX_WAIT_S))
         raise AssertionError("the last attempt returned or raised")
 
+    @asynccontextmanager
+    async def request_stream(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+        run_context: RunContext[Any] | None = None,
+    ) -> AsyncGenerator[StreamedResponse]:
+        """Refused: a stream would pass by the ledger and the budgets."""
+        raise NotImplementedError("Model calls are not streamed: a stream would not be metered.")
+        yield cast("StreamedResponse", None)  # makes it the generator it has to be
+
+    async def _reserve(
+        self,
+        call_id: str,
+        messages: list[ModelMessage],
+        settings: ModelSettings | None,
+        parameters: ModelRequestParameters,
+    ) -> ModelSettings | None:
+        """The settings to call with. Where no budget is set, nothing is reserved and nothing is bounded."""
+        scope, most = current_scope.get(), self._ledger.max_output_tokens
+        if scope is None or most is None:
+            return settings
+        settings = merge_model_settings(self.wrapped.settings, settings)
+        output = min((settings or {}).get("max_tokens") or most, most)
+        await self._ledger.reserve(
+            call_id=call_id,
+            task_id=scope.task_id,
+            agent=scope.agent,
+            input_tokens=estimate_input(messages, parameters),
+            output_tokens=output,
+        )
+        return merge_model_settings(settings, ModelSettings(max_tokens=output))
+
     async def _request_once(
-        self, messages: list[ModelMessage], settings: ModelSettings | None, parameters: ModelRequestParameters
+        self,
+        call_id: str,
+        messages: list[ModelMessage],
+        settings: ModelSettings | None,
+        parameters: ModelRequestParameters,
     ) -> ModelResponse:
         started = time.perf_counter()
         try:
             response = await self.wrapped.request(messages, settings, parameters)
         except Exception as error:
-            await self._record(None, time.perf_counter() - started, redact_text(f"{type(error).__name__}: {error}"))
+            text = redact_text(f"{type(error).__name__}: {error}")[:1000]
+            await self._record(
+                call_id, None, time.perf_counter() - started, text, may_be_charged=ran_out_of_time(error)
+            )
             raise
-        await self._record(response, time.perf_counter() - started, None)
+        await self._record(call_id, response.usage, time.perf_counter() - started, None)
         return response
 
-    async def _record(self, response: ModelResponse | None, duration_s: float, error: str | None) -> None:
+    async def _record(
+        self,
+        call_id: str,
+        usage: RequestUsage | None,
+        duration_s: float,
+        error: str | None,
+        *,
+        may_be_charged: bool = False,
+    ) -> None:
         scope = current_scope.get()
         if scope is None:
             return
-        used = response.usage if response else None
-        has_count = used is not None and used.input_tokens + used.output_tokens > 0
-        cost = self._price(used.input_tokens, used.output_tokens) if used and has_count else None
-        CALLS.labels(scope.agent, "error" if error else "ok").inc()
-        TIME.labels(scope.agent).observe(duration_s)
-        if used and has_count:
-            TOKENS.labels(scope.agent, "input").inc(used.input_tokens)
-            TOKENS.labels(scope.agent, "output").inc(used.output_tokens)
-        if response and cost is None:
-            UNPRICED.labels(scope.agent).inc()
-        await self._ledger.record_call(
+        used = usage if usage is not None and usage.input_tokens + usage.output_tokens > 0 else None
+        cost = await self._ledger.record_call(
+            call_id=call_id,
             task_id=scope.task_id,
             agent=scope.agent,
-            input_tokens=used.input_tokens if used and has_count else None,
-            output_tokens=used.output_tokens if used and has_count else None,
-            cost_usd=cost,
+            input_tokens=used.input_tokens if used else None,
+            output_tokens=used.output_tokens if used else None,
+            cached_tokens=used.cache_read_tokens if used else None,
             duration_s=duration_s,
-            error=error[:1000] if error else None,
+            error=error,
+            span_id=_current_span_id(),
+            may_be_charged=may_be_charged,
         )
+        self._count(scope, used, cost, duration_s, error)
+        _describe_on_span(call_id, used, cost)
+
+    def _count(
+        self, scope: TaskScope, used: RequestUsage | None, cost: Decimal | None, duration_s: float, error: str | None
+    ) -> None:
+        model = self.wrapped.model_name
+        CALLS.labels(scope.agent, model, "error" if error else "ok").inc()
+        TIME.labels(scope.agent).observe(duration_s)
+        if used is not None:
+            TOKENS.labels(scope.agent, model, "input").inc(used.input_tokens)
+            TOKENS.labels(scope.agent, model, "output").inc(used.output_tokens)
+        if cost is not None:
+            COST.labels(scope.agent, model).inc(float(cost))
+        elif error is None:
+            UNPRICED.labels(model).inc()
+
+
+def estimate_input(messages: list[ModelMessage], parameters: ModelRequestParameters) -> int:
+    """Input tokens of a request, rather too many than too few."""
+    tools = [*parameters.function_tools, *parameters.output_tools]
+    schemas = sum(len(json.dumps(tool.parameters_json_schema)) + len(tool.description or "") for tool in tools)
+    return math.ceil((len(ModelMessagesTypeAdapter.dump_json(messages)) + schemas) / BYTES_PER_TOKEN)
+
+
+def ran_out_of_time(error: BaseException) -> bool:
+    """Whether the endpoint had the request and may go on, and charge, without us."""
+    chain: BaseException | None = error
+    while chain is not None:
+        name = type(chain).__name__
+        if isinstance(chain, TimeoutError) or ("Timeout" in name and "Connect" not in name and "Pool" not in name):
+            return not isinstance(chain.__cause__, Exception) or "Connect" not in type(chain.__cause__).__name__
+        chain = chain.__cause__
+    return False
+
+
+def _current_span_id() -> str | None:
+    context = trace.get_current_span().get_span_context()
+    return f"{context.span_id:016x}" if context.is_valid else None
+
+
+def _describe_on_span(call_id: str, used: RequestUsage | None, cost: Decimal | None) -> None:
+    """What Langfuse and our own check read off a model call's span: as the ledger has it, added up over attempts.
+
+    Langfuse adds up pydantic-ai's own attributes twice (its issue 16489) and knows no price of open models, so
+    both are said outright. An answered call of unknown cost leaves no cost.
+    """
+    span = trace.get_current_span()
+    if not span.is_recording():
+        return
+    span.set_attribute("devtools.call.id", call_id)
+    if used is None:
+        return
+    before: Any = getattr(span, "attributes", None) or {}
+    tokens = json.loads(before.get(USAGE, "{}"))
+    new = {"input": used.input_tokens - used.cache_read_tokens, "output": used.output_tokens}
+    if used.cache_read_tokens:
+        new["input_cached_tokens"] = used.cache_read_tokens
+    total = {key: tokens.get(key, 0) + new.get(key, 0) for key in {*tokens, *new} - {"total"}}
+    span.set_attribute(USAGE, json.dumps({**total, "total": sum(total.values())}))
+    if cost is not None:
+        paid = Decimal(str(json.loads(before.get(COST_DETAILS, "{}")).get("total", 0)))
+        span.set_attribute(COST_DETAILS, json.dumps({"total": float(paid + cost)}))
+
+
+USAGE = "langfuse.observation.usage_details"
+COST_DETAILS = "langfuse.observation.cost_details"

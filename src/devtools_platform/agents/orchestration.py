@@ -283,7 +283,9 @@ class TaskRun:
             data = {"agent": step.agent, "step": step.id, "goal": step.goal, "at_once": beside}
             await self._tell("delegated", data)
             prompt = prompts.with_messages(prompts.step_prompt(text, goal_of(step), baseline), said)
-            name = f"{self.progress.snapshots}-{step.id}"
+            # The attempt is part of it: a retry must not find the clone that an earlier one left behind.
+            attempt = self.progress.workflow_id.partition(".")[2] or "1"
+            name = f"{attempt}-{self.progress.snapshots}-{step.id}"
             folder = await self._step("split", partial(self.crew.workspaces.split, self._workspace(), name), str)
             jobs.append(Job(step, prompt, folder))
         started = [self._child(job.step.agent, job.prompt, job.step.goal, None, job.folder) for job in jobs]
@@ -461,6 +463,12 @@ class TaskRun:
         while True:
             for degradation in outcome.degraded:
                 await self._degrade(degradation.what, degradation.why)
+            if outcome.suspended is not None and outcome.suspended.budget is not None:
+                await self.questions.budget(agent, outcome.suspended.budget)
+                said = outcome.suspended.messages
+                went_on: dict[str, Any] | None = {"messages": said, "answers": []} if said else None
+                outcome = await self._run_once(agent, prompt, goal, went_on, folder)
+                continue
             if outcome.suspended is not None:
                 answers = [await self.questions.answer(agent, question) for question in outcome.suspended.questions]
                 listed = [answer.model_dump(mode="json") for answer in answers]

@@ -7,11 +7,12 @@ was decided is read from where it was written.
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import partial
 from typing import Literal
 
 from devtools_platform.agents.interfaces import Approvals, ModelLedger, TaskLog
-from devtools_platform.agents.types import Answer, Question, TaskEnded
+from devtools_platform.agents.types import Answer, BudgetStop, Question, TaskEnded
 from devtools_platform.core.approvals import (
     Action,
     Approval,
@@ -30,6 +31,8 @@ UNCLEAR = "the request is unclear"
 ANSWER_WITHIN_S = 7 * 24 * 3600.0
 LOOK_AGAIN_S = 24 * 3600.0
 """A paused task looks once a day whether it was resumed without being told."""
+
+BUDGET_EXPIRES_S = 7 * 24 * 3600.0
 
 #: What these agents make runs later, outside the task, with rights of its own.
 RISKY_AGENTS = frozenset({"infrastructure", "cicd"})
@@ -77,6 +80,33 @@ class Questions:
     async def publish(self, diff: str) -> None:
         """Raises `TaskEnded` when the change is not approved."""
         await self._about("publish", "low", diff, "The change")
+
+    async def budget(self, agent: str, stop: BudgetStop) -> None:
+        """Raise the limit as a person says. Raises `TaskEnded` when they say stop, or nobody says anything."""
+        cost = await self.durable.step("cost", self._read_cost, float | None)  # pyright: ignore[reportArgumentType]
+        suggested = max(stop.limit_usd, 2 * stop.needed_usd)
+        text = (
+            f"The budget {stop.key} of ${stop.limit_usd:.4f} has ${stop.spent_usd:.4f} spent and "
+            f"${stop.held_usd:.4f} reserved. The next model call of {agent} may cost ${stop.needed_usd:.4f}.\n"
+            "Approving adds `raise_by_usd` to the limit; denying ends the task."
+        )
+        approval = await self._ask(
+            "budget",
+            agent,
+            f"budget {stop.key}",
+            "medium",
+            cost,
+            BUDGET_EXPIRES_S,
+            preview=text,
+            arguments={"budget": stop.key, "raise_by_usd": suggested},
+        )
+        if approval.status != "approved":
+            by = f" {approval.decided_by} said stop." if approval.decided_by else " Nobody decided in time."
+            raise TaskEnded("over_budget", f"{text.splitlines()[0]}{by} {approval.reason}".rstrip())
+        amount = Decimal(str(approval.effective_arguments["raise_by_usd"]))
+        await self.durable.step(
+            "raise_limit", lambda: self.people.ledger.raise_limit(approval.id, stop.key, amount), type(None)
+        )
 
     async def _about(self, kind: AskBefore, risk: Risk, preview: str, what: str) -> None:
         cost = await self.durable.step("cost", self._read_cost, float | None)  # pyright: ignore[reportArgumentType]

@@ -4,18 +4,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pydantic_ai import Agent, DeferredToolRequests, UsageLimits
+from pydantic_ai import Agent, DeferredToolRequests, UsageLimits, capture_run_messages
 from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.exceptions import UnexpectedModelBehavior, UsageLimitExceeded
+from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter
 from pydantic_ai.models import Model
 from pydantic_ai.settings import ModelSettings
 
 from devtools_platform.agents.suspension import Resumed, suspend
 from devtools_platform.agents.tool_calls import DurableTools
 from devtools_platform.agents.toolset import AgentDeps, GatewayToolset
-from devtools_platform.agents.types import AgentReport, Definition, Judgement, PlanDraft, TaskEnded
+from devtools_platform.agents.types import (
+    AgentReport,
+    BudgetStop,
+    Definition,
+    Judgement,
+    OutOfBudget,
+    PlanDraft,
+    TaskEnded,
+)
 from devtools_platform.core.agents import AgentName
-from devtools_platform.core.errors import DevToolsError, ModelRefused, NoModel
+from devtools_platform.core.errors import DevToolsError, ModelRefused, NoModel, OverBudget
 from devtools_platform.core.tools import Caller
 from devtools_platform.kit.telemetry import task_span
 
@@ -96,7 +105,8 @@ class AgentRunner:
                 message_history=resumed.messages if resumed else None,
                 deferred_tool_results=resumed.results if resumed else None,
             )
-            result = await _ended(work)
+            with capture_run_messages() as messages:
+                result = await _ended(work, messages)
         if isinstance(result.output, DeferredToolRequests):
             return suspend(result.output, result.all_messages_json())
         return result.output
@@ -123,9 +133,15 @@ class AgentRunner:
             return (await _ended(work)).output
 
 
-async def _ended(work: Any) -> Any:
+async def _ended(work: Any, messages: list[ModelMessage] | None = None) -> Any:
+    """What `work` gives. `messages` is where a run that needs money goes on; without them it begins anew."""
     try:
         return await work
+    except OverBudget as error:
+        if not error.facts.get("may_ask"):
+            raise TaskEnded("over_budget", f"{error} {error.hint}") from None
+        said = ModelMessagesTypeAdapter.dump_json(messages).decode() if messages else ""
+        raise OutOfBudget(BudgetStop.model_validate(error.facts), said) from None
     except UsageLimitExceeded as error:
         raise TaskEnded("not_solved", f"The agent used up its turns: {error}") from None
     except UnexpectedModelBehavior as error:

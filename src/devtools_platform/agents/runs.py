@@ -11,7 +11,15 @@ from devtools_platform.agents.modelless import POSSIBLE, scaffold_for
 from devtools_platform.agents.reviewing import Reviewer
 from devtools_platform.agents.runner import AgentRunner, RunId
 from devtools_platform.agents.suspension import resume
-from devtools_platform.agents.types import AgentReport, Answer, PlanDraft, RunOutcome, Suspended, TaskEnded
+from devtools_platform.agents.types import (
+    AgentReport,
+    Answer,
+    OutOfBudget,
+    PlanDraft,
+    RunOutcome,
+    Suspended,
+    TaskEnded,
+)
 from devtools_platform.core.tasks import Degradation, TestRun
 from devtools_platform.core.tools import Caller
 from devtools_platform.kit.telemetry import task_span
@@ -40,7 +48,7 @@ class AgentRunWorkflow:
 
     async def __call__(self, id_: str, argument: dict[str, Any]) -> dict[str, Any]:
         folder = argument.get("workspace", "")
-        caller = Caller(argument["task_id"], argument["agent"], argument["without_sandbox"], folder)
+        caller = Caller(argument["task_id"], argument["agent"], argument["without_sandbox"], workspace=folder)
         with task_span(caller.task_id, caller.agent, f"agent_run {caller.agent}"):
             return await self._carry_out(RunId(caller, id_), argument)
 
@@ -49,6 +57,8 @@ class AgentRunWorkflow:
         await self._note("run.begin", lambda: self.log.begin_run(id_, caller.task_id, caller.agent, argument["n"]))
         try:
             outcome = await self._choose(caller.agent, argument)(run, argument)
+        except OutOfBudget as stop:
+            outcome = RunOutcome(suspended=Suspended(messages=stop.messages, questions=[], budget=stop.budget))
         except TaskEnded as end:
             outcome = RunOutcome(reason=end.reason, message=end.message)
         status = "suspended" if outcome.suspended else "failed" if outcome.reason else "completed"

@@ -18,7 +18,8 @@ class Resumed:
     """What a run needs to go on: the conversation so far and the answers to what waited."""
 
     messages: list[ModelMessage]
-    results: DeferredToolResults
+    results: DeferredToolResults | None
+    """None when no call waited, only money."""
 
 
 def suspend(requests: DeferredToolRequests, messages: bytes) -> Suspended:
@@ -41,6 +42,8 @@ def suspend(requests: DeferredToolRequests, messages: bytes) -> Suspended:
 def resume(messages: str, answers: list[Answer]) -> Resumed:
     """A denied call tells the model so, with the person's reason; an approved one is made."""
     results = DeferredToolResults()
+    if not answers:
+        return Resumed(ModelMessagesTypeAdapter.validate_json(messages), None)
     for answer in answers:
         if answer.is_approved:
             results.approvals[answer.tool_call_id] = ToolApproved(override_args=answer.arguments)

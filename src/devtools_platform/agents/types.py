@@ -137,12 +137,26 @@ class Answer(BaseModel):
     arguments: dict[str, Any] | None = None
 
 
+class BudgetStop(BaseModel):
+    """The budget that did not cover the next model call."""
+
+    model_config = ConfigDict(frozen=True)
+
+    key: str
+    limit_usd: float
+    spent_usd: float
+    held_usd: float
+    needed_usd: float
+
+
 class Suspended(BaseModel):
     """An agent's run that stopped in the middle: what was said so far, and the calls that wait."""
 
     messages: str
-    """The conversation as pydantic-ai's JSON."""
+    """The conversation as pydantic-ai's JSON; empty where the run begins anew."""
     questions: list[Question]
+    budget: BudgetStop | None = None
+    """What has to be raised before the next model call; then no tool call waits."""
 
 
 class RunOutcome(BaseModel):
@@ -153,6 +167,15 @@ class RunOutcome(BaseModel):
     reason: Reason | None = None
     message: str = ""
     degraded: list[Degradation] = Field(default_factory=list[Degradation])
+
+
+class OutOfBudget(Exception):
+    """A run stopped before a model call that a budget does not cover, and people may raise it."""
+
+    def __init__(self, budget: BudgetStop, messages: str) -> None:
+        super().__init__(budget, messages)
+        self.budget = budget
+        self.messages = messages
 
 
 class TaskEnded(Exception):

@@ -108,6 +108,22 @@ class StackClient:
     async def list_workers(self) -> list[Worker]:
         return TypeAdapter(list[Worker]).validate_python(await self._get("/workers"))
 
+    async def read_trace(self, id_: str) -> list[dict[str, Any]]:
+        """The finished spans of a task, oldest first."""
+        return await self._get(f"/tasks/{_part(id_)}/trace")
+
+    async def validate_traces(self, id_: str | None, *, langfuse: bool) -> dict[str, Any]:
+        return await self._get("/traces/validation", task_id=id_, langfuse=str(langfuse).lower())
+
+    async def list_sinks(self) -> list[dict[str, Any]]:
+        return await self._get("/traces/sinks")
+
+    async def read_costs(self, by: str, since: str | None, until: str | None) -> dict[str, Any]:
+        return await self._get("/costs", by=by, since=since, until=until)
+
+    async def list_budgets(self) -> list[dict[str, Any]]:
+        return await self._get("/budgets")
+
     # -- writing -------------------------------------------------------------------------------------------------
 
     async def create_task(self, request: TaskRequest) -> TaskResult:

@@ -18,10 +18,10 @@ from devtools_platform.agents.runs import AgentRunWorkflow
 from devtools_platform.agents.tool_calls import DurableTools
 from devtools_platform.app.code_index import HttpCodeIndex
 from devtools_platform.app.home import Home
-from devtools_platform.app.models import NO_MODEL_HINT, LedgerBridge, ServedModel, build_models
+from devtools_platform.app.ledger import build_ledger
+from devtools_platform.app.models import NO_MODEL_HINT, ServedModel, build_models
 from devtools_platform.app.preflight import StackPreflight
 from devtools_platform.config import Settings
-from devtools_platform.observability.adapters.sql import SqlLedger
 from devtools_platform.state.adapters.dbos.control import DbosControl
 from devtools_platform.state.adapters.dbos.engine import AgentLimits, DbosEngine
 from devtools_platform.state.approvals import ApprovalDesk
@@ -64,7 +64,7 @@ def build_crew(
     limits = AgentLimits(settings.agent_concurrency, settings.agent_runs_per_minute)
     engine = DbosEngine(database_url, control, worker_id=worker_id, limits=limits, queues=settings.queues)
     journal = Journal(store, worker_id)
-    ledger = LedgerBridge(SqlLedger(store), journal, served)
+    ledger = build_ledger(settings, store, journal, served)
     token, secret = _secret(settings.stack_token, home, "token"), _secret(settings.stack_secret, home, "secret")
     client = GatewayClient(f"{gateway_url}/mcp", secret, timeout_s=settings.command_timeout_s + 30)
     tools = DurableTools(client, engine, journal)

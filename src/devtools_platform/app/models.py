@@ -1,9 +1,7 @@
-"""Which model serves this stack, and everything that hangs on it: server, adapter, meter, prices."""
+"""Which model serves this stack, and everything that hangs on it: server, adapter, meter."""
 
-import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from decimal import Decimal
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -13,15 +11,13 @@ from devtools_platform.agents.adapters import embedded_model, endpoints
 from devtools_platform.agents.adapters.llama_server import LlamaServer
 from devtools_platform.agents.adapters.schema_tools import SchemaToolModel
 from devtools_platform.agents.adapters.scripted import Script, ScriptedModel
-from devtools_platform.agents.interfaces import ModelLedger, TaskLog
+from devtools_platform.agents.interfaces import ModelLedger
 from devtools_platform.agents.live import list_choices
 from devtools_platform.agents.metered import MeteredModel
 from devtools_platform.config import Settings
 from devtools_platform.core.agents import AgentName
 from devtools_platform.core.errors import NoModel, Unavailable
-from devtools_platform.core.tasks import ModelInfo, Usage
-from devtools_platform.kit.patience import patiently
-from devtools_platform.observability.interfaces import Ledger, ModelCall
+from devtools_platform.core.tasks import ModelInfo
 
 NO_MODEL_HINT = (
     "Fetch the small embedded one with `dev-tools model pull` (about 1 GB), or set DEV_TOOLS_MODEL_BASE_URL and "
@@ -107,7 +103,6 @@ def build_models(served: ServedModel, ledger: ModelLedger, timeout_s: float) -> 
             ledger,
             is_retryable=endpoints.is_retryable,
             explain=lambda error: endpoints.explain(error, served.endpoint),
-            price=lambda tokens_in, tokens_out: _price(served, tokens_in, tokens_out),
         )
         if not served.is_small:
             return metered
@@ -122,50 +117,3 @@ def _raw_model(served: ServedModel, agent: AgentName, timeout_s: float) -> Model
     if served.endpoint is None:
         return ScriptedModel(Script([]), agent)  # never asked: the preflight has ended the task
     return endpoints.build_model(served.endpoint, timeout_s=timeout_s)
-
-
-def _price(served: ServedModel, tokens_in: int, tokens_out: int) -> Decimal | None:
-    if served.endpoint is None:
-        return None
-    return endpoints.cost_usd(served.endpoint, tokens_in, tokens_out)
-
-
-@dataclass(frozen=True)
-class LedgerBridge:
-    """The agents' ledger, kept by observability; each call also stands in the task's timeline."""
-
-    ledger: Ledger
-    log: TaskLog
-    served: ServedModel
-
-    async def record_call(
-        self,
-        *,
-        task_id: str,
-        agent: str,
-        input_tokens: int | None,
-        output_tokens: int | None,
-        cost_usd: Decimal | None,
-        duration_s: float,
-        error: str | None,
-    ) -> None:
-        info = self.served.info
-        call = ModelCall(
-            task_id=task_id,
-            agent=agent,
-            provider=info.provider if info else "",
-            model=info.name if info else "",
-            input_tokens=input_tokens,
-            output_tokens=output_tokens,
-            cost_usd=cost_usd,
-            duration_s=round(duration_s, 3),
-            error=error,
-        )
-        await patiently(lambda: self.ledger.record(call))
-        # A call that a crash made us repeat was made, and paid, twice: every one has a key of its own.
-        data = {**asdict(call), "cost_usd": None if cost_usd is None else float(cost_usd)}
-        key = f"model:{uuid.uuid4()}"
-        await patiently(lambda: self.log.append_event(task_id, key, "model_call", agent, data))
-
-    async def usage(self, task_id: str) -> Usage:
-        return await self.ledger.usage(task_id)

@@ -9,8 +9,12 @@ from pathlib import Path
 from pydantic_ai import Agent
 from pydantic_ai.models.instrumented import InstrumentationSettings
 
+from devtools_platform import __version__
+from devtools_platform.app.releases import current_release
+from devtools_platform.config import Settings
 from devtools_platform.observability.interfaces import SpanStore
 from devtools_platform.observability.service import Tracing
+from devtools_platform.observability.spans import Origin
 
 
 @contextlib.contextmanager
@@ -29,11 +33,18 @@ def log_to(file: Path) -> Generator[None]:
 
 
 @contextlib.contextmanager
-def trace_to(spans: SpanStore, environment: str) -> Generator[None]:
+def trace_to(spans: SpanStore, settings: Settings) -> Generator[Tracing]:
     """What the agents of this process do is stored as spans; those still held are written out at the end."""
-    tracing = Tracing(spans, environment=environment)
-    Agent.instrument_all(InstrumentationSettings(tracer_provider=tracing.provider))
+    tracing = Tracing(spans, Origin(settings.environment, __version__, current_release().git_sha))
+    Agent.instrument_all(
+        InstrumentationSettings(
+            tracer_provider=tracing.provider,
+            include_content=settings.trace_content,
+            include_binary_content=False,
+            include_model_request_parameters=False,
+        )
+    )
     try:
-        yield
+        yield tracing
     finally:
         tracing.close()

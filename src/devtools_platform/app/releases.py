@@ -1,6 +1,7 @@
-"""Which release runs, for commands: they know `app`, not the parts."""
+"""Releases and rollouts as commands see them: they know `app`, not the parts."""
 
+from devtools_platform.deploy.host.store import check_chain
 from devtools_platform.deploy.service import current_release
-from devtools_platform.deploy.types import Release
+from devtools_platform.deploy.types import Options, Outcome, Plan, Release
 
-__all__ = ["Release", "current_release"]
+__all__ = ["Options", "Outcome", "Plan", "Release", "check_chain", "current_release"]

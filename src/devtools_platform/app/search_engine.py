@@ -13,6 +13,8 @@ from devtools_platform.context.adapters.minilm import MiniLm
 from devtools_platform.context.adapters.openai_embeddings import EndpointEmbedder
 from devtools_platform.context.adapters.qdrant_server import COLLECTION, QdrantEngine
 from devtools_platform.context.interfaces import ChunkEngine, Embedder
+from devtools_platform.context.remotes import Remotes
+from devtools_platform.context.service import ContextService
 from devtools_platform.core.errors import BadInput
 
 Tell = Callable[[str, str], None]
@@ -55,3 +57,9 @@ def choose_engine(settings: Settings, folder: Path, embedder: Embedder | None, t
 
 def _mark(model: str) -> str:
     return hashlib.sha256(model.encode()).hexdigest()[:8]
+
+
+def follow_remotes(settings: Settings, service: ContextService, folder: Path) -> Remotes:
+    """Raises `BadInput` for a setting that names no repository."""
+    urls = [url.strip() for url in settings.context_remotes.split(",") if url.strip()]
+    return Remotes(service, folder / "remotes", urls, settings.context_poll_s)

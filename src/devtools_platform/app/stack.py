@@ -23,14 +23,16 @@ from devtools_platform.app.admission import Admission
 from devtools_platform.app.console_data import ConsoleData
 from devtools_platform.app.context_readers import readers_of
 from devtools_platform.app.crew import build_crew
+from devtools_platform.app.delivery import deploy_tools
 from devtools_platform.app.gateway_doors import open_doors
 from devtools_platform.app.grants import ApprovalGrants
 from devtools_platform.app.home import Home
 from devtools_platform.app.integrations import has_integrations, run_integrations
 from devtools_platform.app.models import ServedModel, choose_model, describe_model
+from devtools_platform.app.observing import Observed, sink_names
 from devtools_platform.app.recording import log_to, trace_to
 from devtools_platform.app.reviewing import workspace_tools
-from devtools_platform.app.search_engine import choose_embedder, choose_engine
+from devtools_platform.app.search_engine import choose_embedder, choose_engine, follow_remotes
 from devtools_platform.app.serving import Serving, bind
 from devtools_platform.app.team_memory import keep_learning
 from devtools_platform.config import Settings
@@ -51,6 +53,7 @@ from devtools_platform.gateway.service import Gateway
 from devtools_platform.gateway.toolsets.web import WebTools
 from devtools_platform.kit import database
 from devtools_platform.observability.adapters.sql import SqlSpanStore
+from devtools_platform.observability.api import add_routes as add_observatory
 from devtools_platform.state.adapters.dbos.control import DbosControl
 from devtools_platform.state.adapters.embedded_postgres import EmbeddedPostgres
 from devtools_platform.state.api import StateParts
@@ -136,8 +139,10 @@ class Stack:
         token, secret = home.secret("token"), home.secret("secret")
         urls = Urls(**{name: f"http://{self.settings.host}:{s.getsockname()[1]}" for name, s in sockets.items()})
         store, url = await self._start_database(cleanup)
-        spans = SqlSpanStore(store)
-        cleanup.enter_context(trace_to(spans, self.settings.environment))
+        spans = SqlSpanStore(store, sink_names(self.settings))
+        observed = Observed(self.settings, store)
+        cleanup.push_async_callback(observed.stop)
+        observed.start(cleanup.enter_context(trace_to(spans, self.settings)))
         served = await self._start_model(home, cleanup)
         context = await self._start_context(home, store, cleanup)
         serving = Serving()
@@ -163,10 +168,12 @@ class Stack:
         cleanup.push_async_callback(_cancel, asyncio.create_task(retention.run()))
         learning = keep_learning(TaskMemory(store), Library(context))
         cleanup.push_async_callback(_cancel, asyncio.create_task(learning))
+        remotes = follow_remotes(self.settings, context, home.path / "context")
+        cleanup.push_async_callback(_cancel, asyncio.create_task(remotes.run()))
         cleanup.push_async_callback(_cancel, asyncio.create_task(state.keep_starting()))
-        await serving.serve(
-            build_state(parts, admit=Admission(self.settings).admit, traces=spans, token=token), sockets["state"]
-        )
+        state_api = build_state(parts, admit=Admission(self.settings).admit, traces=spans, token=token)
+        add_observatory(state_api, observed)
+        await serving.serve(state_api, sockets["state"])
         self.progress("state", urls.state)
         if "webhooks" in sockets:
             receiver = await run_integrations(self.settings, home, store, parts, cleanup, urls.webhooks, self.progress)
@@ -223,7 +230,7 @@ class Stack:
         tasks = TaskTools(parts.service, parts.events, Admission(self.settings).admit)
         workspace = workspace_tools(self.settings, home.workspaces)
         return Gateway(
-            [workspace, ContextTools(context, collection_of), tasks, WebTools()],
+            [workspace, ContextTools(context, collection_of), tasks, WebTools(), *deploy_tools(self.settings)],
             load_policy(),
             SqlCallRecords(store),
             rules=load_rules(self.settings.approval_rules),

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from devtools_platform.app.crew import build_crew
 from devtools_platform.app.home import Home
 from devtools_platform.app.models import choose_model, describe_model
+from devtools_platform.app.observing import sink_names
 from devtools_platform.app.recording import log_to, trace_to
 from devtools_platform.config import Settings
 from devtools_platform.core.errors import BadInput, NotRunning
 from devtools_platform.kit import database
+from devtools_platform.kit.metrics import serve_metrics
 from devtools_platform.observability.adapters.sql import SqlSpanStore
 from devtools_platform.state.adapters.dbos.control import DbosControl
 
@@ -50,7 +52,9 @@ async def run_worker(settings: Settings, progress: Progress) -> AsyncGenerator[W
         store = database.connect(address.database_url)
         cleanup.callback(store.dispose)
         await asyncio.to_thread(database.migrate, store)
-        cleanup.enter_context(trace_to(SqlSpanStore(store), settings.environment))
+        cleanup.enter_context(trace_to(SqlSpanStore(store, sink_names(settings)), settings))
+        if settings.worker_metrics_port is not None:
+            cleanup.callback(serve_metrics(settings.host, settings.worker_metrics_port))
         served = await choose_model(settings, home.logs, lambda text: progress("model", text))
         if served.server is not None:
             cleanup.push_async_callback(served.server.stop)

@@ -1,6 +1,7 @@
 """Every error ends with the next command; every command has `--json`.
 
-Exit codes: 0 done; 20 a task ended without a branch, or a review that blocks; 2-10 see `core.errors`; 130 interrupted.
+Exit codes: 0 done; 20 a task ended without a branch, or a review that blocks; 21 a rollout was undone;
+2-11 see `core.errors`; 130 interrupted.
 """
 
 import sys
@@ -13,15 +14,20 @@ from devtools_platform import __version__
 from devtools_platform.cli import (
     audit,
     context,
+    cost,
     demo,
     dev,
+    host,
     integrations,
     model,
+    release,
     review,
+    rollout,
     stack,
     state,
     task,
     tools,
+    traces,
     worker,
 )
 from devtools_platform.cli.output import fail, print_json
@@ -34,11 +40,17 @@ app.add_typer(worker.app, name="worker")
 app.add_typer(audit.app, name="audit")
 app.add_typer(context.app, name="context")
 app.add_typer(state.app, name="state")
+app.add_typer(cost.app, name="cost")
+app.add_typer(traces.app, name="traces")
 app.add_typer(model.app, name="model")
 app.add_typer(integrations.app, name="integrations")
 app.add_typer(dev.app, name="dev")
 app.add_typer(tools.app, name="tools")
 app.add_typer(tools.token_app, name="token")
+app.add_typer(release.app, name="release")
+app.add_typer(rollout.app, name="rollout")
+app.add_typer(host.app, name="host")
+app.command("debug")(host.debug)
 app.command("up")(stack.up)
 app.command("doctor")(stack.doctor)
 app.command("demo")(demo.demo)

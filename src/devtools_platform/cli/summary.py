@@ -55,6 +55,9 @@ def _describe_control(kind: str, data: dict[str, Any], data_dir: Path | None) ->
         case "approval_decided":
             said = f"{data['status']} {data['tool'] or data['kind']}"
             return _line("approval", f"{said}{_by(data)}{_because(data)}", "bold")
+        case "budget_warning":
+            text = f"{data['key']}: ${data['spent_usd']:.4f} of ${data['limit_usd']:.4f} are spent"
+            return _line("budget", text, "yellow")
         case "paused" | "pause_requested" | "resumed":
             words = {"paused": "paused", "pause_requested": "will pause", "resumed": "resumed"}[kind]
             return _line("task", f"{words}{_by(data)}", "yellow")

@@ -6,6 +6,7 @@ Names carry the prefix `DEV_TOOLS_`, but for those that other tools already use 
 
 import os
 from collections.abc import Mapping
+from decimal import Decimal
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
@@ -155,6 +156,23 @@ class Settings(BaseSettings):
     max_agent_runs: int = Field(default=30, ge=2, le=500)
     """Runs of agents one task may use, repairs and new plans included."""
 
+    release_application: str = "dev-tools"
+    """The name of the application that releases and rollouts are of."""
+    registry: str | None = None
+    """Where images and releases are kept: `HOST/TEAM`, of DigitalOcean's or any other OCI registry."""
+    registry_user: str | None = None
+    registry_password: SecretStr | None = None
+    """Best a short-lived one: `doctl registry docker-config --expiry-seconds 1800` makes one."""
+    registry_plain_http: bool = False
+    """For a registry without TLS that is reached through an SSH connection. Never over a public network."""
+    release_key: Path | None = None
+    """The private key that signs releases, as cosign or `dev-tools release keygen` makes it."""
+    release_key_password: SecretStr | None = None
+    release_public_key: Path | None = None
+    """The public key that releases are verified with; by default the file beside the private one that ends in .pub."""
+    hosts_file: Path = Path("deploy/hosts.yaml")
+    """The inventory: which droplets a rollout goes to."""
+
     embedding_base_url: str | None = None
     """The endpoint of `embeddings=endpoint`, for example `https://inference.do-ai.run/v1`. Repositories' code is sent
     there, secrets left out."""
@@ -162,6 +180,54 @@ class Settings(BaseSettings):
     embedding_size: int | None = Field(default=None, ge=8, le=8192)
     """How many numbers a vector of that model has."""
     embedding_api_key: SecretStr | None = None
+    context_remotes: str = ""
+    """URLs of git repositories on other machines, parted by commas, whose HEAD is kept indexed."""
+    context_poll_s: float = Field(default=300.0, ge=10, le=86_400)
+    """How often they are asked for news."""
+
+    # -- observability and cost
+    prices: Path | None = None
+    """A YAML file of your own prices and fixed costs; see `docs/how-to/prometheus.md`. It goes before ours."""
+    budget_task_usd: Decimal | None = Field(default=None, gt=0)
+    """What one task may spend on model calls, in US dollars; no limit by default. So for the next three."""
+    budget_agent_usd: Decimal | None = Field(default=None, gt=0)
+    """What each agent may spend in a calendar month (UTC)."""
+    budget_environment_usd: Decimal | None = Field(default=None, gt=0)
+    """What this environment may spend in a calendar month (UTC)."""
+    budget_month_usd: Decimal | None = Field(default=None, gt=0)
+    """What everything in this database may spend in a calendar month (UTC)."""
+    budget_warn_share: float = Field(default=0.8, gt=0, le=1)
+    """From this share of a limit on, the task's timeline and the metrics warn."""
+    budget_action: Literal["ask", "stop"] = "ask"
+    """What happens where a limit would be passed: the task waits for a person to raise it, or it ends."""
+    budget_unpriced: Literal["refuse", "allow"] = "refuse"
+    """Whether a call of unknown price is made where any limit is set. It can be held against none."""
+    budget_max_output_tokens: int = Field(default=8192, ge=1)
+    """Where any limit is set, a model is asked for at most so many tokens a call, and that many are reserved."""
+    langfuse_public_key: str | None = Field(
+        default=None, validation_alias=AliasChoices("langfuse_public_key", "LANGFUSE_PUBLIC_KEY")
+    )
+    """With the secret key: every span also goes to Langfuse."""
+    langfuse_secret_key: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("langfuse_secret_key", "LANGFUSE_SECRET_KEY")
+    )
+    langfuse_base_url: str = Field(
+        default="https://cloud.langfuse.com",
+        validation_alias=AliasChoices("langfuse_base_url", "LANGFUSE_BASE_URL", "LANGFUSE_HOST"),
+    )
+    """Where Langfuse is. The older name `LANGFUSE_HOST` is read too."""
+    otlp_endpoint: str | None = Field(
+        default=None, validation_alias=AliasChoices("otlp_endpoint", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    )
+    """Any OTLP/HTTP receiver for every span, without `/v1/traces`: Phoenix, a collector."""
+    otlp_headers: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("otlp_headers", "OTEL_EXPORTER_OTLP_HEADERS")
+    )
+    """Headers for it as `name=value,name=value`, values URL-encoded."""
+    worker_metrics_port: int | None = Field(default=None, ge=1, le=65535)
+    """Where `dev-tools worker` offers its metrics; a stack's own are on its services, and a worker has none."""
+    trace_content: bool = True
+    """Whether spans hold what was said to models and tools. Without it they hold names, times, tokens and cost."""
 
     webhook_port: int = Field(default=8009, ge=0, le=65535)
     """Where webhooks of GitHub and Linear come in; listened on only when one of their secrets is set."""

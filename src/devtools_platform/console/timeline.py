@@ -82,6 +82,11 @@ def _model_call(data: Data) -> Line:
     return Line(_text(data, "model") or "Model", facts=facts)
 
 
+def _budget_warning(data: Data) -> Line:
+    spent, limit = money(_number(data, "spent_usd")), money(_number(data, "limit_usd"))
+    return Line(f"The budget {_text(data, 'key')} runs low", facts=(f"{spent} of {limit} spent",), tone="warn")
+
+
 def _tool_call(data: Data) -> Line:
     failed = bool(data.get("is_error"))
     arguments = data.get("arguments")
@@ -145,6 +150,7 @@ def _cancelled(data: Data) -> Line:
 
 
 _KINDS: Mapping[str, Callable[[Data], Line]] = {
+    "budget_warning": _budget_warning,
     "queued": _queued,
     "started": _started,
     "workspace": _workspace,

@@ -35,6 +35,7 @@ _REASONS: Mapping[Reason, str] = {
     "not_solved": "The agents could not do it within their limits.",
     "needs_model": "A step needs a language model and none is there. Run `dev-tools doctor` to get one.",
     "model_refused": "The model's endpoint refuses us: key, model name or quota. Run `dev-tools doctor`.",
+    "over_budget": "A budget is used up, and nobody raised it. `dev-tools cost budgets` shows all of them.",
     "model_failed": "The model's endpoint kept failing. Try again later, or run `dev-tools doctor`.",
     "no_sandbox": "The repository's commands could not be isolated. `dev-tools doctor` says what is missing.",
     "disk_full": "Too little disk was left to work safely. Free some and start the task again.",

@@ -16,7 +16,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 from devtools_platform.context import git, symbols, worktree
 from devtools_platform.context.access import make_not_found
@@ -34,6 +34,8 @@ from devtools_platform.core.errors import BadInput, DevToolsError, NotFound, Una
 
 log = logging.getLogger(__name__)
 
+INDEXES_FAILING = Gauge("devtools_context_indexes_failing", "Collections whose last indexing ended in an error")
+LAST_INDEX = Gauge("devtools_context_last_index_timestamp_seconds", "When a collection was last brought up to date")
 QUERIES = Counter("devtools_context_queries_total", "Searches answered")
 QUERY_SECONDS = Histogram(
     "devtools_context_query_duration_seconds",
@@ -169,6 +171,8 @@ class ContextService:
             finally:
                 run.is_going = False
                 self.changes.tell(collection)
+                INDEXES_FAILING.set(sum(1 for run in self._runs.values() if run.error))
+            LAST_INDEX.set_to_current_time()
         self._start_filling(collection)
         return await self.status(collection)
 
@@ -461,6 +465,11 @@ class ContextService:
             yield
         finally:
             self._is_restoring = False
+
+    def note_failure(self, collection: str, repo: Path, error: str) -> None:
+        """Why a collection could not be brought up to date before an indexing run could even begin."""
+        self._runs[collection] = _Run(repo, is_going=False, error=error)
+        self.changes.tell(collection)
 
     def fill(self, collection: str) -> None:
         """Give chunks their vectors in the background."""

@@ -9,8 +9,9 @@ from pydantic import Field
 
 from devtools_platform.core.tasks import Frozen
 
-Kind = Literal["tool", "plan", "publish", "question"]
-"""`question`: the orchestrator does not know what is wanted; the reason given with the approval is the answer."""
+Kind = Literal["tool", "plan", "publish", "question", "budget"]
+"""`question`: the orchestrator does not know what is wanted; the reason given with the approval is the answer.
+`budget`: a limit would be passed; the argument `raise_by_usd` is what approving adds to it."""
 Risk = Literal["low", "medium", "high"]
 ApprovalStatus = Literal["pending", "approved", "denied", "expired", "cancelled"]
 Environment = Literal["production", "staging", "development", "test"]
@@ -121,7 +122,7 @@ class Approval(Frozen):
 
 
 class Verdict(Frozen):
-    """What a person decides. `arguments` replaces those that were asked about (tools only)."""
+    """What a person decides. `arguments` replaces those that were asked about (tools and budgets only)."""
 
     decision: Literal["approve", "deny"]
     reason: str = Field(default="", max_length=MAX_REASON)

@@ -4,7 +4,8 @@ Each subclass says what happened and carries a stable `code`, an HTTP `status`, 
 `hint`: the next command to run. Expected outcomes are classes here; a bug stays a crash.
 """
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 
 class DevToolsError(Exception):
@@ -174,3 +175,19 @@ class KeyReused(Conflict):
     """An idempotency key that already stands for another request."""
 
     code = "key_reused"
+
+
+class OverBudget(DevToolsError):
+    """A model call was not made, because its cost could pass a budget or is not known.
+
+    `facts` are those of the budget: `key`, `scope`, `limit_usd`, `spent_usd`, `held_usd`, `needed_usd`; empty
+    where no budget was full but no price is known.
+    """
+
+    code = "over_budget"
+    status = 402
+    exit_code = 11
+
+    def __init__(self, message: str, *, hint: str = "", facts: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.facts = dict(facts or {})

@@ -25,6 +25,7 @@ Reason = Literal[
     "not_solved",  # the agent says, or its limits say, that it could not do it
     "needs_model",  # a step needs a model and none is there
     "model_refused",  # the endpoint refuses: key, model name or quota
+    "over_budget",  # a budget is used up, or a call's price is not known, and nobody raised the limit
     "model_failed",  # the endpoint kept failing: timeouts, 5xx, broken answers
     "no_sandbox",
     "disk_full",
@@ -93,7 +94,7 @@ class TestRun(Frozen):
     exit_code: int | None
     """None when the run was ended by its limits; then `ended_by` says which."""
     duration_s: float
-    ended_by: Literal["timeout", "output", "memory"] | None = None
+    ended_by: Literal["timeout", "output", "memory", "disk"] | None = None
     output: str = ""
     """Head and tail of what the tests printed, secrets redacted."""
 

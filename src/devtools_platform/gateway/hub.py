@@ -42,7 +42,7 @@ from devtools_platform.gateway.results import as_tool_result, cut, cut_text, out
 from devtools_platform.gateway.rounds import Rounds, answer_rounds
 from devtools_platform.gateway.secrecy import Secrets
 from devtools_platform.gateway.service import Gateway
-from devtools_platform.gateway.spans import caller_context, parent_of
+from devtools_platform.gateway.spans import caller_context, owner_of, parent_of
 from devtools_platform.gateway.trust import ToolLock
 from devtools_platform.gateway.upstreams.types import Verdict
 from devtools_platform.gateway.upstreams.upstream import Upstream
@@ -326,7 +326,7 @@ class Hub:
             span_id = random.getrandbits(63) + 1
             return nullcontext(NonRecordingSpan(SpanContext(trace_id, span_id, is_remote=False)))
         context = trace.set_span_in_context(NonRecordingSpan(parent)) if parent is not None else None
-        attributes = {"gen_ai.tool.name": entry.full, "devtools.principal": principal.id}
+        attributes = {"gen_ai.tool.name": entry.full, "devtools.principal": principal.id, **owner_of(principal)}
         return tracer.start_as_current_span(f"tools/call {entry.full}", context=context, attributes=attributes)
 
     def clean(self, error: RpcError) -> RpcError:

@@ -120,6 +120,7 @@ class Gateway:
         if rule is not None and approval is not None:
             await self._check_grant(approval, caller, name, arguments)
             key = f"approval:{approval}"  # good for one effect, whoever sends it again
+            span.set_attribute("devtools.tool.key", key)
         result, is_replayed = await self._once(route, caller, name, arguments, key)
         span.set_attribute("devtools.tool.replayed", is_replayed)
         span.set_attribute("devtools.tool.is_error", result.is_error)

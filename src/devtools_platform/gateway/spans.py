@@ -11,13 +11,23 @@ from devtools_platform.gateway.mcp.messages import (
     read_text,
 )
 from devtools_platform.gateway.principal import Principal
-from devtools_platform.kit.telemetry import trace_id_for
+from devtools_platform.kit.telemetry import AGENT, TASK, trace_id_for
 
 
 def caller_context(meta: Params, principal: Principal) -> Context | None:
     """The context in which a call's spans belong to the caller's trace; None when it names none."""
     parent = parent_of(read_text(meta.get("traceparent")), principal)
     return trace.set_span_in_context(NonRecordingSpan(parent)) if parent is not None else None
+
+
+def owner_of(principal: Principal) -> dict[str, str]:
+    """Whose session a call's spans are in, by the verified token: what a caller's baggage says proves nothing.
+
+    A person's calls are in none: they are in the audit log.
+    """
+    if principal.agent is not None:
+        return {TASK: principal.caller.task_id, AGENT: principal.agent}
+    return {}
 
 
 def parent_of(traceparent: str | None, principal: Principal) -> SpanContext | None:

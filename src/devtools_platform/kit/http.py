@@ -14,13 +14,14 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, Counter, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from devtools_platform import __version__
 from devtools_platform.core.errors import DevToolsError
+from devtools_platform.kit.metrics import render_metrics
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,8 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
+        # Its request spans belong to no task, four a request with those of health checks; metrics count requests.
+        telemetry={"tracing": False},
         responses={status: {"model": ErrorBody, "description": "An error"} for status in (422, "default")},
     )
     _add_error_handlers(app)
@@ -79,7 +82,7 @@ def create_app(
 
     @app.get("/metrics", tags=["service"], response_class=PlainTextResponse)
     async def read_metrics() -> Response:  # pyright: ignore[reportUnusedFunction]
-        return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)
+        return Response(render_metrics(service), media_type=CONTENT_TYPE_LATEST)
 
     app.add_middleware(Guard, service=service, token=token, open_paths=OPEN_PATHS | open_paths, admit=admit)
     return app
@@ -114,12 +117,15 @@ class Guard:
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
-        status = 500
+        status, is_stream = 500, False
 
         async def send_and_note(message: Message) -> None:
-            nonlocal status
+            nonlocal status, is_stream
             if message["type"] == "http.response.start":
                 status = message["status"]
+                is_stream = (b"content-type", b"text/event-stream") in {
+                    (name.lower(), value.partition(b";")[0]) for name, value in message["headers"]
+                }
             await send(message)
 
         try:
@@ -129,7 +135,8 @@ class Guard:
                 await self.app(scope, _bounded(receive), send_and_note)
         finally:
             REQUESTS.labels(self.service, scope["method"], str(status)).inc()
-            LATENCY.labels(self.service).observe(time.perf_counter() - started)
+            if not is_stream:  # it lasts as long as somebody listens
+                LATENCY.labels(self.service).observe(time.perf_counter() - started)
 
     def _refuse(self, scope: Scope) -> JSONResponse | None:
         headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}

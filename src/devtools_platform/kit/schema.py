@@ -235,7 +235,16 @@ model_calls = Table(
     Column("error", StorableText),
     Column("trace_id", Text),
     _now("at"),
+    Column("call_id", Text),
+    Column("environment", Text),
+    Column("cached_tokens", Integer),
+    Column("price_source", Text),
+    Column("span_id", Text),
+    Index("uq_model_calls_call_id", "call_id", unique=True),
+    Index("ix_model_calls_at", "at"),
 )
+"""The cost ledger. `call_id` makes a repeated write one row; `price_source` says by which table a call was priced;
+`span_id` is the span the call was made under. All five last are NULL in rows older than they are."""
 
 spans = Table(
     "spans",
@@ -466,6 +475,55 @@ service_tokens = Table(
     _now("at"),
 )
 """Rotating tokens of outside services, encrypted with a key derived from the stack's secret."""
+
+budget_accounts = Table(
+    "budget_accounts",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("spent", BigInteger, nullable=False),
+    Column("held", BigInteger, nullable=False, server_default="0"),
+    Column("raised", BigInteger, nullable=False, server_default="0"),
+    Column("unpriced_calls", Integer, nullable=False, server_default="0"),
+    Column("is_warned", Boolean, nullable=False, server_default=false()),
+)
+"""What was spent under each budget, in billionths of a US dollar: whole numbers, so that both stores add exactly.
+`held` is reserved for calls that are being made; `raised` was added to the limit by people."""
+
+budget_holds = Table(
+    "budget_holds",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("task_id", Text, nullable=False),
+    Column("agent", Text, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("environment", Text, nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("keys", StorableJson, nullable=False),
+    _now("at"),
+)
+"""What is reserved for one call that is being made, under the accounts `keys`. `id` is the call's."""
+
+budget_raises = Table(
+    "budget_raises",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("key", Text, nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    _now("at"),
+)
+"""`id` is the approval by which a limit was raised: it raises once."""
+
+span_outbox = Table(
+    "span_outbox",
+    metadata,
+    Column("sink", Text, primary_key=True),
+    Column("trace_id", Text, primary_key=True),
+    Column("span_id", Text, primary_key=True),
+    _now("queued_at"),
+    Index("ix_span_outbox_sink_queued_at", "sink", "queued_at"),
+)
+"""Spans that a remote sink has not taken yet."""
 
 documents = Table(
     "documents",

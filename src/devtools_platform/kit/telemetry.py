@@ -11,6 +11,10 @@ from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, TraceFlags
 
 tracer = trace.get_tracer("devtools_platform")
 
+TASK = "session.id"
+AGENT = "user.id"
+"""The attributes, and baggage entries, by which spans belong to a task and an agent; Langfuse's names for both."""
+
 
 @dataclass(frozen=True)
 class TaskScope:

@@ -48,4 +48,4 @@ def verify_run_token(secret: str, token: str) -> Caller:
     if claims["sub"] not in AGENTS:
         raise Unauthorized(f"The gateway token names {claims['sub']!r}, which is no agent.")
     workspace = str(claims.get("workspace", ""))
-    return Caller(claims["task"], claims["sub"], bool(claims.get("without_sandbox", False)), workspace)
+    return Caller(claims["task"], claims["sub"], bool(claims.get("without_sandbox", False)), workspace=workspace)

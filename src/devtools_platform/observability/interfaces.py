@@ -1,12 +1,13 @@
-"""What observability needs from outside: where spans and model calls are kept."""
+"""What observability needs from outside: where spans and calls are kept, and what providers say was used."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Any, Protocol
 
 from devtools_platform.core.tasks import Usage
+from devtools_platform.observability.budgets import Spender
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,35 @@ class ModelCall:
     cost_usd: Decimal | None
     duration_s: float
     error: str | None = None
+    call_id: str | None = None
+    """The same call written twice under one id is one row."""
+    environment: str | None = None
+    cached_tokens: int | None = None
+    """Those of `input_tokens` that the endpoint read from its cache."""
+    price_source: str | None = None
+    """The table the price is from, with its date or version; None where no price is known."""
+    span_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Hold:
+    """What one call may cost at most, reserved before it is made."""
+
+    call_id: str
+    spender: Spender
+    provider: str
+    model: str
+    amount: int
+    """Billionths of a US dollar."""
+
+
+@dataclass(frozen=True)
+class BudgetWarning:
+    """A budget that has just passed its share for warnings."""
+
+    key: str
+    limit_usd: float
+    spent_usd: float
 
 
 class SpanStore(Protocol):
@@ -48,6 +78,43 @@ class SpanStore(Protocol):
 
 
 class Ledger(Protocol):
-    async def record(self, call: ModelCall) -> None: ...
+    async def hold(self, hold: Hold) -> None:
+        """Reserve, all accounts or none. The same call is reserved once. Raises `OverBudget`."""
+        ...
+
+    async def record(self, call: ModelCall, *, keep_held: bool = False) -> list[BudgetWarning]:
+        """Write the call down and settle what was held for it.
+
+        `keep_held`: what was held counts as spent, since nobody knows what the call cost.
+        """
+        ...
+
+    async def raise_limit(self, id_: str, key: str, usd: Decimal) -> None:
+        """Add to the limit of one account; once per `id_`."""
+        ...
 
     async def usage(self, task_id: str) -> Usage: ...
+
+
+@dataclass(frozen=True)
+class ProviderUsage:
+    """What a provider says was used of one model on one day. None where it does not say."""
+
+    day: date
+    model: str
+    input_tokens: int | None
+    output_tokens: int | None
+    cost_usd: Decimal | None
+
+
+class UsageSource(Protocol):
+    """A provider's own count of what we used, for reconciliation. Answered by `kit.digitalocean` through `app`."""
+
+    @property
+    def provider(self) -> str:
+        """As it stands in the ledger."""
+        ...
+
+    async def read_usage(self, since: date, until: date) -> Sequence[ProviderUsage]:
+        """Days from `since` to before `until`. Raises `Unavailable`."""
+        ...

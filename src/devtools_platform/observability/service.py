@@ -1,68 +1,72 @@
-"""One `setup` for all spans of a process: every span is stamped with task and agent, redacted once, then stored."""
+"""One `setup` for all spans of a process: each is stamped, redacted once and stored; sinks are fed from the store.
 
-import json
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from typing import Any
+The store is the source of truth. Nothing here speaks to another machine: `forwarding` does, from the store, so
+that a sink that is slow or dead costs a task nothing and misses nothing.
+"""
+
+import threading
+from collections.abc import Sequence
 
 from opentelemetry import trace
-from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from prometheus_client import Counter
 from sqlalchemy.exc import SQLAlchemyError
 
-from devtools_platform import __version__
-from devtools_platform.core.errors import DevToolsError
-from devtools_platform.core.redact import redact
-from devtools_platform.kit.telemetry import current_scope
+from devtools_platform.core.errors import Away, DevToolsError
 from devtools_platform.observability.interfaces import SpanRow, SpanStore
+from devtools_platform.observability.metrics import EXPORT_FAILURES, SPANS_LOST
+from devtools_platform.observability.spans import Origin, TaskStamp, to_row
 
-EXPORT_FAILURES = Counter("devtools_trace_export_failures_total", "Spans that a sink lost", ["sink"])
-
-MAX_ATTRIBUTE_CHARS = 20_000
-
-
-class TaskStamp(SpanProcessor):
-    """Langfuse's session and user, on every span: without it sub-agents fall into sessions of their own."""
-
-    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        scope = current_scope.get()
-        if scope is not None:
-            span.set_attribute("session.id", scope.task_id)
-            span.set_attribute("user.id", scope.agent)
+DELAY_MS = 500
+QUEUE = 16_384
+"""Spans held while the database is away; about 30 MB at most."""
+PATIENCE_S = 20.0
 
 
 class StoreExporter(SpanExporter):
-    """Writes finished spans to our own table, the source of truth."""
+    """Writes finished spans to our own table. Waits a while for a database that is away; runs on its own thread."""
 
-    def __init__(self, store: SpanStore) -> None:
+    def __init__(self, store: SpanStore, origin: Origin) -> None:
         self.store = store
+        self.origin = origin
+        self._closed = threading.Event()
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        try:
-            self.store.write([to_row(span) for span in spans])
-        except (SQLAlchemyError, DevToolsError):
-            EXPORT_FAILURES.labels("store").inc(len(spans))
-            return SpanExportResult.FAILURE
+        rows = [row for row in (to_row(span, self.origin) for span in spans) if row.task_id]
+        wait = 0.5
+        while rows:
+            try:
+                self.store.write(rows)
+                break
+            except Away:
+                EXPORT_FAILURES.labels("store").inc()
+                if wait > PATIENCE_S / 2 or self._closed.wait(wait):
+                    return self._lose(rows)
+                wait *= 2
+            except (SQLAlchemyError, DevToolsError):
+                EXPORT_FAILURES.labels("store").inc()
+                return self._lose(rows)
         return SpanExportResult.SUCCESS
+
+    def shutdown(self) -> None:
+        self._closed.set()
+
+    def _lose(self, rows: Sequence[SpanRow]) -> SpanExportResult:
+        SPANS_LOST.labels("store").inc(len(rows))
+        return SpanExportResult.FAILURE
 
 
 class Tracing:
     """The spans of this process. `close` writes out what is still held."""
 
-    def __init__(self, store: SpanStore, *, environment: str) -> None:
-        resource = Resource.create(
-            {
-                "service.name": "dev-tools",
-                "service.version": __version__,
-                "deployment.environment.name": environment,
-            }
-        )
-        self.provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    def __init__(self, store: SpanStore, origin: Origin) -> None:
+        self.provider = TracerProvider(resource=Resource.create(dict(origin.attributes)), shutdown_on_exit=False)
         self.provider.add_span_processor(TaskStamp())
-        self.provider.add_span_processor(BatchSpanProcessor(StoreExporter(store), schedule_delay_millis=500))
+        exporter = StoreExporter(store, origin)
+        self.provider.add_span_processor(
+            BatchSpanProcessor(exporter, schedule_delay_millis=DELAY_MS, max_queue_size=QUEUE)
+        )
         trace.set_tracer_provider(self.provider)
 
     def flush(self) -> None:
@@ -70,33 +74,3 @@ class Tracing:
 
     def close(self) -> None:
         self.provider.shutdown()
-
-
-def to_row(span: ReadableSpan) -> SpanRow:
-    """A finished span as we store it."""
-    context = span.get_span_context()
-    assert context is not None  # noqa: S101 - a finished span has one
-    attributes: Mapping[str, Any] = redact(dict(span.attributes or {}))
-    return SpanRow(
-        trace_id=f"{context.trace_id:032x}",
-        span_id=f"{context.span_id:016x}",
-        parent_id=f"{span.parent.span_id:016x}" if span.parent else None,
-        name=span.name,
-        kind=span.kind.name.lower(),
-        started_at=_time(span.start_time),
-        ended_at=_time(span.end_time),
-        status=span.status.status_code.name.lower(),
-        attributes={key: _storable(value) for key, value in attributes.items()},
-        task_id=attributes.get("session.id"),
-        agent=attributes.get("user.id"),
-    )
-
-
-def _time(nanoseconds: int | None) -> datetime:
-    return datetime.fromtimestamp((nanoseconds or 0) / 1e9, tz=UTC)
-
-
-def _storable(value: Any) -> Any:
-    if isinstance(value, str):
-        return value[:MAX_ATTRIBUTE_CHARS]
-    return value if isinstance(value, (bool, int, float)) else json.loads(json.dumps(value, default=str))

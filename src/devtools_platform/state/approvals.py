@@ -25,6 +25,7 @@ from devtools_platform.state.tasks import read_row
 
 APPROVALS = Counter("devtools_approvals_total", "Approvals by what they came to", ["kind", "status"])
 MAX_PREVIEW_CHARS = 200_000
+MAX_RAISE_USD = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,7 @@ class ApprovalDesk:
             return _to_approval(_read(connection, id_))
         row = _read(connection, id_, lock=True)
         _refuse_late(row, version)
-        if verdict.arguments is not None and (row.kind != "tool" or verdict.decision == "deny"):
-            raise BadInput(
-                "Only the arguments of a tool call that is approved can be edited.", hint="Leave `arguments` out."
-            )
+        _refuse_edits(row.kind, verdict)
         status: ApprovalStatus = "approved" if verdict.decision == "approve" else "denied"
         _change(connection, id_, status, by=by, reason=verdict.reason, edited_arguments=verdict.arguments)
         self._tell(connection, row, status, by, verdict.reason)
@@ -159,6 +157,19 @@ def _change(
         "edited_arguments": edited_arguments,
     }
     connection.execute(sa.update(table).where(table.c.id == id_).values(values))
+
+
+def _refuse_edits(kind: str, verdict: Verdict) -> None:
+    if verdict.arguments is None:
+        return
+    if kind not in {"tool", "budget"} or verdict.decision == "deny":
+        text = "Only the arguments of a tool call, or of a budget, that is approved can be edited."
+        raise BadInput(text, hint="Leave `arguments` out.")
+    amount = verdict.arguments.get("raise_by_usd")
+    is_amount = isinstance(amount, (int, float)) and not isinstance(amount, bool) and 0 < amount <= MAX_RAISE_USD
+    if kind == "budget" and (not is_amount or len(verdict.arguments) > 1):
+        text = f"`raise_by_usd` is {amount!r}; an amount in US dollars above 0, at most {MAX_RAISE_USD}, is expected."
+        raise BadInput(text, hint="""Give it alone: --arguments '{"raise_by_usd": 5}'.""")
 
 
 def _refuse_late(row: sa.Row[Any], version: int | None) -> None:

@@ -21,7 +21,7 @@ from devtools_platform.kit.sandbox import argv as command_line
 from devtools_platform.kit.sandbox.output import Output
 from devtools_platform.kit.sandbox.probe import find_sandbox
 from devtools_platform.kit.sandbox.types import CommandResult, EndedBy, Limits
-from devtools_platform.kit.sandbox.usage import measure_tree
+from devtools_platform.kit.sandbox.usage import Growth, measure_tree
 
 FLOOD_FACTOR = 50
 WATCH_EVERY_S = 0.25
@@ -79,7 +79,7 @@ async def run_sandboxed(
                 loopback=loopback,
             )
 
-        ending = await _run(build, env={}, cwd=None, limits=limits)
+        ending = await _run(build, env={}, cwd=None, limits=limits, workspace=workspace)
     else:
         with tempfile.TemporaryDirectory(prefix="dev-tools-home-", ignore_cleanup_errors=True) as home:
             ending = await _run(
@@ -87,6 +87,7 @@ async def run_sandboxed(
                 env=command_line.environment(python, home=home, extra=env or {}),
                 cwd=workspace,
                 limits=limits,
+                workspace=workspace,
             )
     if not ending.is_ready and ending.ended_by is None:
         raise NoSandbox(
@@ -99,7 +100,12 @@ async def run_sandboxed(
 
 
 async def _run(
-    build: Callable[[int], Sequence[str]], *, env: Mapping[str, str], cwd: Path | None, limits: Limits
+    build: Callable[[int], Sequence[str]],
+    *,
+    env: Mapping[str, str],
+    cwd: Path | None,
+    limits: Limits,
+    workspace: Path,
 ) -> _Ending:
     # Our own pipes, not asyncio's: its `wait` may not return while a stray grandchild holds an end.
     with _Pipe() as out, _Pipe() as ready:
@@ -115,19 +121,19 @@ async def _run(
         )
         out.close_write()
         output = Output(limits.output_bytes)
-        ended_by, remark = await _supervise(process, out.read, output, limits)
+        ended_by, remark = await _supervise(process, out.read, output, limits, workspace)
         exit_code = process.returncode if ended_by is None else None
         return _Ending(exit_code, ended_by, output.text() + remark, ready.holds(b"ready"))
 
 
 async def _supervise(
-    process: asyncio.subprocess.Process, pipe: int, output: Output, limits: Limits
+    process: asyncio.subprocess.Process, pipe: int, output: Output, limits: Limits, workspace: Path
 ) -> tuple[EndedBy | None, str]:
     """Wait for the end or for the first limit that is hit; then no process of the tree is left."""
     reader = _Reader(pipe, output, flood_at=limits.output_bytes * FLOOD_FACTOR)
     exited = asyncio.create_task(process.wait())
     flooded = asyncio.create_task(reader.flooded.wait())
-    too_big = asyncio.create_task(_watch(process.pid, limits))
+    too_big = asyncio.create_task(_watch(process.pid, limits, Growth(workspace)))
     tasks = {exited, flooded, too_big}
     try:
         await asyncio.wait(tasks, timeout=limits.timeout_s, return_when=asyncio.FIRST_COMPLETED)
@@ -136,7 +142,8 @@ async def _supervise(
         if flooded.done():
             return "output", f"\n[ended: printed more than {reader.flood_at} bytes]\n"
         if too_big.done():
-            return "memory", f"\n[ended: {too_big.result()}]\n"
+            what, why = too_big.result()
+            return what, f"\n[ended: {why}]\n"
         return "timeout", f"\n[ended: ran longer than {limits.timeout_s:g} s]\n"
     finally:
         _kill_group(process.pid)
@@ -148,16 +155,18 @@ async def _supervise(
             task.cancel()
 
 
-async def _watch(pid: int, limits: Limits) -> str:
+async def _watch(pid: int, limits: Limits, growth: Growth) -> tuple[EndedBy, str]:
     """Returns, with the reason, once the process tree is over its limits."""
     at_most = limits.memory_mb << 20
     while True:
         await asyncio.sleep(WATCH_EVERY_S)
         usage = await asyncio.to_thread(measure_tree, pid, at_most=at_most)
         if usage.memory_bytes > at_most:
-            return f"used more than {limits.memory_mb} MB of memory"
+            return "memory", f"used more than {limits.memory_mb} MB of memory"
         if usage.processes > limits.processes:
-            return f"started more than {limits.processes} processes"
+            return "memory", f"started more than {limits.processes} processes"
+        if await asyncio.to_thread(growth.is_over, limits.disk_mb << 20):
+            return "disk", f"wrote more than {limits.disk_mb} MB into its workspace"
 
 
 def _kill_group(pid: int) -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-EndedBy = Literal["timeout", "output", "memory"]
+EndedBy = Literal["timeout", "output", "memory", "disk"]
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,9 @@ class Limits:
     """How much output is kept. A command that prints 50 times as much is ended."""
     processes: int = 512
     file_mb: int = 1024
+    disk_mb: int = 4096
+    """How much a command may write into its workspace, over all files. Seen by sampling, so it may be passed by what
+    is written in a quarter of a second."""
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,15 @@ The kernel's own limits bound one process at a time, and its process limit does 
 forks needs someone who adds up.
 """
 
+import os
+import time
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass
-from os import sysconf
 from pathlib import Path
 
 _PROC = Path("/proc")
-_PAGE = sysconf("SC_PAGE_SIZE")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True)
@@ -62,3 +64,36 @@ def _read(path: Path) -> str:
         return path.read_text(errors="replace")
     except OSError:
         return ""
+
+
+class Growth:
+    """How much a folder has grown since this was made.
+
+    Asking the file system how much is free costs nothing; only when that fell by more than is allowed is the folder
+    itself looked through, for others write to the same disk.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._began = time.time()
+        self._free = _free_bytes(folder)
+
+    def is_over(self, at_most: int) -> bool:
+        """Whether files written since then hold more than `at_most` bytes."""
+        free = _free_bytes(self._folder)
+        if self._free - free <= at_most:
+            return False
+        written = 0
+        for folder, _, names in os.walk(self._folder):
+            for name in names:
+                with suppress(OSError):
+                    found = (Path(folder) / name).lstat()
+                    written += found.st_blocks * 512 if found.st_ctime >= self._began else 0
+        if written <= at_most:
+            self._free = free  # it was somebody else
+        return written > at_most
+
+
+def _free_bytes(folder: Path) -> int:
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize

@@ -8,6 +8,7 @@ as read in July 2026.
 
 from collections.abc import Mapping
 from decimal import Decimal
+from importlib.metadata import version
 from urllib.parse import urlsplit
 
 from devtools_platform.agents.adapters.endpoints.endpoint import Endpoint
@@ -31,8 +32,20 @@ DIGITALOCEAN_USD: Mapping[str, tuple[Decimal, Decimal]] = {
 _MILLION = Decimal(1_000_000)
 
 
-def cost_usd(endpoint: Endpoint, input_tokens: int, output_tokens: int) -> Decimal | None:
-    """US dollars for these tokens. 0 where nobody charges, None where the price is not known."""
+def price_source(endpoint: Endpoint) -> str:
+    """Which table `cost_usd` prices this endpoint by, with its date or version."""
+    if endpoint.provider in {"embedded", "scripted", "ollama"}:
+        return "nobody charges"
+    if urlsplit(endpoint.base_url or "").hostname == DIGITALOCEAN_HOST:
+        return "DigitalOcean, read 2026-07"
+    return f"genai-prices {version('genai-prices')}"
+
+
+def cost_usd(endpoint: Endpoint, input_tokens: int, output_tokens: int, cached_tokens: int = 0) -> Decimal | None:
+    """US dollars for these tokens, `cached_tokens` of the input read from a cache.
+
+    0 where nobody charges, None where the price is not known.
+    """
     if endpoint.provider in {"embedded", "scripted"}:
         return Decimal(0)
     if endpoint.provider == "ollama":
@@ -40,7 +53,7 @@ def cost_usd(endpoint: Endpoint, input_tokens: int, output_tokens: int) -> Decim
         return None if "cloud" in endpoint.model else Decimal(0)
     if urlsplit(endpoint.base_url or "").hostname == DIGITALOCEAN_HOST:
         return _digitalocean_usd(endpoint.model, input_tokens, output_tokens)
-    return _published_usd(endpoint, input_tokens, output_tokens)
+    return _published_usd(endpoint, input_tokens, output_tokens, cached_tokens)
 
 
 def _digitalocean_usd(model: str, input_tokens: int, output_tokens: int) -> Decimal | None:
@@ -48,10 +61,12 @@ def _digitalocean_usd(model: str, input_tokens: int, output_tokens: int) -> Deci
     return (price[0] * input_tokens + price[1] * output_tokens) / _MILLION if price else None
 
 
-def _published_usd(endpoint: Endpoint, input_tokens: int, output_tokens: int) -> Decimal | None:
+def _published_usd(endpoint: Endpoint, input_tokens: int, output_tokens: int, cached_tokens: int) -> Decimal | None:
     import genai_prices  # a large table, needed by paying stacks only
 
-    usage = genai_prices.Usage(input_tokens=input_tokens, output_tokens=output_tokens)
+    usage = genai_prices.Usage(
+        input_tokens=input_tokens, output_tokens=output_tokens, cache_read_tokens=cached_tokens or None
+    )
     try:
         return genai_prices.calc_price(usage, endpoint.model, provider_api_url=endpoint.base_url or "").total_price
     except LookupError:

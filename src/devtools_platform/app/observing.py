@@ -1,0 +1,139 @@
+"""What a stack does about its own traces and costs while it runs: feeds sinks, settles calls that died, sets gauges."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from datetime import date
+from typing import Any
+
+import sqlalchemy as sa
+
+from devtools_platform.app.ledger import build_budgets
+from devtools_platform.config import Settings
+from devtools_platform.core.errors import BadInput, DevToolsError
+from devtools_platform.kit.telemetry import trace_id_for
+from devtools_platform.observability.adapters.otlp import OtlpSink, langfuse_sink, otlp_sink
+from devtools_platform.observability.adapters.otlp.langfuse import LangfuseReader
+from devtools_platform.observability.adapters.sql import Records, SqlLedger, SqlSpanStore
+from devtools_platform.observability.adapters.sql.gauges import refresh_gauges
+from devtools_platform.observability.adapters.sql.outbox import SqlOutbox
+from devtools_platform.observability.adapters.sql.reports import add_up
+from devtools_platform.observability.forwarding import Forwarder
+from devtools_platform.observability.prices import load_prices
+from devtools_platform.observability.reports import By, CostReport, spread_fixed
+from devtools_platform.observability.service import Tracing
+from devtools_platform.observability.validation import Validation, validate
+
+log = logging.getLogger(__name__)
+
+REFRESH_S = 10.0
+NEWEST = 20
+LOOK_AGAIN_S = 0.5
+SPANS_PATIENCE_S = 3.0
+LANGFUSE_PATIENCE_S = 30.0
+LAST_WORDS_S = 3.0
+"""How long the end of a stack waits for its sinks. What they miss is sent by the next start."""
+
+
+def build_sinks(settings: Settings) -> list[OtlpSink]:
+    """Those the settings name. Raises `BadInput` for headers that cannot be read."""
+    sinks: list[OtlpSink] = []
+    if settings.langfuse_public_key and settings.langfuse_secret_key:
+        secret = settings.langfuse_secret_key.get_secret_value()
+        sinks.append(langfuse_sink(settings.langfuse_base_url, settings.langfuse_public_key, secret))
+    if settings.otlp_endpoint:
+        headers = settings.otlp_headers.get_secret_value() if settings.otlp_headers else ""
+        sinks.append(otlp_sink(settings.otlp_endpoint, headers))
+    return sinks
+
+
+def sink_names(settings: Settings) -> Sequence[str]:
+    return [sink.name for sink in build_sinks(settings)]
+
+
+class Observed:
+    """The stack's own loops. Workers have none: the stack sends for all of them."""
+
+    def __init__(self, settings: Settings, database: sa.Engine) -> None:
+        self._settings = settings
+        self._prices = load_prices(settings.prices)
+        self._spans = SqlSpanStore(database)
+        self._tracing: Tracing | None = None
+        self.forwarder = Forwarder(SqlOutbox(database), build_sinks(settings))
+        self.ledger = SqlLedger(database, build_budgets(settings))
+        self._database = database
+        self._budgets = build_budgets(settings)
+        # A call may be asked for again within its time limit, so twice that is nobody's any more.
+        self._stale_after_s = settings.model_timeout_s * 2 + 60
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self, tracing: Tracing) -> None:
+        self._tracing = tracing
+        self._tasks = [asyncio.create_task(self._refresh())]
+        if self.forwarder.sinks:
+            self._tasks.append(asyncio.create_task(self.forwarder.run()))
+
+    async def stop(self) -> None:
+        """Called after the last span was stored."""
+        for task in self._tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        await self.forwarder.flush(LAST_WORDS_S)
+
+    # -- for people (observability.api.Observatory) ----------------------------------------------------------------
+
+    async def report(self, by: By, since: date, until: date) -> CostReport:
+        lines = await add_up(self._database, by, since, until)
+        return CostReport(by, since, until, lines, spread_fixed(self._prices.fixed, since, until))
+
+    async def list_budgets(self) -> Sequence[dict[str, Any]]:
+        return [account.to_dict() for account in await self.ledger.list_accounts()]
+
+    def list_sinks(self) -> Sequence[dict[str, Any]]:
+        return [asdict(state) for state in self.forwarder.states.values()]
+
+    async def validate(self, task_id: str | None, *, with_langfuse: bool) -> Validation:
+        """Looks again for a while: spans of a task that has just ended are still on their way."""
+        deadline = time.monotonic() + (LANGFUSE_PATIENCE_S if with_langfuse else SPANS_PATIENCE_S)
+        while True:
+            found = await self._look(task_id, with_langfuse=with_langfuse)
+            if not found.problems or time.monotonic() > deadline:
+                return found
+            await asyncio.sleep(LOOK_AGAIN_S)
+
+    async def _look(self, task_id: str | None, *, with_langfuse: bool) -> Validation:
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.flush)
+        records = await self._spans.read_records(task_id, NEWEST)
+        found = validate(records.tasks, records.model_calls, records.tool_calls, records.spans)
+        if not with_langfuse:
+            return found
+        missing = [problem for task in records.tasks for problem in await self._missing_at_langfuse(task, records)]
+        return replace(found, problems=[*found.problems, *missing])
+
+    async def _missing_at_langfuse(self, task_id: str, records: Records) -> list[str]:
+        settings = self._settings
+        if not settings.langfuse_public_key or not settings.langfuse_secret_key:
+            hint = "Set LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY, and start the stack again."
+            raise BadInput("No Langfuse is configured for this stack.", hint=hint)
+        reader = LangfuseReader(
+            settings.langfuse_base_url, settings.langfuse_public_key, settings.langfuse_secret_key.get_secret_value()
+        )
+        ours = {span["span_id"] for span in records.spans if span["task_id"] == task_id}
+        missing = ours - await reader.read_ids(trace_id_for(task_id)) if ours else set[str]()
+        return [f"Langfuse lacks {len(missing)} of the {len(ours)} spans of task {task_id}."] if missing else []
+
+    async def _refresh(self) -> None:
+        while True:
+            try:
+                await self.ledger.settle_interrupted(self._stale_after_s)
+                await refresh_gauges(self._database, self._budgets)
+            except DevToolsError as error:
+                log.warning("the gauges are as they were: %s", error)
+            except Exception:  # the metrics must not end with one mistake
+                log.exception("reading the gauges broke; it goes on")
+            await asyncio.sleep(REFRESH_S)

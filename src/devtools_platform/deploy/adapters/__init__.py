@@ -1,0 +1,1 @@
+"""What releases and rollouts run on: SSH, Docker, an OCI registry. Chosen by `app`."""

@@ -1,0 +1,352 @@
+"""Real machines in miniature: network namespaces, each with its own Docker engine, sshd and Caddy; a registry between.
+
+Nothing of the host is changed: bridges, addresses and firewall rules live in the namespaces and go with them.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from devtools_platform.app.host_program import build_host_program
+
+HERE = Path(__file__).parent
+BIN = Path(sys.executable).parent
+CI_ADDRESS = "10.98.0.1"
+REGISTRY = f"{CI_ADDRESS}:5000"
+HOSTS = {"web-1": "10.98.0.2", "web-2": "10.98.0.3"}
+SYSTEM = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+ENGINE = os.environ.get("E2E_ENGINE", "")
+"""A folder with another engine, unpacked and not installed: for a run with a second version."""
+COMPOSE = os.environ.get("E2E_COMPOSE", "")
+"""A compose plugin to use instead of the installed one."""
+NEEDED = {
+    "dockerd": "docker.io",
+    "docker": "docker.io",
+    "docker-registry": "docker-registry",
+    "sshd": "openssh-server",
+    "ssh": "openssh-client",
+    "ip": "iproute2",
+    "nsenter": "util-linux",
+    "openssl": "openssl",
+}
+
+
+def why_not() -> str | None:
+    """What keeps an engine from running here; None when nothing does."""
+    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    if os.geteuid() != 0:
+        return "it needs root: network namespaces and a Docker engine"
+    missing = sorted({package for name, package in NEEDED.items() if shutil.which(name, path=path) is None})
+    if missing:
+        return f"Debian packages are missing: apt-get install -y --no-install-recommends {' '.join(missing)}"
+    programs = [name for name in ("caddy", "docker-compose") if not (BIN / name).exists()]
+    return f"not installed from requirements/deploy-test.txt: {', '.join(programs)}" if programs else None
+
+
+def run(
+    *argv: str | Path, env: Mapping[str, str] | None = None, check: bool = True, timeout: float = 240, **more: Any
+) -> str:
+    done = subprocess.run(
+        [str(arg) for arg in argv], capture_output=True, text=True, env=env, check=False, timeout=timeout, **more
+    )
+    assert done.returncode == 0 or not check, f"{argv}: {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
+
+
+@dataclass
+class Machine:
+    """A namespace with an engine. `name` is what `ip netns` calls it."""
+
+    label: str
+    name: str
+    address: str
+    folder: Path
+    docker_config: Path
+    state_name: str = "state"
+
+    @property
+    def enter(self) -> list[str]:
+        return ["nsenter", f"--net=/run/netns/{self.name}"]
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {
+            "PATH": f"{ENGINE}/usr/sbin:{ENGINE}/usr/bin:{SYSTEM}" if ENGINE else SYSTEM,
+            "HOME": str(self.folder),
+            "DOCKER_HOST": f"unix://{self.folder}/docker.sock",
+            "DOCKER_CONFIG": str(self.docker_config),
+        }
+
+    @property
+    def state(self) -> Path:
+        return self.folder / self.state_name
+
+    def docker(self, *args: str | Path, check: bool = True) -> str:
+        return run("docker", *args, env=self.env, check=check)
+
+    def get(self, url: str) -> tuple[int, str]:
+        program = (
+            "import sys, urllib.request, urllib.error\n"
+            "try: r = urllib.request.urlopen(sys.argv[1], timeout=5); print(r.status); print(r.read().decode())\n"
+            "except urllib.error.HTTPError as e: print(e.code); print(e.read().decode())\n"
+        )
+        status, _, body = run(*self.enter, sys.executable, "-S", "-c", program, url).partition("\n")
+        return int(status), body.strip()
+
+
+@dataclass
+class Fleet:
+    """A machine that builds and deploys, and droplets."""
+
+    folder: Path
+    ci: Machine
+    droplets: dict[str, Machine]
+    env: dict[str, str] = field(default_factory=dict[str, str])
+
+    def cli(self, *args: str | Path, env: Mapping[str, str] | None = None, code: int | None = 0) -> Any:
+        """Run our command on the CI machine with `--json`; what it printed. `code` None takes any exit code."""
+        done = self.start_cli(*args, env=env)
+        out, err = done.communicate(timeout=300)
+        assert code is None or done.returncode == code, f"{args}: exit {done.returncode}\n{out[-3000:]}\n{err[-3000:]}"
+        return json.loads(out)
+
+    def start_cli(self, *args: str | Path, env: Mapping[str, str] | None = None) -> "subprocess.Popen[str]":
+        return self.start(str(BIN / "dev-tools"), *args, "--json", env=env)
+
+    def start(self, *argv: str | Path, env: Mapping[str, str] | None = None) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [*self.ci.enter, *map(str, argv)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**self.env, **(env or {})},
+            cwd=self.folder,
+            start_new_session=True,
+        )
+
+    def use_hosts(self, *names: str) -> None:
+        hosts = {
+            name: {
+                "address": HOSTS[name],
+                "user": "root",
+                "port": 2222,
+                "identity_file": str(self.folder / "ssh_key"),
+                "known_hosts": str(self.folder / "known_hosts"),
+            }
+            for name in names
+        }
+        (self.folder / "hosts.yaml").write_text(json.dumps({"hosts": hosts}))
+
+
+@contextmanager
+def open_fleet(folder: Path) -> Iterator[Fleet]:
+    """Build it, and leave nothing behind: no process, namespace or mount."""
+    with ExitStack() as cleanup:
+        docker_config = folder / "docker-config"
+        plugins = docker_config / "cli-plugins"
+        plugins.mkdir(parents=True)
+        shutil.copy(COMPOSE or BIN / "docker-compose", plugins / "docker-compose")
+        (plugins / "docker-compose").chmod(0o755)
+        names = {label: f"dt{os.getpid()}-{label}" for label in ("ci", *HOSTS)}
+        addresses = {"ci": CI_ADDRESS, **HOSTS}
+        machines = {
+            label: Machine(label, name, addresses[label], folder / label, docker_config)
+            for label, name in names.items()
+        }
+        _connect(machines, cleanup)
+        for machine in machines.values():
+            _start_engine(machine, cleanup)
+        fleet = Fleet(folder, machines["ci"], {name: machines[name] for name in HOSTS})
+        _start_registry(fleet.ci, cleanup)
+        _make_keys(fleet)
+        for machine in fleet.droplets.values():
+            _start_sshd(fleet, machine, cleanup)
+        fleet.env = _cli_env(fleet)
+        yield fleet
+
+
+def _connect(machines: Mapping[str, Machine], cleanup: ExitStack) -> None:
+    for machine in machines.values():
+        machine.folder.mkdir()
+        run("ip", "netns", "add", machine.name)
+        cleanup.callback(run, "ip", "netns", "del", machine.name, check=False)
+        run("ip", "-n", machine.name, "link", "set", "lo", "up")
+    ci = machines["ci"]
+    run("ip", "-n", ci.name, "link", "add", "br0", "type", "bridge")
+    run("ip", "-n", ci.name, "addr", "add", f"{ci.address}/24", "dev", "br0")
+    run("ip", "-n", ci.name, "link", "set", "br0", "up")
+    for number, machine in enumerate(list(machines.values())[1:], 1):
+        ends = ["netns", ci.name, "type", "veth", "peer", "name", "eth0", "netns", machine.name]
+        run("ip", "link", "add", f"v{number}", *ends)
+        run("ip", "-n", ci.name, "link", "set", f"v{number}", "master", "br0")
+        run("ip", "-n", ci.name, "link", "set", f"v{number}", "up")
+        run("ip", "-n", machine.name, "addr", "add", f"{machine.address}/24", "dev", "eth0")
+        run("ip", "-n", machine.name, "link", "set", "eth0", "up")
+
+
+def _start_engine(machine: Machine, cleanup: ExitStack) -> None:
+    """Enters the network namespace only: `ip netns exec` would hide the cgroup mounts."""
+    at = machine.folder
+    argv = [_engine("dockerd"), "-H", f"unix://{at}/docker.sock", "--data-root", at / "data"]
+    argv += ["--exec-root", at / "exec"]
+    argv += ["--pidfile", at / "docker.pid", "--storage-driver", "overlay2", "--insecure-registry", REGISTRY]
+    argv += ["--bip", "172.29.0.1/24", "--default-address-pool", "base=172.30.0.0/16,size=24"]
+    process = start_service(machine, "dockerd", [*map(str, argv)])
+
+    def stop() -> None:
+        ids = machine.docker("ps", "-aq", check=False).split()
+        if ids:
+            machine.docker("rm", "-f", *ids, check=False)
+        end(process, 30)
+        mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+        for mount in sorted((m for m in mounts if m.startswith(str(at))), reverse=True):
+            run("umount", "-l", mount, check=False)
+
+    cleanup.callback(stop)
+    wait_for(
+        lambda: bool(machine.docker("info", "--format", "{{.ID}}", check=False).strip()),
+        30,
+        "dockerd",
+        at / "dockerd.log",
+    )
+
+
+def _start_registry(machine: Machine, cleanup: ExitStack) -> None:
+    config = machine.folder / "registry.yml"
+    store = {"filesystem": {"rootdirectory": str(machine.folder / "registry")}, "delete": {"enabled": True}}
+    config.write_text(
+        json.dumps({"version": 0.1, "storage": store, "http": {"addr": REGISTRY}, "log": {"level": "warn"}})
+    )
+    process = start_service(machine, "registry", ["docker-registry", "serve", str(config)])
+    cleanup.callback(end, process)
+
+
+def _make_keys(fleet: Fleet) -> None:
+    run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", fleet.folder / "ssh_key")
+    program = fleet.folder / "host.pyz"
+    program.write_bytes(build_host_program())
+    known: list[str] = []
+    for machine in fleet.droplets.values():
+        run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", machine.folder / "host_key")
+        public = " ".join((machine.folder / "host_key.pub").read_text().split()[:2])
+        known.append(f"[{machine.address}]:2222 {public}")
+    (fleet.folder / "known_hosts").write_text("\n".join(known) + "\n")
+
+
+def _start_sshd(fleet: Fleet, machine: Machine, cleanup: ExitStack) -> None:
+    """The deployer's key may start the host program, and nothing else."""
+    public = (fleet.folder / "ssh_key.pub").read_text().strip()
+    forced = f"/usr/bin/python3 -I {fleet.folder}/host.pyz {machine.folder}/host.json"
+    (machine.folder / "authorized_keys").write_text(f'restrict,command="{forced}" {public}\n')
+    (machine.folder / "sshd_config").write_text(
+        f"Port 2222\nListenAddress {machine.address}\nHostKey {machine.folder}/host_key\nPidFile none\nUsePAM no\n"
+        f"AuthorizedKeysFile {machine.folder}/authorized_keys\nPermitRootLogin prohibit-password\nStrictModes no\n"
+        "PasswordAuthentication no\nClientAliveInterval 2\nClientAliveCountMax 2\n"
+    )
+    Path("/run/sshd").mkdir(exist_ok=True)
+    process = start_service(machine, "sshd", [_which("sshd"), "-D", "-e", "-f", f"{machine.folder}/sshd_config"])
+    cleanup.callback(end, process)
+    probe = [*machine.enter, "bash", "-c", f"exec 3<>/dev/tcp/{machine.address}/2222"]
+    wait_for(
+        lambda: subprocess.run(probe, capture_output=True, check=False).returncode == 0,
+        10,
+        "sshd",
+        machine.folder / "sshd.log",
+    )
+
+
+def start_caddy(machine: Machine, caddyfile: Path, env: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+    argv = [str(BIN / "caddy"), "run", "--adapter", "caddyfile", "--config", str(caddyfile)]
+    machine.state.mkdir(exist_ok=True)
+    (machine.state / "check").write_text("up")
+    process = start_service(machine, "caddy", argv, {"STATE": str(machine.state), **env})
+    wait_for(lambda: _answers(machine, "http://127.0.0.1:2020/"), 15, "caddy", machine.folder / "caddy.log")
+    return process
+
+
+def write_host_config(machine: Machine, keys: Path, application: str, **more: Any) -> None:
+    config = {
+        "application": application,
+        "state_dir": str(machine.state),
+        "keys_dir": str(keys),
+        "repositories": [f"{REGISTRY}/acme/{application}-"],
+        "plain_registries": [REGISTRY],
+        "environment": {key: value for key, value in machine.env.items() if key.startswith("DOCKER")},
+        **more,
+    }
+    (machine.folder / "host.json").write_text(json.dumps(config))
+
+
+def start_service(
+    machine: Machine, name: str, argv: list[str], env: Mapping[str, str] | None = None
+) -> "subprocess.Popen[bytes]":
+    log = (machine.folder / f"{name}.log").open("ab")
+    with log:
+        return subprocess.Popen(
+            [*machine.enter, *argv],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={**machine.env, **(env or {})},
+            start_new_session=True,
+        )
+
+
+def end(process: "subprocess.Popen[Any]", timeout: float = 10) -> None:
+    """Ask, wait, then kill the whole group."""
+    if process.poll() is None:
+        process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def wait_for(check: Callable[[], bool], timeout: float, what: str, log: Path | None = None) -> None:
+    deadline = time.monotonic() + timeout
+    while not check():
+        if time.monotonic() > deadline:
+            words = log.read_text()[-3000:] if log and log.exists() else ""
+            raise AssertionError(f"{what} did not come within {timeout:g} s\n{words}")
+        time.sleep(0.05)
+
+
+def _answers(machine: Machine, url: str) -> bool:
+    try:
+        return machine.get(url)[0] == 200
+    except AssertionError:
+        return False
+
+
+def _engine(name: str) -> str:
+    return f"{ENGINE}/usr/sbin/{name}" if ENGINE else name
+
+
+def _which(name: str) -> str:
+    found = shutil.which(name, path="/usr/sbin:/sbin:/usr/bin")
+    assert found, name
+    return found
+
+
+def _cli_env(fleet: Fleet) -> dict[str, str]:
+    return {
+        **fleet.ci.env,
+        "USER": "ada",
+        "PYTHONPATH": str(HERE.parents[1] / "src"),
+        "PATH": f"{BIN}:{fleet.ci.env['PATH']}",
+        "DEV_TOOLS_REGISTRY": f"{REGISTRY}/acme",
+        "DEV_TOOLS_REGISTRY_PLAIN_HTTP": "true",
+        "DEV_TOOLS_RELEASE_KEY": str(fleet.folder / "cosign.key"),
+        "DEV_TOOLS_RELEASE_KEY_PASSWORD": "correct horse",
+        "DEV_TOOLS_HOSTS_FILE": str(fleet.folder / "hosts.yaml"),
+    }

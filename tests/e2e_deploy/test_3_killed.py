@@ -1,0 +1,72 @@
+"""Must hold 3: the deployer dies after every single step of its plan, and the next command makes things right."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from e2e_deploy.fleet import HERE
+from e2e_deploy.shop import Shop, finish
+
+pytestmark = pytest.mark.timeout(300)
+STEPS = 13
+
+
+def test_a_deployer_killed_after_any_step_leaves_a_state_that_is_put_right(shop: Shop) -> None:
+    before, checksum = shop.current(), shop.checksum()
+    version = shop.version()
+    seq = shop.release("v7")["seq"]
+    killed_at: list[str] = []
+    for number in range(1, STEPS + 1):
+        process = shop.fleet.start(sys.executable, str(HERE / "killed.py"), str(seq), str(number))
+        out, err = finish(process)
+        assert process.returncode == -9, f"{out} {err}"
+        killed_at.append(out.split("@")[0])
+        status = shop.fleet.cli("rollout", "status")
+        state = status["hosts"]["web-1"]
+        is_last = number == STEPS
+        assert (status["recovered"], state["current"]["seq"], state["journal"]) == (
+            "nothing" if is_last else "reverted",
+            seq if is_last else before,
+            None,
+        )
+        assert shop.version() == ("v7" if is_last else version), killed_at
+        assert shop.checksum() == checksum
+
+    steps = "begin preflight verify pull start health probe smoke gate flip drain watch commit"
+    assert " ".join(killed_at) == steps
+
+
+def test_the_control_that_the_checksum_sees_a_change(shop: Shop) -> None:
+    droplet, before = shop.fleet.droplets["web-1"], shop.checksum()
+    psql = ["exec", "shop-data-postgres-1", "psql", "-h", "127.0.0.1", "-U", "postgres", "-Atc"]
+    droplet.docker(*psql, "UPDATE orders SET item = 'x' WHERE id = 17")
+
+    assert shop.checksum() != before
+
+
+def test_history_holds_and_old_images_can_be_pruned_while_data_stays(shop: Shop) -> None:
+    history = shop.fleet.cli("rollout", "history")["web-1"]
+    assert history["broken_at"] is None
+    checksum = shop.checksum()
+    done = shop.fleet.cli("rollout", "prune", "--keep", "1")["web-1"]
+
+    assert done["removed"]
+    assert done["lost_volumes"] == []
+    assert shop.checksum() == checksum
+    assert shop.fleet.cli("rollout", "rollback")["status"] == "committed"
+    audit = Path(shop.fleet.droplets["web-1"].state / "audit.jsonl")
+    lines = audit.read_text().splitlines()
+    audit.write_text("\n".join([lines[0], json.dumps({**json.loads(lines[1]), "actor": "mallory"}), *lines[2:]]) + "\n")
+    assert shop.fleet.cli("rollout", "history", code=1)["web-1"]["broken_at"] == 2
+    audit.write_text("\n".join(lines) + "\n")
+
+
+def test_debug_shows_what_is_the_matter_with_a_service(shop: Shop) -> None:
+    facts = shop.fleet.cli("debug", "worker")["web-1"]
+    current = [one for one in facts["containers"] if one["is_current"]]
+
+    assert current[0]["state"] == "healthy"
+    assert facts["audit_broken_at"] is None
+    assert shop.fleet.cli("debug", "nothing", code=3)["error"]["hint"].startswith("There are: postgres, web, worker")

@@ -1,0 +1,49 @@
+"""Must hold 6: the product itself, with its own image, compose file and health."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from e2e_deploy.fleet import Fleet
+from e2e_deploy.product import Prepared, Product, open_product
+from e2e_deploy.shop import Shop
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module")
+def product(fleet: Fleet, shop: Shop, prepared: Prepared) -> Iterator[Product]:
+    """After the shop, on a droplet that is then free for it."""
+    shop.stop_caddy("web-2")
+    with open_product(fleet, prepared) as opened:
+        yield opened
+
+
+def test_the_product_is_released_and_answers_through_caddy(product: Product) -> None:
+    product.release()
+    outcome = product.cli("rollout", "start", "--watch", "2")
+
+    assert outcome["status"] == "committed", outcome
+    status, body = product.droplet.get("http://127.0.0.1:2020/health")
+    assert (status, '"ok":true' in body.replace(" ", "")) == (200, True)
+    assert product.droplet.get("http://127.0.0.1:80/mcp")[0] in {401, 405, 406}
+    assert int(product.psql("SELECT count(*) FROM information_schema.tables WHERE table_name = 'tasks'")) == 1
+
+
+def test_the_container_is_not_root_reads_only_and_has_no_rights(product: Product) -> None:
+    name = product.droplet.docker("ps", "--format", "{{.Names}}", "--filter", "name=stack").split()[0]
+    wanted = "{{.Config.User}} {{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}} {{.HostConfig.SecurityOpt}}"
+    shown = product.droplet.docker("inspect", "--format", wanted, name)
+
+    assert shown.strip() == "65534:65534 true [ALL] [no-new-privileges:true]"
+
+
+def test_a_broken_build_of_the_product_is_rolled_back_and_the_data_stays(product: Product) -> None:
+    product.psql("CREATE TABLE kept AS SELECT generate_series(1, 1000) AS id")
+    product.release(('__version__ = "0.1.0"', '__version__ = "0.1.1"\nraise SystemExit("a bug in the release")'))
+    outcome = product.cli("rollout", "start", code=21)
+
+    assert outcome["failed_step"] == "health@web-2"
+    assert "a bug in the release" in outcome["last_words"]["web-2"]["stack"]["log"]
+    assert product.droplet.get("http://127.0.0.1:2020/health")[0] == 200
+    assert product.psql("SELECT sum(id) FROM kept") == "500500"
