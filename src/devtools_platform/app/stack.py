@@ -27,6 +27,7 @@ from devtools_platform.app.delivery import deploy_tools
 from devtools_platform.app.gateway_doors import open_doors
 from devtools_platform.app.grants import ApprovalGrants
 from devtools_platform.app.home import Home
+from devtools_platform.app.integrations import has_integrations, run_integrations
 from devtools_platform.app.models import ServedModel, describe_model
 from devtools_platform.app.observing import Observed, sink_names
 from devtools_platform.app.policy import policy_of
@@ -76,9 +77,11 @@ class Urls:
     context: str
     state: str
     console: str
+    webhooks: str | None = None
+    """Only where GitHub or Linear is set up."""
 
     def as_dict(self) -> dict[str, str]:
-        return dict(vars(self))
+        return {name: url for name, url in vars(self).items() if url is not None}
 
 
 @dataclass(frozen=True)
@@ -123,9 +126,11 @@ class Stack:
             "state": self.settings.state_port,
             "console": self.settings.console_port,
         }
+        if has_integrations(self.settings):
+            ports["webhooks"] = self.settings.webhook_port
         sockets: dict[str, socket.socket] = {}
         for name, port in ports.items():
-            sockets[name] = bind(self.settings.host, port, f"DEV_TOOLS_{name.upper()}_PORT")
+            sockets[name] = bind(self.settings.host, port, _port_setting(name))
             cleanup.callback(sockets[name].close)
         return sockets
 
@@ -175,6 +180,9 @@ class Stack:
         add_observatory(state_api, observed)
         await serving.serve(state_api, sockets["state"])
         self.progress("state", urls.state)
+        if "webhooks" in sockets:
+            receiver = await run_integrations(self.settings, home, store, parts, cleanup, urls.webhooks, self.progress)
+            await serving.serve(receiver, sockets["webhooks"])
         home.keep_secret("database_url", url)
         view = build_stack_view(self.settings, store, parts, gateway, context, runtimes, urls.as_dict(), token)
         await serving.serve(
@@ -233,6 +241,10 @@ class Stack:
             grants=ApprovalGrants(parts.approvals),
             environment=self.settings.environment,
         )
+
+
+def _port_setting(service: str) -> str:
+    return f"DEV_TOOLS_{service.upper().removesuffix('S')}_PORT"
 
 
 def _keeping(settings: Settings) -> tuple[timedelta, timedelta]:

@@ -18,7 +18,9 @@ from devtools_platform.cli import (
     context,
     cost,
     demo,
+    dev,
     host,
+    integrations,
     model,
     release,
     review,
@@ -44,6 +46,8 @@ app.add_typer(state.app, name="state")
 app.add_typer(cost.app, name="cost")
 app.add_typer(traces.app, name="traces")
 app.add_typer(model.app, name="model")
+app.add_typer(integrations.app, name="integrations")
+app.add_typer(dev.app, name="dev")
 app.add_typer(tools.app, name="tools")
 app.add_typer(agents.app, name="agents")
 app.add_typer(tools.token_app, name="token")

@@ -5,7 +5,7 @@ from alembic import op
 
 from devtools_platform.kit.schema import CurrentTime, Time
 
-revision = "0010"
+revision = "0007"
 down_revision = "0006"
 
 SCHEMA = "devtools"
