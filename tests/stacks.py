@@ -43,9 +43,12 @@ class StackProcess:
     env: Mapping[str, str]
     process: subprocess.Popen[str] | None = None
     facts: dict[str, Any] | None = None
+    has_own_ports: bool = False
+    """Whether the environment names its ports; else it takes any free ones at each start."""
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "devtools_platform", "up", "--json", "--free-ports"]
+        ports = [] if self.has_own_ports else ["--free-ports"]
+        command = [sys.executable, "-m", "devtools_platform", "up", "--json", *ports]
         log = (self.data_dir.parent / f"{self.data_dir.name}.stderr").open("a")
         self.process = subprocess.Popen(
             [*command, "--data-dir", str(self.data_dir)],

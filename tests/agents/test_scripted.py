@@ -182,7 +182,7 @@ def test_a_json_file_is_a_script_too(tmp_path):
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ("- agent: nobody\n  turns: [{text: a}]", r"rules\[0\]\.agent: .*'orchestrator'"),
+        ("- agent: No Body\n  turns: [{text: a}]", r"rules\[0\]\.agent: .*pattern"),
         ("- agent: cicd\n  turns: []", r"rules\[0\]\.turns: .*at least 1"),
         ("- agent: cicd\n  turns: [{text: a, output: {}}]", r"rules\[0\]\.turns\[0\]: .*exactly one of"),
         ("- agent: cicd\n  turns: [{calls: []}]", "exactly one of"),

@@ -7,8 +7,9 @@ import pytest
 from fastapi import FastAPI
 from httpx2 import ASGITransport, AsyncClient
 
-from console.memory import MemoryStack, MemoryTasks
+from console.memory import MemoryApprovals, MemoryDesks, MemoryStack, MemoryTasks
 from devtools_platform.console.api import build_api
+from devtools_platform.console.interfaces import Stack
 
 TOKEN = "stack-token"
 SECRET = "stack-secret"
@@ -26,8 +27,21 @@ def stack() -> MemoryStack:
 
 
 @pytest.fixture
-def app(tasks: MemoryTasks, stack: MemoryStack) -> FastAPI:
-    return build_api(tasks, tasks, stack, token=TOKEN, secret=SECRET, host="console.example.org")
+def approvals() -> MemoryApprovals:
+    return MemoryApprovals()
+
+
+@pytest.fixture
+def desks() -> MemoryDesks:
+    return MemoryDesks()
+
+
+@pytest.fixture
+def app(tasks: MemoryTasks, stack: MemoryStack, approvals: MemoryApprovals, desks: MemoryDesks) -> FastAPI:
+    view = Stack(
+        tasks, tasks, approvals, stack, gateway=desks, knowledge=desks, ledger=desks, audit=desks, tokens=desks
+    )
+    return build_api(view, token=TOKEN, secret=SECRET, host="console.example.org")
 
 
 @pytest.fixture
@@ -45,8 +59,9 @@ async def browser(stranger: AsyncClient) -> AsyncClient:
     return stranger
 
 
-async def new_link(client: AsyncClient) -> str:
-    answer = await client.post("/login-links", headers={"Authorization": f"Bearer {TOKEN}"})
+async def new_link(client: AsyncClient, name: str | None = None, role: str = "admin") -> str:
+    person = {"name": name, "role": role} if name else None
+    answer = await client.post("/login-links", headers={"Authorization": f"Bearer {TOKEN}"}, json=person)
     return answer.json()["url"]
 
 

@@ -5,10 +5,30 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from devtools_platform.console.types import AgentStatus, ServiceStatus
+from devtools_platform.console.access import Person
+from devtools_platform.console.types import (
+    AgentStatus,
+    Answer,
+    Chain,
+    Check,
+    Collection,
+    Deed,
+    Found,
+    GatewayTool,
+    HeldTool,
+    Server,
+    ServiceStatus,
+    Setting,
+    Spending,
+    Spent,
+    ToolCall,
+    Wanted,
+    WorkerStatus,
+)
 from devtools_platform.core.agents import AGENTS
-from devtools_platform.core.errors import Conflict, DiskFull, NotFound
-from devtools_platform.core.tasks import FINAL, Event, TaskRequest, TaskResult
+from devtools_platform.core.approvals import Approval, ApprovalStatus, Verdict
+from devtools_platform.core.errors import BadInput, Conflict, DiskFull, NotFound, TooLate
+from devtools_platform.core.tasks import FINAL, Event, Page, Step, TaskRequest, TaskResult
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 FULL_DISK = "/srv/full"
@@ -21,7 +41,9 @@ class MemoryTasks:
     def __init__(self) -> None:
         self.tasks: dict[str, TaskResult] = {}
         self.events: dict[str, list[Event]] = {}
-        self.diffs: dict[str, str] = {}
+        self.steps: dict[str, list[Step]] = {}
+        self.deeds: list[tuple[str, str, str, object]] = []
+        """(who, what, task, with what): every write, in order."""
         self.keys: dict[str, str] = {}
         self.changed = asyncio.Condition()
         self.followers = 0
@@ -76,9 +98,19 @@ class MemoryTasks:
         async with self.changed:
             await asyncio.wait_for(self.changed.wait_for(lambda: self.followers == number), 5)
 
-    async def list_tasks(self, limit: int) -> Sequence[TaskResult]:
+    async def list_tasks(self, limit: int, wanted: Wanted, cursor: str | None = None) -> Page[TaskResult]:
         self._check()
-        return sorted(self.tasks.values(), key=lambda task: task.created_at, reverse=True)[:limit]
+        found = [
+            task
+            for task in sorted(self.tasks.values(), key=lambda task: task.created_at, reverse=True)
+            if wanted.status in {None, task.status} and (wanted.text or "") in task.text
+        ]
+        start = int(cursor or 0)
+        more = str(start + limit) if len(found) > start + limit else None
+        return Page(items=tuple(found[start : start + limit]), next=more)
+
+    async def list_steps(self, id_: str) -> Sequence[Step]:
+        return self.steps.get(id_, ())
 
     async def get_task(self, id_: str) -> TaskResult:
         if id_ not in self.tasks:
@@ -108,25 +140,195 @@ class MemoryTasks:
         if self.trouble:
             raise self.trouble
 
-    async def diff(self, id_: str) -> str | None:
-        return self.diffs.get(id_)
-
-    async def create_task(self, request: TaskRequest, idempotency_key: str | None) -> str:
+    async def create_task(self, request: TaskRequest, idempotency_key: str | None, by: str) -> str:
         if request.repo == FULL_DISK:
             raise DiskFull("Only 12 MB are free.", hint="Free some.")
         if idempotency_key in self.keys:
             return self.keys[idempotency_key]
         id_ = f"t{len(self.tasks) + 1}"
         self.add(id_, text=request.text, repo=request.repo, status="queued")
+        self.deeds.append((by, "create", id_, request.ask_before))
         if idempotency_key:
             self.keys[idempotency_key] = id_
         return id_
 
-    async def cancel_task(self, id_: str) -> None:
-        task = await self.get_task(id_)
-        if task.status in FINAL:
-            raise Conflict(f"Task {id_!r} has ended already.", hint=f"`dev-tools task show {id_}` says how.")
+    async def cancel_task(self, id_: str, by: str) -> None:
+        await self._open(id_)
+        self.deeds.append((by, "cancel", id_, None))
         await self.end(id_, status="cancelled", reason="cancelled", ended_at=NOON + timedelta(minutes=1))
+
+    async def pause_task(self, id_: str, by: str) -> None:
+        await self._open(id_)
+        self.deeds.append((by, "pause", id_, None))
+        await self.happen(id_, "pause_requested", {"by": by})
+
+    async def resume_task(self, id_: str, by: str) -> None:
+        await self._open(id_)
+        self.deeds.append((by, "resume", id_, None))
+        await self.happen(id_, "resumed", {"by": by})
+
+    async def steer_task(self, id_: str, text: str, by: str) -> None:
+        await self._open(id_)
+        self.deeds.append((by, "steer", id_, text))
+
+    async def retry_task(self, id_: str, step: int | None, by: str) -> None:
+        if (await self.get_task(id_)).status not in FINAL:
+            raise Conflict(f"Task {id_!r} has not ended.", hint="Wait for it, or cancel it.")
+        self.deeds.append((by, "retry", id_, step))
+
+    async def fork_task(self, id_: str, step: int | None, by: str) -> str:
+        self.deeds.append((by, "fork", id_, step))
+        return self.add(f"{id_}fork", forked_from=id_).id
+
+    async def _open(self, id_: str) -> None:
+        if (await self.get_task(id_)).status in FINAL:
+            raise Conflict(f"Task {id_!r} has ended already.", hint=f"`dev-tools task show {id_}` says how.")
+
+
+class MemoryApprovals:
+    """An `ApprovalDesk`: decided once, for whoever has read the present version."""
+
+    def __init__(self) -> None:
+        self.approvals: dict[str, Approval] = {}
+
+    def ask(self, id_: str = "t1-1", **fields: Any) -> Approval:
+        given: dict[str, Any] = {
+            "id": id_,
+            "task_id": "t1",
+            "kind": "tool",
+            "agent": "cicd",
+            "tool": "workspace_run_command",
+            "arguments": {"command": ["make", "deploy"]},
+            "preview": "",
+            "rule": "commands",
+            "risk": "high",
+            "cost_usd": None,
+            "environment": "production",
+            "status": "pending",
+            "version": 1,
+            "decided_by": None,
+            "decided_at": None,
+            "reason": "",
+            "edited_arguments": None,
+            "expires_at": NOON + timedelta(days=7),
+            "created_at": NOON,
+        }
+        self.approvals[id_] = Approval.model_validate(given | fields)
+        return self.approvals[id_]
+
+    async def list_approvals(
+        self, *, status: ApprovalStatus | None = None, task_id: str | None = None
+    ) -> Sequence[Approval]:
+        return [a for a in self.approvals.values() if status in {None, a.status} and task_id in {None, a.task_id}]
+
+    async def list_decided(self, limit: int) -> Sequence[Approval]:
+        return [a for a in self.approvals.values() if a.status != "pending"][:limit]
+
+    async def get_approval(self, id_: str) -> Approval:
+        if id_ not in self.approvals:
+            raise NotFound(f"No approval {id_!r} is stored.", hint="Run `dev-tools task approvals`.")
+        return self.approvals[id_]
+
+    async def count_pending(self) -> int:
+        return len(await self.list_approvals(status="pending"))
+
+    async def decide(self, id_: str, verdict: Verdict, *, by: str, version: int) -> Approval:
+        approval = await self.get_approval(id_)
+        if approval.status != "pending":
+            raise TooLate(f"Approval {id_!r} is {approval.status} by {approval.decided_by}; it is decided once.")
+        if approval.version != version:
+            raise TooLate(f"Approval {id_!r} is at version {approval.version}, not {version}.")
+        decided: dict[str, Any] = {
+            "status": "approved" if verdict.decision == "approve" else "denied",
+            "version": version + 1,
+            "decided_by": by,
+            "decided_at": NOON + timedelta(minutes=1),
+            "reason": verdict.reason,
+            "edited_arguments": verdict.arguments,
+        }
+        self.approvals[id_] = approval.model_copy(update=decided)
+        return self.approvals[id_]
+
+
+class MemoryDesks:
+    """A `GatewayDesk`, a `KnowledgeDesk`, a `Ledger`, an `Auditor` and `PersonalTokens` in one."""
+
+    def __init__(self) -> None:
+        self.server_list: list[Server] = []
+        self.tool_list: list[GatewayTool] = []
+        self.held: list[HeldTool] = []
+        self.call_list: list[ToolCall] = []
+        self.collection_list: list[Collection] = []
+        self.hits: list[Found] = []
+        self.spent: Spending = empty_spending(30)
+        self.recorded: list[tuple[str, str, str]] = []
+        self.tokens: dict[str, Person] = {}
+        self.chain = Chain(0, "0" * 64, None, "")
+
+    async def servers(self) -> Sequence[Server]:
+        return self.server_list
+
+    async def tools(self) -> Sequence[GatewayTool]:
+        return self.tool_list
+
+    async def quarantine(self) -> Sequence[HeldTool]:
+        return self.held
+
+    async def calls(self, limit: int) -> Sequence[ToolCall]:
+        return self.call_list[:limit]
+
+    async def approve_tool(self, server: str, tool: str, digest: str, *, accept_findings: bool, by: str) -> None:
+        wanted = next((q for q in self.held if (q.server, q.tool, q.digest) == (server, tool, digest)), None)
+        if wanted is None or (wanted.findings and not accept_findings):
+            raise BadInput(f"{tool!r} is not as it was looked at.", hint="Reload the page.")
+        self.held.remove(wanted)
+        self.recorded.append((by, "tool.approve", server))
+
+    async def call_tool(self, name: str, arguments: Mapping[str, object], *, is_confirmed: bool, by: str) -> Answer:
+        tool = next(tool for tool in self.tool_list if tool.name == name)
+        if not tool.is_read_only and not is_confirmed:
+            return Answer("A person must approve this.", is_error=True, duration_s=0.0, must_confirm=True)
+        self.recorded.append((by, "tool.call", name))
+        return Answer(f"called with {dict(arguments)}", is_error=False, duration_s=0.25)
+
+    async def collections(self) -> Sequence[Collection]:
+        return self.collection_list
+
+    async def search(self, collection: str, query: str, limit: int) -> Sequence[Found]:
+        if collection not in {item.name for item in self.collection_list}:
+            raise NotFound(f"Collection {collection!r} is not indexed.", hint="Index it below.")
+        return self.hits[:limit]
+
+    async def index(self, repo: str, by: str) -> str:
+        self.recorded.append((by, "collection.index", repo))
+        return "shop"
+
+    async def spending(self, days: int) -> Spending:
+        return self.spent
+
+    async def list_deeds(self, *, subject: str | None, before: int | None, limit: int) -> Sequence[Deed]:
+        return [
+            Deed(n, NOON, actor, action, about, {}, "f" * 64)
+            for n, (actor, action, about) in enumerate(self.recorded, 1)
+            if subject in {None, about}
+        ][::-1][:limit]
+
+    async def verify(self) -> Chain:
+        return self.chain
+
+    async def record(self, actor: str, action: str, subject: str, data: Mapping[str, object]) -> None:
+        self.recorded.append((actor, action, subject))
+
+    async def find(self, token: str) -> Person | None:
+        return self.tokens.get(token)
+
+    async def is_valid(self, token_id: str) -> bool:
+        return any(person.token_id == token_id for person in self.tokens.values())
+
+
+def empty_spending(days: int) -> Spending:
+    none = Spent("all", 0, 0, 0, 0, None, 0)
+    return Spending(days, none, [], [], [], [Spent(f"day {n}", 0, 0, 0, 0, None, 0) for n in range(days)])
 
 
 class MemoryStack:
@@ -146,3 +348,19 @@ class MemoryStack:
 
     async def agents(self) -> Sequence[AgentStatus]:
         return self.agent_list
+
+    @property
+    def environment(self) -> str:
+        return "staging"
+
+    async def workers(self) -> Sequence[WorkerStatus]:
+        return [WorkerStatus("w1", "host", "alive", 2, ("tasks", "agents"), 0.5)]
+
+    async def examine(self) -> Sequence[Check]:
+        return [Check("git", is_ok=False, found="not on PATH", fix="Install git.")]
+
+    async def settings(self) -> Sequence[Setting]:
+        return [
+            Setting("DEV_TOOLS_HOST", "127.0.0.1", is_secret=False, source="default", meaning=""),
+            Setting("DEV_TOOLS_MODEL_API_KEY", "***", is_secret=True, source="DEV_TOOLS_MODEL_API_KEY", meaning="Key."),
+        ]

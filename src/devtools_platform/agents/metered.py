@@ -9,7 +9,7 @@ import math
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from decimal import Decimal
 from typing import Any, cast
 
@@ -52,11 +52,20 @@ Explain = Callable[[Exception], DevToolsError]
 class MeteredModel(WrapperModel):
     """Wraps the model that talks to the endpoint. Calls outside a task are not recorded: there is nobody to bill."""
 
-    def __init__(self, wrapped: Model, ledger: ModelLedger, *, is_retryable: IsRetryable, explain: Explain) -> None:
+    def __init__(
+        self,
+        wrapped: Model,
+        ledger: ModelLedger,
+        *,
+        is_retryable: IsRetryable,
+        explain: Explain,
+        attempts: int = MAX_ATTEMPTS,
+    ) -> None:
         super().__init__(wrapped)
         self._ledger = ledger
         self._is_retryable = is_retryable
         self._explain = explain
+        self._attempts = attempts
 
     async def request(
         self,
@@ -65,14 +74,14 @@ class MeteredModel(WrapperModel):
         model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
         """Raises `OverBudget` before a call that a budget does not cover; else what `explain` makes of failures."""
-        for attempt in range(1, MAX_ATTEMPTS + 1):
+        for attempt in range(1, self._attempts + 1):
             call_id = uuid.uuid4().hex
             settings = await self._reserve(call_id, messages, model_settings, model_request_parameters)
             try:
                 return await self._request_once(call_id, messages, settings, model_request_parameters)
             except Exception as error:
                 wait = self._is_retryable(error)
-                if wait is None or attempt == MAX_ATTEMPTS:
+                if wait is None or attempt == self._attempts:
                     raise self._explain(error) from error
                 await asyncio.sleep(min(wait * attempt, MAX_WAIT_S))
         raise AssertionError("the last attempt returned or raised")
@@ -111,6 +120,10 @@ class MeteredModel(WrapperModel):
         )
         return merge_model_settings(settings, ModelSettings(max_tokens=output))
 
+    def _start_request_deadline(self, model_settings: ModelSettings | None, *, stream: bool) -> None:
+        """None for the whole: the agent would end the first attempt's time limit on all of them, waits included."""
+        return
+
     async def _request_once(
         self,
         call_id: str,
@@ -120,7 +133,9 @@ class MeteredModel(WrapperModel):
     ) -> ModelResponse:
         started = time.perf_counter()
         try:
-            response = await self.wrapped.request(messages, settings, parameters)
+            deadline = self.wrapped._start_request_deadline(settings, stream=False)  # noqa: SLF001 - as its own wrappers do
+            with deadline.enforce() if deadline is not None else nullcontext():
+                response = await self.wrapped.request(messages, settings, parameters)
         except Exception as error:
             text = redact_text(f"{type(error).__name__}: {error}")[:1000]
             await self._record(

@@ -1,6 +1,6 @@
 """Runs one agent: a pydantic-ai agent per definition, its tools through the gateway, its model calls durable steps."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -11,6 +11,8 @@ from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter
 from pydantic_ai.models import Model
 from pydantic_ai.settings import ModelSettings
 
+from devtools_platform.agents.definitions import working_agents
+from devtools_platform.agents.fallback import fallbacks_in
 from devtools_platform.agents.suspension import Resumed, suspend
 from devtools_platform.agents.tool_calls import DurableTools
 from devtools_platform.agents.toolset import AgentDeps, GatewayToolset
@@ -22,9 +24,11 @@ from devtools_platform.agents.types import (
     OutOfBudget,
     PlanDraft,
     TaskEnded,
+    plan_type,
 )
 from devtools_platform.core.agents import AgentName
 from devtools_platform.core.errors import DevToolsError, ModelRefused, NoModel, OverBudget
+from devtools_platform.core.tasks import Degradation
 from devtools_platform.core.tools import Caller
 from devtools_platform.kit.telemetry import task_span
 
@@ -48,7 +52,7 @@ class RunId:
 
 
 class AgentRunner:
-    """The agents of one process, all on `model`. `tier` says whether the model calls tools by itself."""
+    """The agents of one process, each on the model that `models` gives it."""
 
     def __init__(
         self,
@@ -61,13 +65,16 @@ class AgentRunner:
     ) -> None:
         self.definitions: dict[str, Definition] = {**definitions}
         self.tools = tools
+        self.plan: type[PlanDraft] = plan_type(working_agents(definitions))
+        outputs = {**OUTPUTS, "plan": self.plan}
         self._max_turns = max_turns
+        self._stood_in: dict[str, list[Degradation]] = {}
         self._agents = {
             name: Agent(
                 models(name),
                 name=name,
                 deps_type=AgentDeps,
-                output_type=[OUTPUTS[definition.output], DeferredToolRequests],
+                output_type=[outputs[definition.output], DeferredToolRequests],
                 instructions=definition.instructions,
                 toolsets=[GatewayToolset(tools)],
                 capabilities=[durable()],
@@ -107,6 +114,7 @@ class AgentRunner:
             )
             with capture_run_messages() as messages:
                 result = await _ended(work, messages)
+        self._note(run, result.new_messages())
         if isinstance(result.output, DeferredToolRequests):
             return suspend(result.output, result.all_messages_json())
         return result.output
@@ -130,7 +138,17 @@ class AgentRunner:
                 model_settings=ModelSettings(temperature=temperature, max_tokens=max_tokens),
                 conversation_id=run.caller.task_id,
             )
-            return (await _ended(work)).output
+            result = await _ended(work)
+        self._note(run, result.new_messages())
+        return result.output
+
+    def take_degradations(self, run: RunId) -> list[Degradation]:
+        """Which runtimes stood in for the declared one during a run, once."""
+        return self._stood_in.pop(str(run), [])
+
+    def _note(self, run: RunId, messages: Sequence[ModelMessage]) -> None:
+        known = self._stood_in.setdefault(str(run), [])
+        known += [one for one in fallbacks_in(run.caller.agent, messages) if one not in known]
 
 
 async def _ended(work: Any, messages: list[ModelMessage] | None = None) -> Any:

@@ -1,7 +1,7 @@
 """The child workflow `agent_run`: one execution of one agent, whichever loop carries it."""
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from devtools_platform.agents.guided import GuidedEdit
@@ -11,15 +11,7 @@ from devtools_platform.agents.modelless import POSSIBLE, scaffold_for
 from devtools_platform.agents.reviewing import Reviewer
 from devtools_platform.agents.runner import AgentRunner, RunId
 from devtools_platform.agents.suspension import resume
-from devtools_platform.agents.types import (
-    AgentReport,
-    Answer,
-    OutOfBudget,
-    PlanDraft,
-    RunOutcome,
-    Suspended,
-    TaskEnded,
-)
+from devtools_platform.agents.types import AgentReport, Answer, OutOfBudget, RunOutcome, Suspended, TaskEnded
 from devtools_platform.core.tasks import Degradation, TestRun
 from devtools_platform.core.tools import Caller
 from devtools_platform.kit.telemetry import task_span
@@ -31,20 +23,28 @@ UNJUDGED = (
 GUIDED = Degradation(what="guided loop", why="The model is small: it wrote single functions, the program did the rest.")
 
 
+@dataclass(frozen=True)
+class Traits:
+    """What an agent's model is like."""
+
+    is_small: bool = False
+    """It is carried by the schema adapter and the guided loop; see `core.tasks.ModelInfo.tier`."""
+    needs_judge: bool = False
+    """It is known to be too weak to write anything that no test judges."""
+    missing: str = ""
+    """Why there is no model, and which setting gives one; empty when there is one."""
+    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What the task's timeline says of the runtime at the start of a run; empty: nothing."""
+
+
 @dataclass
 class AgentRunWorkflow:
-    """As registered with the engine. `is_small` chooses the loop; see `core.tasks.ModelInfo.tier`.
-
-    `needs_judge`: the model is known to be too weak to write anything that no test judges.
-    """
+    """As registered with the engine. `traits` of an agent's model choose its loop."""
 
     runner: AgentRunner
-    is_small: bool
-    needs_judge: bool
+    traits: Callable[[str], Traits]
     max_candidates: int
     log: TaskLog
-    missing_model: str = ""
-    """Why there is no model, and which setting gives one; empty when there is one."""
 
     async def __call__(self, id_: str, argument: dict[str, Any]) -> dict[str, Any]:
         folder = argument.get("workspace", "")
@@ -54,13 +54,14 @@ class AgentRunWorkflow:
 
     async def _carry_out(self, run: RunId, argument: dict[str, Any]) -> dict[str, Any]:
         id_, caller = run.id, run.caller
-        await self._note("run.begin", lambda: self.log.begin_run(id_, caller.task_id, caller.agent, argument["n"]))
+        await self._note("run.begin", lambda: self._begin(run, argument["n"]))
         try:
             outcome = await self._choose(caller.agent, argument)(run, argument)
         except OutOfBudget as stop:
             outcome = RunOutcome(suspended=Suspended(messages=stop.messages, questions=[], budget=stop.budget))
         except TaskEnded as end:
             outcome = RunOutcome(reason=end.reason, message=end.message)
+        outcome.degraded += self.runner.take_degradations(run)
         status = "suspended" if outcome.suspended else "failed" if outcome.reason else "completed"
         await self._note("run.end", lambda: self.log.end_run(id_, status, outcome.message))
         return outcome.model_dump(mode="json")
@@ -68,27 +69,37 @@ class AgentRunWorkflow:
     async def _note(self, name: str, write: Callable[[], Awaitable[None]]) -> None:
         await self.runner.tools.durable.step(name, write, type(None))
 
+    async def _begin(self, run: RunId, n: int) -> None:
+        caller = run.caller
+        await self.log.begin_run(run.id, caller.task_id, caller.agent, n)
+        facts = self.traits(caller.agent).facts
+        if facts:
+            await self.log.append_event(caller.task_id, f"{run}:runtime", "runtime", caller.agent, facts)
+
     def _choose(self, agent: str, argument: dict[str, Any]) -> Callable[[RunId, dict[str, Any]], Awaitable[RunOutcome]]:
         if agent == "code-review":
             return self._review
-        if self.missing_model:
+        traits = self.traits(agent)
+        if traits.missing:
             return self._without_model
-        if agent == "orchestrator" and self.is_small:
+        is_small = traits.is_small
+        if agent == "orchestrator" and is_small:
             return self._plan
-        if agent == "feature-dev" and self.is_small and not argument.get("resumed"):
+        if agent == "feature-dev" and is_small and not argument.get("resumed"):
             return self._guide
         return self._loop
 
     async def _plan(self, run: RunId, argument: dict[str, Any]) -> RunOutcome:
         """In one answer, without tools: a small model gets lost in them and needs none to route a request."""
         instructions = self.runner.definitions["orchestrator"].instructions
-        plan = await self.runner.ask(run, f"{instructions}\n\n{argument['prompt']}", PlanDraft, max_tokens=400)
+        plan = await self.runner.ask(run, f"{instructions}\n\n{argument['prompt']}", self.runner.plan, max_tokens=400)
         return RunOutcome(output=plan.model_dump(mode="json"))
 
     async def _loop(self, run: RunId, argument: dict[str, Any]) -> RunOutcome:
-        if self.needs_judge:
+        traits = self.traits(run.caller.agent)
+        if traits.needs_judge:
             return await self._without_model(run, argument)
-        if self.is_small:
+        if traits.is_small:
             listed = await self.runner.tools.call(run.caller, "workspace_list_files", {}, f"{run}:paths")
             known_paths.set(tuple(listed.data.get("files", ())))
         resumed = None
@@ -102,7 +113,7 @@ class AgentRunWorkflow:
 
     async def _without_model(self, run: RunId, argument: dict[str, Any]) -> RunOutcome:
         """What a program can make by itself; the rest ends with the setting that is missing."""
-        why = self.missing_model or UNJUDGED
+        why = self.traits(run.caller.agent).missing or UNJUDGED
         kind = scaffold_for(argument["agent"], argument["goal"])
         if kind is None:
             raise TaskEnded("needs_model", f"{why} {POSSIBLE}")
@@ -121,7 +132,8 @@ class AgentRunWorkflow:
 
     async def _review(self, run: RunId, argument: dict[str, Any]) -> RunOutcome:
         tests = TestRun.model_validate_json(argument["prompt"]) if argument["prompt"] else None
-        review, degraded = await Reviewer(self.runner, self.is_small, self.missing_model).review(
+        traits = self.traits(run.caller.agent)
+        review, degraded = await Reviewer(self.runner, traits.is_small, traits.missing).review(
             run, argument["goal"], tests
         )
         return RunOutcome(output=review.model_dump(mode="json"), degraded=degraded)

@@ -1,14 +1,13 @@
 """What agents are and what they hand back. Outputs are pydantic models: a model's answer is validated, not trusted."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from devtools_platform.core.agents import AgentName
 from devtools_platform.core.approvals import Risk
 from devtools_platform.core.tasks import Degradation, DiffStat, Reason, Severity
-
-WorkingAgent = Literal["feature-dev", "infrastructure", "cicd", "documentation"]
 
 
 class Definition(BaseModel):
@@ -20,11 +19,13 @@ class Definition(BaseModel):
     role: str
     output: Literal["plan", "report", "judgement"]
     max_turns: int = Field(ge=1, le=500)
+    toolsets: tuple[str, ...] = ()
+    """Names of the gateway's toolsets, for an agent the gateway's own policy does not list."""
     instructions: str
 
 
 class PlannedStep(BaseModel):
-    agent: WorkingAgent
+    agent: AgentName
     goal: str = Field(min_length=1, max_length=4000)
     needs: list[int] | None = Field(
         default=None,
@@ -50,6 +51,14 @@ class PlanDraft(BaseModel):
             if wrong := [need for need in step.needs or () if not 1 <= need < number]:
                 raise ValueError(f"step {number} needs step {wrong[0]}, which is not before it")
         return self
+
+
+def plan_type(agents: Sequence[AgentName]) -> type[PlanDraft]:
+    """`PlanDraft` as a model is asked for it: only these agents can be named."""
+    names: Any = Literal[tuple(agents)]  # pyright: ignore[reportInvalidTypeForm, reportInvalidTypeArguments]
+    step: Any = create_model("PlannedStep", __base__=PlannedStep, agent=(names, ...))
+    steps: Any = (list[step], Field(default_factory=list, max_length=8))
+    return create_model("PlanDraft", __base__=PlanDraft, __doc__=PlanDraft.__doc__, steps=steps)
 
 
 class AgentReport(BaseModel):

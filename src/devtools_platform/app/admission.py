@@ -5,9 +5,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from devtools_platform.agents.definitions import load_definitions, working_agents
 from devtools_platform.config import Settings
-from devtools_platform.core.agents import WORKING_AGENTS
-from devtools_platform.core.errors import BadInput, DiskFull
+from devtools_platform.core.errors import BadInput, DiskFull, UnknownAgent
 from devtools_platform.core.tasks import TaskRequest
 from devtools_platform.kit.git import resolve_repository
 from devtools_platform.kit.sandbox import find_sandbox
@@ -24,11 +24,8 @@ class Admission:
                 "The task's text is empty; say what you want done.",
                 hint='dev-tools task run "TEXT" --repo DIR',
             )
-        if request.agent is not None and request.agent not in WORKING_AGENTS:
-            raise BadInput(
-                f"{request.agent} has a part in every task and takes none alone.",
-                hint=f"Give the task to one of {', '.join(WORKING_AGENTS)}, or to nobody.",
-            )
+        if request.agent is not None:
+            self._check_agent(request.agent)
         if not Path(request.repo).is_absolute():
             raise BadInput(f"{request.repo!r} is not an absolute path.", hint="Give the path from the root folder.")
         repository = await resolve_repository(Path(request.repo))
@@ -42,3 +39,11 @@ class Admission:
         if not request.without_sandbox:
             await asyncio.to_thread(find_sandbox, self.settings.sandbox_program)
         return request.model_copy(update={"repo": str(repository.path)})
+
+    def _check_agent(self, agent: str) -> None:
+        definitions = load_definitions(self.settings.agent_definitions)
+        hint = f"Give the task to one of {', '.join(working_agents(definitions))}, or to nobody."
+        if agent not in definitions:
+            raise UnknownAgent(f"There is no agent {agent!r}.", hint=hint)
+        if agent not in working_agents(definitions):
+            raise BadInput(f"{agent} has a part in every task and takes none alone.", hint=hint)

@@ -1,4 +1,4 @@
-"""What the console reads and does, answered by the parts it does not know."""
+"""What the console reads and does about tasks and the stack, answered by the parts it does not know."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -8,29 +8,33 @@ import httpx2
 
 from devtools_platform.agents.definitions import load_definitions
 from devtools_platform.app.admission import Admission
-from devtools_platform.app.models import ServedModel
-from devtools_platform.console.types import AgentStatus, ServiceStatus
-from devtools_platform.core.tasks import Event, TaskRequest, TaskResult
+from devtools_platform.app.doctor import examine
+from devtools_platform.app.runtimes import Runtimes
+from devtools_platform.config import Settings, explain
+from devtools_platform.console.types import AgentStatus, Check, ServiceStatus, Setting, Wanted, WorkerStatus
+from devtools_platform.core.tasks import Event, Page, Step, TaskRequest, TaskResult
 from devtools_platform.gateway.service import Gateway
 from devtools_platform.state.api import StateParts
 from devtools_platform.state.service import Write
+from devtools_platform.state.supervision import list_workers
+from devtools_platform.state.tasks import TaskFilter
 
 HEALTH_TIMEOUT_S = 2.0
-ACTOR = "console"
+LOOKED_AT = 20
+"""Tasks at work that are asked which agents they keep busy."""
 
 
 @dataclass(frozen=True)
-class ConsoleData:
-    """The console's reader, writer and view of the stack in one."""
+class ConsoleTasks:
+    """The console's `TaskReader` and `TaskWriter`."""
 
     state: StateParts
     admission: Admission
-    gateway: Gateway
-    served: ServedModel
-    urls: Mapping[str, str]
 
-    async def list_tasks(self, limit: int) -> Sequence[TaskResult]:
-        return (await self.state.service.list_tasks(limit=limit)).items
+    async def list_tasks(self, limit: int, wanted: Wanted, cursor: str | None = None) -> Page[TaskResult]:
+        status = (wanted.status,) if wanted.status else ()
+        found = TaskFilter(status, wanted.repo, wanted.agent, wanted.text)
+        return await self.state.service.list_tasks(found, limit=limit, cursor=cursor)
 
     async def get_task(self, id_: str) -> TaskResult:
         return await self.state.service.get_task(id_)
@@ -42,33 +46,84 @@ class ConsoleData:
     def follow_events(self, id_: str, after: int) -> AsyncIterator[Event]:
         return self.state.events.follow_events(id_, after)
 
-    async def diff(self, id_: str) -> str | None:
-        """The last diff the task wrote down; its workspace is gone when it has ended."""
-        events = await self.list_events(id_, 0)
-        texts = [str(event.data["text"]) for event in events if event.kind == "diff"]
-        return texts[-1] if texts else None
+    async def list_steps(self, id_: str) -> Sequence[Step]:
+        return await self.state.service.list_steps(id_)
 
-    async def create_task(self, request: TaskRequest, idempotency_key: str | None) -> str:
-        return await self.state.service.create_task(await self.admission.admit(request), Write(ACTOR, idempotency_key))
+    async def create_task(self, request: TaskRequest, idempotency_key: str | None, by: str) -> str:
+        return await self.state.service.create_task(await self.admission.admit(request), Write(by, idempotency_key))
 
-    async def cancel_task(self, id_: str) -> None:
-        await self.state.service.cancel_task(id_, Write(ACTOR))
+    async def cancel_task(self, id_: str, by: str) -> None:
+        await self.state.service.cancel_task(id_, Write(by))
+
+    async def pause_task(self, id_: str, by: str) -> None:
+        await self.state.service.pause_task(id_, Write(by))
+
+    async def resume_task(self, id_: str, by: str) -> None:
+        await self.state.service.resume_task(id_, Write(by))
+
+    async def steer_task(self, id_: str, text: str, by: str) -> None:
+        await self.state.service.steer_task(id_, text, Write(by))
+
+    async def retry_task(self, id_: str, step: int | None, by: str) -> None:
+        await self.state.service.retry_task(id_, step, Write(by))
+
+    async def fork_task(self, id_: str, step: int | None, by: str) -> str:
+        return await self.state.service.fork_task(id_, step, Write(by))
+
+
+@dataclass(frozen=True)
+class ConsoleStack:
+    """The console's `StackReader`."""
+
+    config: Settings
+    state: StateParts
+    gateway: Gateway
+    runtimes: Runtimes
+    urls: Mapping[str, str]
+
+    @property
+    def environment(self) -> str:
+        return self.config.environment
 
     async def services(self) -> Sequence[ServiceStatus]:
         async with httpx2.AsyncClient(timeout=HEALTH_TIMEOUT_S, trust_env=False) as http:
             return await asyncio.gather(*(_ask(http, name, url) for name, url in self.urls.items()))
 
     async def agents(self) -> Sequence[AgentStatus]:
-        info = self.served.info
+        chains = self.runtimes.chains
+        busy = await self._busy_agents()
         return [
             AgentStatus(
                 name=name,
                 role=definition.role,
-                runtime="local",
-                model=f"{info.name} ({info.provider})" if info else None,
+                # Whoever runs on the stack's own model runs our loop on it.
+                runtime="local" if chains[name][0].kind == "stack" else chains[name][0].kind,
+                model=f"{info.name} ({info.provider})" if (info := chains[name][0].served.info) else None,
                 tools=tuple(sorted(self.gateway.policy.tools_of(name))),
+                current_task=busy.get(name),
             )
-            for name, definition in load_definitions().items()
+            for name, definition in load_definitions(self.config.agent_definitions).items()
+        ]
+
+    async def _busy_agents(self) -> dict[str, str]:
+        """Agent -> a task it works on now."""
+        at_work = await self.state.service.list_tasks(TaskFilter(status=("working",)), limit=LOOKED_AT)
+        runs = [run for task in at_work.items for run in await self.state.service.list_runs(task.id)]
+        return {run.agent: run.task_id for run in runs if run.status == "working"}
+
+    async def workers(self) -> Sequence[WorkerStatus]:
+        held = await self.state.service.control.list_held()
+        return [
+            WorkerStatus(worker.id, worker.host, worker.status, len(worker.holds), worker.queues, worker.silent_s)
+            for worker in await list_workers(self.state.service.database, held)
+        ]
+
+    async def examine(self) -> Sequence[Check]:
+        return [Check(check.name, check.is_ok, check.found, check.fix) for check in await examine(self.config)]
+
+    async def settings(self) -> Sequence[Setting]:
+        return [
+            Setting(one.variable, one.value, one.is_secret, one.source, one.meaning) for one in explain(self.config)
         ]
 
 

@@ -9,7 +9,7 @@ from pydantic_ai.durable_exec.dbos import DBOSDurability
 
 from devtools_platform.agents.adapters.git_workspaces import GitWorkspaces
 from devtools_platform.agents.adapters.mcp_tools import GatewayClient
-from devtools_platform.agents.definitions import load_definitions
+from devtools_platform.agents.definitions import load_definitions, working_agents
 from devtools_platform.agents.orchestration import AGENT_RUN, Crew, TaskLimits, TaskWorkflow
 from devtools_platform.agents.questions import People
 from devtools_platform.agents.routing import load_router
@@ -18,9 +18,10 @@ from devtools_platform.agents.runs import AgentRunWorkflow
 from devtools_platform.agents.tool_calls import DurableTools
 from devtools_platform.app.code_index import HttpCodeIndex
 from devtools_platform.app.home import Home
-from devtools_platform.app.ledger import build_ledger
-from devtools_platform.app.models import NO_MODEL_HINT, ServedModel, build_models
+from devtools_platform.app.ledger import LedgerBridge, build_ledger
+from devtools_platform.app.models import ServedModel
 from devtools_platform.app.preflight import StackPreflight
+from devtools_platform.app.runtimes import RuntimeModels, Runtimes
 from devtools_platform.config import Settings
 from devtools_platform.state.adapters.dbos.control import DbosControl
 from devtools_platform.state.adapters.dbos.engine import AgentLimits, DbosEngine
@@ -54,7 +55,7 @@ def build_crew(
     store: sa.Engine,
     database_url: str,
     control: DbosControl,
-    served: ServedModel,
+    runtimes: Runtimes,
     *,
     gateway_url: str,
     context_url: str,
@@ -64,7 +65,11 @@ def build_crew(
     limits = AgentLimits(settings.agent_concurrency, settings.agent_runs_per_minute)
     engine = DbosEngine(database_url, control, worker_id=worker_id, limits=limits, queues=settings.queues)
     journal = Journal(store, worker_id)
-    ledger = build_ledger(settings, store, journal, served)
+
+    def ledger_of(served: ServedModel) -> LedgerBridge:
+        return build_ledger(settings, store, journal, served)
+
+    ledger = ledger_of(runtimes.main)
     token, secret = _secret(settings.stack_token, home, "token"), _secret(settings.stack_secret, home, "secret")
     client = GatewayClient(f"{gateway_url}/mcp", secret, timeout_s=settings.command_timeout_s + 30)
     tools = DurableTools(client, engine, journal)
@@ -75,27 +80,25 @@ def build_crew(
         workspaces=GitWorkspaces(home.workspaces, settings.min_free_disk_mb),
         tools=tools,
         index=HttpCodeIndex(context_url, token),
-        preflight=StackPreflight(settings, served),
+        preflight=StackPreflight(settings, runtimes),
         people=People(
             ApprovalDesk(store, control), journal, ledger, load_rules(settings.approval_rules), settings.environment
         ),
         slots=asyncio.Semaphore(settings.concurrent_tasks),
-        model=served.info,
+        model=runtimes.info,
         max_review_rounds=settings.max_review_rounds,
         limits=TaskLimits(settings.max_replans, settings.max_agent_runs),
-        router=load_router(settings.routing),
+        router=load_router(settings.routing, working_agents(load_definitions(settings.agent_definitions))),
     )
     runner = AgentRunner(
-        load_definitions(),
-        build_models(served, ledger, settings.model_timeout_s),
+        load_definitions(settings.agent_definitions),
+        RuntimeModels(runtimes, ledger_of, journal, settings.model_timeout_s),
         tools,
         durable=lambda: DBOSDurability(parallel_execution_mode="sequential"),
         max_turns=settings.max_agent_turns,
     )
     engine.register(TASK_WORKFLOW, TaskWorkflow(crew))
-    missing = "" if served.endpoint else f"{served.missing or 'No model is configured.'} {NO_MODEL_HINT}"
-    agent_run = AgentRunWorkflow(runner, served.is_small, served.needs_judge, settings.max_candidates, journal, missing)
-    engine.register(AGENT_RUN, agent_run)
+    engine.register(AGENT_RUN, AgentRunWorkflow(runner, runtimes.traits, settings.max_candidates, journal))
     return Crewed(engine, Supervisor(store, engine, worker_id))
 
 

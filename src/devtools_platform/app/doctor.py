@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from devtools_platform.agents.adapters import embedded_model, endpoints
 from devtools_platform.app.home import Home
 from devtools_platform.app.models import NO_MODEL_HINT
+from devtools_platform.app.runtimes import describe_runtimes
 from devtools_platform.config import Settings
 from devtools_platform.core.errors import DevToolsError
 from devtools_platform.kit.sandbox import find_sandbox
@@ -29,7 +30,7 @@ class Check:
 async def examine(settings: Settings) -> list[Check]:
     """Every check, in the order a person should mend them."""
     checks: list[Callable[[Settings], Awaitable[Check]]] = [
-        _python, _git, _data_dir, _disk, _sandbox, _ports, _embedded_model, _model,
+        _python, _git, _data_dir, _disk, _sandbox, _ports, _embedded_model, _model, _runtimes,
     ]  # fmt: skip
     return [await check(settings) for check in checks]
 
@@ -119,3 +120,13 @@ async def _model(settings: Settings) -> Check:
     if has_file:
         return Check("model", is_ok=True, found="embedded")
     return Check("model", is_ok=False, found="none", fix=NO_MODEL_HINT)
+
+
+async def _runtimes(settings: Settings) -> Check:
+    """The environments file, as far as it can be judged without starting anything."""
+    try:
+        listed = describe_runtimes(settings)
+    except DevToolsError as error:
+        return Check("runtimes", is_ok=False, found=str(error), fix=error.hint)
+    kinds = sorted({runtime["runtime"] for agent in listed for runtime in agent["runtimes"]})
+    return Check("runtimes", is_ok=True, found=f"{len(listed)} agents on {', '.join(kinds)}")

@@ -7,6 +7,7 @@ from typing import TypedDict
 
 import sqlalchemy as sa
 
+from devtools_platform.agents.definitions import load_definitions
 from devtools_platform.app.home import Home
 from devtools_platform.app.sign_in import build_accounts
 from devtools_platform.config import Settings, program_environment, read_variables
@@ -59,7 +60,8 @@ def open_doors(settings: Settings, home: Home, store: sa.Engine, gateway: Gatewa
         key=secret,
     )
     hosts = frozenset({*names(settings.gateway_hosts), settings.host})
-    identity = Identity(secret, SqlTokens(store), _oidc(settings, tls))
+    agents = tuple(load_definitions(settings.agent_definitions))
+    identity = Identity(secret, SqlTokens(store), _oidc(settings, tls), agents)
     search = SearchMode(meanings=Meanings(embedder) if embedder is not None else None)
     return {"hub": hub, "identity": identity, "hosts": hosts, "search": search}
 

@@ -1,6 +1,6 @@
 """Which model serves this stack, and everything that hangs on it: server, adapter, meter."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +12,10 @@ from devtools_platform.agents.adapters.llama_server import LlamaServer
 from devtools_platform.agents.adapters.schema_tools import SchemaToolModel
 from devtools_platform.agents.adapters.scripted import Script, ScriptedModel
 from devtools_platform.agents.interfaces import ModelLedger
+from devtools_platform.agents.late import LateModel
 from devtools_platform.agents.live import list_choices
 from devtools_platform.agents.metered import MeteredModel
+from devtools_platform.agents.missing import MissingModel
 from devtools_platform.config import Settings
 from devtools_platform.core.agents import AgentName
 from devtools_platform.core.errors import NoModel, Unavailable
@@ -37,11 +39,20 @@ class ServedModel:
     server: LlamaServer | None = None
     missing: str = ""
     script: Script | None = None
+    hint: str = NO_MODEL_HINT
+    """What to do about what is missing."""
+    late: Callable[[], endpoints.Endpoint] | None = None
+    """Gives the endpoint as it is at the moment of a call, where it can change; raises `NoModel`."""
+    check: Callable[[], Awaitable[None]] | None = None
+    """How to see whether it would answer, where asking its endpoint does not tell."""
 
     async def check_model(self) -> None:
         """The preflight of every task: does the endpoint answer, take the key, know the model?"""
+        if self.check is not None:
+            await self.check()
+            return
         if self.endpoint is None:
-            raise NoModel(self.missing or "No model is configured.", hint=NO_MODEL_HINT)
+            raise NoModel(self.missing or "No model is configured.", hint=self.hint)
         if self.server is not None:
             if not self.server.is_running:
                 raise Unavailable("The embedded model's process has ended.", hint="Start the stack again.")
@@ -69,13 +80,14 @@ async def choose_model(settings: Settings, logs: Path, progress: Callable[[str],
     """Pick the model by the settings, start its server if it is ours. Having none is an outcome, not an error."""
     endpoint = await endpoints.choose_endpoint(settings)
     if endpoint.provider == "embedded":
-        return await _embedded(settings, logs, progress)
+        return await serve_embedded(settings, logs, progress)
     info = ModelInfo(name=endpoint.model, provider=endpoint.provider, tier=endpoint.tier)
     script = Script.load(settings.model_script) if settings.model_script else None
     return ServedModel(endpoint, info, script=script)
 
 
-async def _embedded(settings: Settings, logs: Path, progress: Callable[[str], None]) -> ServedModel:
+async def serve_embedded(settings: Settings, logs: Path, progress: Callable[[str], None]) -> ServedModel:
+    """The embedded model in a process of its own. Not having it is an outcome, not an error."""
     if settings.model_file is not None:
         file, name = settings.model_file, settings.model_file.stem
         sha256 = embedded_model.check_model_file(file, settings.cache_dir)
@@ -93,27 +105,45 @@ async def _embedded(settings: Settings, logs: Path, progress: Callable[[str], No
     return ServedModel(endpoint, ModelInfo(name=name, provider="embedded", tier="small", sha256=sha256), server)
 
 
-def build_models(served: ServedModel, ledger: ModelLedger, timeout_s: float) -> Callable[[AgentName], Model]:
-    """A model per agent. Without an endpoint, one that refuses with the way out."""
+def build_model(
+    served: ServedModel, agent: AgentName, ledger: ModelLedger, timeout_s: float, *, attempts: int | None = None
+) -> Model:
+    """An agent's model: metered, and adapted where it is small. Without an endpoint, one that says the way out."""
+    if served.endpoint is None and served.late is None:
+        return MissingModel(served.missing or "No model is configured.", served.hint)
+    metered = MeteredModel(
+        raw_model(served, agent, timeout_s),
+        ledger,
+        is_retryable=endpoints.is_retryable,
+        explain=lambda error: endpoints.explain(error, served.endpoint),
+        **({} if attempts is None else {"attempts": attempts}),
+    )
+    if not served.is_small:
+        return metered
+    return SchemaToolModel(metered, enums=list_choices, changes=lambda tool: tool in CHANGING)
 
-    def build(agent: AgentName) -> Model:
-        inner = _raw_model(served, agent, timeout_s)
-        metered = MeteredModel(
-            inner,
-            ledger,
-            is_retryable=endpoints.is_retryable,
-            explain=lambda error: endpoints.explain(error, served.endpoint),
-        )
-        if not served.is_small:
-            return metered
-        return SchemaToolModel(metered, enums=list_choices, changes=lambda tool: tool in CHANGING)
 
-    return build
-
-
-def _raw_model(served: ServedModel, agent: AgentName, timeout_s: float) -> Model:
+def raw_model(served: ServedModel, agent: AgentName, timeout_s: float) -> Model:
+    """The model itself, not metered and not adapted. Raises `NoModel`."""
     if served.script is not None:
         return ScriptedModel(served.script, agent)
+    if served.late is not None:
+        return _late(served.late, timeout_s)
     if served.endpoint is None:
-        return ScriptedModel(Script([]), agent)  # never asked: the preflight has ended the task
+        raise NoModel(served.missing or "No model is configured.", hint=served.hint)
     return endpoints.build_model(served.endpoint, timeout_s=timeout_s)
+
+
+def _late(find: Callable[[], endpoints.Endpoint], timeout_s: float) -> Model:
+    nowhere = endpoints.Endpoint("gradient-agent", "http://not-deployed.invalid/api/v1", None, "n/a", "standard")
+    built: dict[tuple[str | None, str], Model] = {}
+
+    def model() -> Model:
+        endpoint = find()
+        known = (endpoint.base_url, endpoint.api_key.get_secret_value() if endpoint.api_key else "")
+        if known not in built:
+            built.clear()
+            built[known] = endpoints.build_model(endpoint, timeout_s=timeout_s)
+        return built[known]
+
+    return LateModel(endpoints.build_model(nowhere, timeout_s=timeout_s), model)

@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 
-from devtools_platform.app.models import ServedModel
+from devtools_platform.app.runtimes import Runtimes
 from devtools_platform.config import Settings
 from devtools_platform.core.errors import NoSandbox
 from devtools_platform.core.tasks import Degradation
@@ -13,10 +13,10 @@ from devtools_platform.kit.sandbox import find_sandbox
 @dataclass(frozen=True)
 class StackPreflight:
     settings: Settings
-    served: ServedModel
+    runtimes: Runtimes
 
     async def check_model(self) -> None:
-        await self.served.check_model()
+        await self.runtimes.check_model()
 
     async def list_degradations(self) -> list[Degradation]:
         """A sandbox without its second layer. None at all is for admission to refuse, or was waived."""

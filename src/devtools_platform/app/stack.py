@@ -15,22 +15,25 @@ from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any
 
-import httpx2
 import sqlalchemy as sa
 
 from devtools_platform.agents.adapters.git_workspaces import GitWorkspaces
 from devtools_platform.app.admission import Admission
-from devtools_platform.app.console_data import ConsoleData
+from devtools_platform.app.agent_door import open_agent_door
+from devtools_platform.app.console import build_stack_view, invite
 from devtools_platform.app.context_readers import readers_of
 from devtools_platform.app.crew import build_crew
 from devtools_platform.app.delivery import deploy_tools
 from devtools_platform.app.gateway_doors import open_doors
 from devtools_platform.app.grants import ApprovalGrants
 from devtools_platform.app.home import Home
-from devtools_platform.app.models import ServedModel, choose_model, describe_model
+from devtools_platform.app.integrations import has_integrations, run_integrations
+from devtools_platform.app.models import ServedModel, describe_model
 from devtools_platform.app.observing import Observed, sink_names
+from devtools_platform.app.policy import policy_of
 from devtools_platform.app.recording import log_to, trace_to
 from devtools_platform.app.reviewing import workspace_tools
+from devtools_platform.app.runtimes import Runtimes, choose_runtimes
 from devtools_platform.app.search_engine import choose_embedder, choose_engine, follow_remotes
 from devtools_platform.app.serving import Serving, bind
 from devtools_platform.app.team_memory import keep_learning
@@ -47,7 +50,6 @@ from devtools_platform.core.errors import NotFound
 from devtools_platform.core.tools import Caller
 from devtools_platform.gateway.adapters.call_records import SqlCallRecords
 from devtools_platform.gateway.api import build_api as build_gateway
-from devtools_platform.gateway.api import load_policy
 from devtools_platform.gateway.service import Gateway
 from devtools_platform.gateway.toolsets.web import WebTools
 from devtools_platform.kit import database
@@ -75,9 +77,11 @@ class Urls:
     context: str
     state: str
     console: str
+    webhooks: str | None = None
+    """Only where GitHub or Linear is set up."""
 
     def as_dict(self) -> dict[str, str]:
-        return dict(vars(self))
+        return {name: url for name, url in vars(self).items() if url is not None}
 
 
 @dataclass(frozen=True)
@@ -122,9 +126,11 @@ class Stack:
             "state": self.settings.state_port,
             "console": self.settings.console_port,
         }
+        if has_integrations(self.settings):
+            ports["webhooks"] = self.settings.webhook_port
         sockets: dict[str, socket.socket] = {}
         for name, port in ports.items():
-            sockets[name] = bind(self.settings.host, port, f"DEV_TOOLS_{name.upper()}_PORT")
+            sockets[name] = bind(self.settings.host, port, _port_setting(name))
             cleanup.callback(sockets[name].close)
         return sockets
 
@@ -138,7 +144,7 @@ class Stack:
         observed = Observed(self.settings, store)
         cleanup.push_async_callback(observed.stop)
         observed.start(cleanup.enter_context(trace_to(spans, self.settings)))
-        served = await self._start_model(home, cleanup)
+        runtimes = await self._start_models(home, cleanup)
         context = await self._start_context(home, store, cleanup)
         serving = Serving()
         cleanup.push_async_callback(serving.stop)
@@ -151,11 +157,15 @@ class Stack:
         doors = open_doors(self.settings, home, store, gateway, context.embedder)
         await serving.serve(build_context(context, token, readers_of(doors["identity"])), sockets["context"])
         self.progress("context", urls.context)
-        await serving.serve(build_gateway(gateway, token=token, secret=secret, **doors), sockets["gateway"])
+        door = open_agent_door(
+            build_gateway(gateway, token=token, secret=secret, **doors),
+            doors["identity"], self.settings, runtimes, store, url=urls.gateway, token=token, secret=secret,
+        )  # fmt: skip
+        await serving.serve(door, sockets["gateway"])
         self.progress("gateway", urls.gateway)
 
         crewed = build_crew(
-            self.settings, home, store, url, control, served, gateway_url=urls.gateway, context_url=urls.context
+            self.settings, home, store, url, control, runtimes, gateway_url=urls.gateway, context_url=urls.context
         )
         await crewed.start()
         cleanup.push_async_callback(crewed.stop)
@@ -170,14 +180,17 @@ class Stack:
         add_observatory(state_api, observed)
         await serving.serve(state_api, sockets["state"])
         self.progress("state", urls.state)
+        if "webhooks" in sockets:
+            receiver = await run_integrations(self.settings, home, store, parts, cleanup, urls.webhooks, self.progress)
+            await serving.serve(receiver, sockets["webhooks"])
         home.keep_secret("database_url", url)
-        data = ConsoleData(parts, Admission(self.settings), gateway, served, urls.as_dict())
+        view = build_stack_view(self.settings, store, parts, gateway, context, runtimes, urls.as_dict(), token)
         await serving.serve(
-            build_console(data, data, data, token=token, secret=secret, host=self.settings.host), sockets["console"]
+            build_console(view, token=token, secret=secret, host=self.settings.host), sockets["console"]
         )
         self.progress("console", urls.console)
-        link = await _login_link(urls.console, token)
-        return Running(home.path, urls, token, link, served, time.perf_counter() - began)
+        link = (await invite(urls.console, token))["url"]
+        return Running(home.path, urls, token, link, runtimes.main, time.perf_counter() - began)
 
     async def _start_database(self, cleanup: AsyncExitStack) -> tuple[sa.Engine, str]:
         if self.settings.database_url is not None:
@@ -194,12 +207,11 @@ class Stack:
         await asyncio.to_thread(database.migrate, engine)
         return engine, url
 
-    async def _start_model(self, home: Home, cleanup: AsyncExitStack) -> ServedModel:
-        served = await choose_model(self.settings, home.logs, lambda text: self.progress("model", text))
-        if served.server is not None:
-            cleanup.push_async_callback(served.server.stop)
-        self.progress("model", describe_model(served))
-        return served
+    async def _start_models(self, home: Home, cleanup: AsyncExitStack) -> Runtimes:
+        runtimes = await choose_runtimes(self.settings, home, lambda text: self.progress("model", text))
+        cleanup.push_async_callback(runtimes.stop)
+        self.progress("model", describe_model(runtimes.main))
+        return runtimes
 
     async def _start_context(self, home: Home, store: sa.Engine, cleanup: AsyncExitStack) -> ContextService:
         embedder = choose_embedder(self.settings, self.progress)
@@ -223,7 +235,7 @@ class Stack:
         workspace = workspace_tools(self.settings, home.workspaces)
         return Gateway(
             [workspace, ContextTools(context, collection_of), tasks, WebTools(), *deploy_tools(self.settings)],
-            load_policy(),
+            policy_of(self.settings.agent_definitions),
             SqlCallRecords(store),
             rules=load_rules(self.settings.approval_rules),
             grants=ApprovalGrants(parts.approvals),
@@ -231,15 +243,12 @@ class Stack:
         )
 
 
+def _port_setting(service: str) -> str:
+    return f"DEV_TOOLS_{service.upper().removesuffix('S')}_PORT"
+
+
 def _keeping(settings: Settings) -> tuple[timedelta, timedelta]:
     return timedelta(days=settings.keep_workspaces_days), timedelta(days=settings.keep_tasks_days)
-
-
-async def _login_link(console: str, token: str) -> str:
-    async with httpx2.AsyncClient(trust_env=False) as http:
-        response = await http.post(f"{console}/login-links", headers={"Authorization": f"Bearer {token}"})
-        response.raise_for_status()
-        return str(response.json()["url"])
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 from devtools_platform.app.crew import build_crew
 from devtools_platform.app.home import Home
-from devtools_platform.app.models import choose_model, describe_model
+from devtools_platform.app.models import describe_model
 from devtools_platform.app.observing import sink_names
 from devtools_platform.app.recording import log_to, trace_to
+from devtools_platform.app.runtimes import choose_runtimes
 from devtools_platform.config import Settings
 from devtools_platform.core.errors import BadInput, NotRunning
 from devtools_platform.kit import database
@@ -55,12 +56,11 @@ async def run_worker(settings: Settings, progress: Progress) -> AsyncGenerator[W
         cleanup.enter_context(trace_to(SqlSpanStore(store, sink_names(settings)), settings))
         if settings.worker_metrics_port is not None:
             cleanup.callback(serve_metrics(settings.host, settings.worker_metrics_port))
-        served = await choose_model(settings, home.logs, lambda text: progress("model", text))
-        if served.server is not None:
-            cleanup.push_async_callback(served.server.stop)
-        progress("model", describe_model(served))
+        runtimes = await choose_runtimes(settings, home, lambda text: progress("model", text))
+        cleanup.push_async_callback(runtimes.stop)
+        progress("model", describe_model(runtimes.main))
         crewed = build_crew(
-            settings, home, store, address.database_url, DbosControl(store), served,
+            settings, home, store, address.database_url, DbosControl(store), runtimes,
             gateway_url=address.gateway_url, context_url=address.context_url,
         )  # fmt: skip
         await crewed.start()

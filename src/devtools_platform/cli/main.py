@@ -12,11 +12,15 @@ import typer
 
 from devtools_platform import __version__
 from devtools_platform.cli import (
+    agents,
     audit,
+    console,
     context,
     cost,
     demo,
+    dev,
     host,
+    integrations,
     model,
     release,
     review,
@@ -29,19 +33,23 @@ from devtools_platform.cli import (
     worker,
 )
 from devtools_platform.cli.output import fail, print_json
-from devtools_platform.config import load_settings
-from devtools_platform.core.errors import DevToolsError
+from devtools_platform.config import explain, load_settings
+from devtools_platform.core.errors import DevToolsError, NotFound
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__)
 app.add_typer(task.app, name="task")
 app.add_typer(worker.app, name="worker")
 app.add_typer(audit.app, name="audit")
+app.add_typer(console.app, name="console")
 app.add_typer(context.app, name="context")
 app.add_typer(state.app, name="state")
 app.add_typer(cost.app, name="cost")
 app.add_typer(traces.app, name="traces")
 app.add_typer(model.app, name="model")
+app.add_typer(integrations.app, name="integrations")
+app.add_typer(dev.app, name="dev")
 app.add_typer(tools.app, name="tools")
+app.add_typer(agents.app, name="agents")
 app.add_typer(tools.token_app, name="token")
 app.add_typer(release.app, name="release")
 app.add_typer(rollout.app, name="rollout")
@@ -66,6 +74,36 @@ def show_config(as_json: Annotated[bool, typer.Option("--json")] = False) -> Non
         return
     for name, value in values.items():
         typer.echo(f"DEV_TOOLS_{name.upper():28} {'' if value is None else value}")
+
+
+@config.command("explain")
+def explain_config(
+    name: Annotated[str | None, typer.Argument(help="A part of a setting's name; by default all.")] = None,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+) -> None:
+    """What each setting means, its present value, and where that came from."""
+    found = [one for one in explain(load_settings()) if name is None or name.lower() in one.variable.lower()]
+    if not found:
+        raise NotFound(f"No setting's name contains {name!r}.", hint="Run `dev-tools config show` for all of them.")
+    if as_json:
+        print_json([vars(one) for one in found])
+        return
+    for one in found:
+        typer.echo(f"{one.variable} = {'(not set)' if one.value is None else one.value}  [{one.source}]")
+        if one.meaning:
+            typer.echo(f"    {one.meaning}")
+
+
+@config.command("check")
+def check_config(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
+    """Whether the settings can be used: every name known, every value valid. Exit code 2 when not."""
+    changed = [one for one in explain(load_settings()) if one.source != "default"]
+    if as_json:
+        print_json({"ok": True, "set": [one.variable for one in changed]})
+        return
+    typer.echo(f"The settings can be used; {len(changed)} differ from their defaults.")
+    for one in changed:
+        typer.echo(f"  {one.variable} = {'(not set)' if one.value is None else one.value}  [{one.source}]")
 
 
 def _shown(value: Any) -> Any:

@@ -37,7 +37,7 @@ def stack_settings(data_dir: Path | None, *, host: str | None = None, free_ports
     """The settings with this command's flags on top."""
     overrides: dict[str, Any] = {"data_dir": data_dir and data_dir.absolute(), "host": host}
     if free_ports:
-        overrides |= dict.fromkeys(("gateway_port", "context_port", "state_port", "console_port"), 0)
+        overrides |= dict.fromkeys(("gateway_port", "context_port", "state_port", "console_port", "webhook_port"), 0)
     return load_settings(overrides)
 
 

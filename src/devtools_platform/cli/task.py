@@ -1,6 +1,7 @@
 """`dev-tools task`: hand over a task, watch it, look at it."""
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from devtools_platform.cli.output import err, no_progress, out, print_json, prog
 from devtools_platform.cli.stack import DataDir, stack_settings
 from devtools_platform.cli.summary import describe_event
 from devtools_platform.config import Settings
-from devtools_platform.core.agents import AGENTS, WORKING_AGENTS, AgentName
+from devtools_platform.core.agents import AGENTS, MAX_NAME, NAME_PATTERN, WORKING_AGENTS, AgentName
 from devtools_platform.core.errors import BadInput, NotRunning, UnknownAgent
 from devtools_platform.core.tasks import MAX_TASK_TEXT, AskBefore, Status, TaskRequest, TaskResult
 
@@ -32,7 +33,9 @@ NO_BRANCH = 20
 def run(
     text: Annotated[str, typer.Argument(help="What you want done.")],
     repo: Annotated[Path, typer.Option(help="A git repository on this machine.")] = Path(),
-    agent: Annotated[str | None, typer.Option(help=f"Give it to one agent: {', '.join(WORKING_AGENTS)}.")] = None,
+    agent: Annotated[
+        str | None, typer.Option(help=f"Give it to one agent: {', '.join(WORKING_AGENTS)}, or one of your own.")
+    ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Show every tool call as it happens.")] = False,
     ask: Annotated[
         list[str] | None,
@@ -82,9 +85,8 @@ def _points(names: list[str]) -> tuple[AskBefore, ...]:
 def _agent(name: str | None) -> AgentName | None:
     if name is None:
         return None
-    for known in AGENTS:
-        if name == known:
-            return known
+    if len(name) <= MAX_NAME and re.fullmatch(NAME_PATTERN, name):
+        return name  # which there are, the stack knows: a team can have its own
     raise UnknownAgent(f"There is no agent {name!r}.", hint=f"The agents are: {', '.join(AGENTS)}.")
 
 

@@ -148,7 +148,8 @@ def doctor(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 def create_token(
     name: Annotated[str, typer.Argument(help="Who will use it.")],
     scope: Annotated[
-        list[str], typer.Option(help="tools:SERVER_TOOL or context:COLLECTION, `*` allowed; may be repeated.")
+        list[str],
+        typer.Option(help="tools:SERVER_TOOL, context:COLLECTION or agents:NAME, `*` allowed; may be repeated."),
     ],
     agent: Annotated[str | None, typer.Option(help="Also bound by this agent's policy.")] = None,
     task: Annotated[str | None, typer.Option(help="The task whose workspace it works in.")] = None,

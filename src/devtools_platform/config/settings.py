@@ -33,7 +33,9 @@ def _default_cache_dir() -> Path:
 class Settings(BaseSettings):
     """The settings of one stack. Secrets are `SecretStr` and print as `***` everywhere."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, populate_by_name=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="forbid", frozen=True, populate_by_name=True, use_attribute_docstrings=True
+    )
 
     environment: Literal["production", "staging", "development", "test"] = "development"
     data_dir: Path = Field(default_factory=_default_data_dir)
@@ -228,6 +230,53 @@ class Settings(BaseSettings):
     """Where `dev-tools worker` offers its metrics; a stack's own are on its services, and a worker has none."""
     trace_content: bool = True
     """Whether spans hold what was said to models and tools. Without it they hold names, times, tokens and cost."""
+
+    environments_file: Path | None = None
+    """A YAML file that says which runtime and model carries each agent in each environment, instead of the shipped
+    one, by which all run on the stack's own model."""
+    agent_definitions: Path | None = None
+    """A folder of agent definitions of your own (`NAME.md`), beside the six shipped ones."""
+    digitalocean_access_token: SecretStr | None = Field(
+        default=None,
+        validation_alias=AliasChoices(
+            "digitalocean_access_token", "DIGITALOCEAN_ACCESS_TOKEN", "DEV_TOOLS_DIGITALOCEAN_ACCESS_TOKEN"
+        ),
+    )
+    """A personal access token of DigitalOcean, for `dev-tools agents sync` and its like."""
+    digitalocean_url: str = "https://api.digitalocean.com"
+    """Where DigitalOcean's API is; another address is for tests."""
+
+    webhook_port: int = Field(default=8009, ge=0, le=65535)
+    """Where webhooks of GitHub and Linear come in; listened on only when one of their secrets is set."""
+    public_url: str | None = None
+    """Where people reach the console from outside, for links in comments: `https://dev-tools.example.org`."""
+    public_webhook_url: str | None = None
+    """Where GitHub and Linear reach `webhook_port` from outside; Linear's sign-in comes back there, too."""
+    integrations_ask_before: tuple[Literal["plan", "publish"], ...] = ()
+    """What tasks that come from GitHub or Linear ask about in their thread, beside what the approval rules say."""
+    github_app_id: str | None = None
+    """The App's id (or client id). Without an App a token serves, with fewer features: no check runs."""
+    github_private_key_file: Path | None = None
+    """The App's private key, as GitHub made it (PEM)."""
+    github_token: SecretStr | None = None
+    """A fine-grained token, where there is no App: contents, issues, pull requests, commit statuses and actions."""
+    github_webhook_secret: SecretStr | None = None
+    """What GitHub signs its webhooks with. Two, parted by a comma, while one is being replaced."""
+    github_repositories: Mapping[str, Path] = Field(default_factory=dict[str, Path])
+    """The repositories served, and their clones here: `{"acme/shop": "/srv/shop"}`. No other is listened to."""
+    github_mention: str = "@dev-tools"
+    github_api_url: str = "https://api.github.com"
+    github_git_url: str = "https://github.com/{owner}/{repo}.git"
+    linear_webhook_secret: SecretStr | None = None
+    """What Linear signs its webhooks with. Two, parted by a comma, while one is being replaced."""
+    linear_client_id: str | None = None
+    """Of the OAuth application that is the agent; connect it with `dev-tools integrations connect linear`."""
+    linear_client_secret: SecretStr | None = None
+    linear_api_key: SecretStr | None = None
+    """A personal key instead of the OAuth application: comments go out in that person's name."""
+    linear_teams: Mapping[str, str] = Field(default_factory=dict[str, str])
+    """Where each team's work is done, by its key: `{"ENG": "acme/shop"}`, one of `github_repositories`, or a path."""
+    linear_api_url: str = "https://api.linear.app"
 
 
 def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:

@@ -12,13 +12,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from devtools_platform.console.interfaces import PersonalTokens
 from devtools_platform.console.render import Renderer
-from devtools_platform.console.sessions import Sessions
+from devtools_platform.console.sessions import Session, Sessions
 from devtools_platform.kit.http import LATENCY, OPEN_PATHS, REQUESTS
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 RETURN_COOKIE = "dev_tools_return"
 RETURN_LIFETIME_S = 3600
+MAX_RETURN = 1000
 _OPEN = OPEN_PATHS | {"/login", "/login-links"}
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -26,8 +28,11 @@ _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 class Gate:
     """Lets a request through to the console, or answers it with a page that says why not."""
 
-    def __init__(self, app: ASGIApp, *, sessions: Sessions, renderer: Renderer, host: str) -> None:
+    def __init__(
+        self, app: ASGIApp, *, sessions: Sessions, tokens: PersonalTokens, renderer: Renderer, host: str
+    ) -> None:
         self.app = app
+        self.tokens = tokens
         self.sessions = sessions
         self.renderer = renderer
         self.hosts = LOOPBACK | {host.lower().strip("[]")}
@@ -46,13 +51,13 @@ class Gate:
             await send(message)
 
         try:
-            answer = self._refuse(Request(scope)) or self.app
+            answer = await self._refuse(Request(scope)) or self.app
             await answer(scope, receive, send_and_note)
         finally:
             REQUESTS.labels("console", scope["method"], str(status)).inc()
             LATENCY.labels("console").observe(time.perf_counter() - started)
 
-    def _refuse(self, request: Request) -> Response | None:
+    async def _refuse(self, request: Request) -> Response | None:
         host = request.headers.get("host", "")
         if _hostname(host) not in self.hosts:
             return self.renderer.error(
@@ -65,17 +70,23 @@ class Gate:
         if request.url.path in _OPEN or request.url.path.startswith("/static/"):
             return None
         session = self.sessions.read(request.cookies.get(self.sessions.cookie_name))
-        if session is None:
+        if session is None or not await self._still_counts(session):
             return self._ask_to_log_in(request)
         request.state.session = session
         return None
 
+    async def _still_counts(self, session: Session) -> bool:
+        """A session that began with a personal token ends with it."""
+        token_id = session.person.token_id
+        return token_id is None or await self.tokens.is_valid(token_id)
+
     def _ask_to_log_in(self, request: Request) -> Response:
-        response = self.renderer.page("login.html", status=401, path=request.url.path)
+        path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        response = self.renderer.page("login.html", status=401, path=path, is_link=False, is_refused=False)
         if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
             response.set_cookie(
                 RETURN_COOKIE,
-                quote(request.url.path),
+                quote(path[:MAX_RETURN]),
                 max_age=RETURN_LIFETIME_S,
                 httponly=True,
                 samesite="strict",

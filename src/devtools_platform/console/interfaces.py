@@ -1,17 +1,40 @@
-"""What the console needs from the rest of the stack. `app` decides who answers."""
+"""What the console needs from the rest of the stack. `app` decides who answers.
 
-from collections.abc import AsyncIterator, Sequence
+Who acts is always told: `by` is the signed-in person's name, for the audit.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from devtools_platform.console.types import AgentStatus, ServiceStatus
-from devtools_platform.core.tasks import Event, TaskRequest, TaskResult
+from devtools_platform.console.access import Person
+from devtools_platform.console.types import (
+    AgentStatus,
+    Answer,
+    Chain,
+    Check,
+    Collection,
+    Deed,
+    Found,
+    GatewayTool,
+    HeldTool,
+    Server,
+    ServiceStatus,
+    Setting,
+    Spending,
+    ToolCall,
+    Wanted,
+    WorkerStatus,
+)
+from devtools_platform.core.approvals import Approval, ApprovalStatus, Verdict
+from devtools_platform.core.tasks import Event, Page, Step, TaskRequest, TaskResult
 
 
 class TaskReader(Protocol):
     """Tasks as they stand. An unknown id raises `core.errors.NotFound` everywhere."""
 
-    async def list_tasks(self, limit: int) -> Sequence[TaskResult]:
-        """The newest tasks, newest first."""
+    async def list_tasks(self, limit: int, wanted: Wanted, cursor: str | None = None) -> Page[TaskResult]:
+        """The newest tasks, newest first; `cursor` is the `next` of the page before."""
         ...
 
     async def get_task(self, id_: str) -> TaskResult: ...
@@ -24,24 +47,142 @@ class TaskReader(Protocol):
         """The same, then each further event as it happens. Ends when the task has ended."""
         ...
 
-    async def diff(self, id_: str) -> str | None:
-        """The task's change as `git diff` prints it; None while there is none."""
+    async def list_steps(self, id_: str) -> Sequence[Step]:
+        """The stored steps, from which a task can be done again."""
         ...
 
 
 class TaskWriter(Protocol):
-    async def create_task(self, request: TaskRequest, idempotency_key: str | None) -> str:
+    """What a person does with tasks. Raises `Conflict` where the task's state does not allow it."""
+
+    async def create_task(self, request: TaskRequest, idempotency_key: str | None, by: str) -> str:
         """Queue a task and return its id. The same key twice is the same task."""
         ...
 
-    async def cancel_task(self, id_: str) -> None:
-        """Ask a task to stop. Raises `Conflict` when it has ended."""
+    async def cancel_task(self, id_: str, by: str) -> None: ...
+
+    async def pause_task(self, id_: str, by: str) -> None: ...
+
+    async def resume_task(self, id_: str, by: str) -> None: ...
+
+    async def steer_task(self, id_: str, text: str, by: str) -> None: ...
+
+    async def retry_task(self, id_: str, step: int | None, by: str) -> None:
+        """From this step on; None from where the last agent began."""
+        ...
+
+    async def fork_task(self, id_: str, step: int | None, by: str) -> str:
+        """Returns the new task's id."""
+        ...
+
+
+class ApprovalDesk(Protocol):
+    async def list_approvals(
+        self, *, status: ApprovalStatus | None = None, task_id: str | None = None
+    ) -> Sequence[Approval]:
+        """Oldest first."""
+        ...
+
+    async def list_decided(self, limit: int) -> Sequence[Approval]:
+        """Those that are not pending any more, newest first."""
+        ...
+
+    async def get_approval(self, id_: str) -> Approval: ...
+
+    async def count_pending(self) -> int: ...
+
+    async def decide(self, id_: str, verdict: Verdict, *, by: str, version: int) -> Approval:
+        """Raises `TooLate` when it is decided, expired or changed since `version`."""
         ...
 
 
 class StackReader(Protocol):
     """The stack itself. A part that does not answer is a fact here, never an exception."""
 
+    @property
+    def environment(self) -> str: ...
+
     async def services(self) -> Sequence[ServiceStatus]: ...
 
     async def agents(self) -> Sequence[AgentStatus]: ...
+
+    async def workers(self) -> Sequence[WorkerStatus]: ...
+
+    async def examine(self) -> Sequence[Check]:
+        """What `dev-tools doctor` says. May take some seconds."""
+        ...
+
+    async def settings(self) -> Sequence[Setting]: ...
+
+
+class GatewayDesk(Protocol):
+    """The gateway. Raises `Unavailable` when it does not answer."""
+
+    async def servers(self) -> Sequence[Server]: ...
+
+    async def tools(self) -> Sequence[GatewayTool]: ...
+
+    async def quarantine(self) -> Sequence[HeldTool]: ...
+
+    async def calls(self, limit: int) -> Sequence[ToolCall]:
+        """The newest recorded calls, newest first."""
+        ...
+
+    async def approve_tool(self, server: str, tool: str, digest: str, *, accept_findings: bool, by: str) -> None:
+        """Take exactly the definition with this digest out of quarantine."""
+        ...
+
+    async def call_tool(self, name: str, arguments: Mapping[str, object], *, is_confirmed: bool, by: str) -> Answer: ...
+
+
+class KnowledgeDesk(Protocol):
+    async def collections(self) -> Sequence[Collection]: ...
+
+    async def search(self, collection: str, query: str, limit: int) -> Sequence[Found]: ...
+
+    async def index(self, repo: str, by: str) -> str:
+        """Index a repository in the background; returns the collection's name."""
+        ...
+
+
+class Ledger(Protocol):
+    async def spending(self, days: int) -> Spending: ...
+
+
+class Auditor(Protocol):
+    async def list_deeds(self, *, subject: str | None, before: int | None, limit: int) -> Sequence[Deed]:
+        """Newest first."""
+        ...
+
+    async def verify(self) -> Chain: ...
+
+    async def record(self, actor: str, action: str, subject: str, data: Mapping[str, object]) -> None:
+        """Append an entry: for what the console itself does, such as letting somebody in."""
+        ...
+
+
+class PersonalTokens(Protocol):
+    """Tokens by which people sign in without a link. Only hashes are stored."""
+
+    async def find(self, token: str) -> Person | None:
+        """Whose token this is; None when it is unknown, revoked or expired."""
+        ...
+
+    async def is_valid(self, token_id: str) -> bool:
+        """Whether the token of a running session still counts."""
+        ...
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Everything the console shows and does."""
+
+    tasks: TaskReader
+    actions: TaskWriter
+    approvals: ApprovalDesk
+    stack: StackReader
+    gateway: GatewayDesk
+    knowledge: KnowledgeDesk
+    ledger: Ledger
+    audit: Auditor
+    tokens: PersonalTokens

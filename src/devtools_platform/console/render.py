@@ -16,6 +16,7 @@ from starlette.responses import HTMLResponse, Response
 
 from devtools_platform import __version__
 from devtools_platform.console import words
+from devtools_platform.console.sessions import Session
 from devtools_platform.core.errors import NotFound
 
 PACKAGE = "devtools_platform.console"
@@ -41,12 +42,17 @@ _TITLES: Mapping[int, str] = {
 }
 
 _FILTERS = (
+    "ago",
+    "ask_words",
     "clock",
     "command_line",
     "count",
+    "decision_tone",
     "duration",
     "headline",
     "money",
+    "risk_tone",
+    "spent_words",
     "stage_words",
     "stamp",
     "status_tone",
@@ -81,6 +87,8 @@ class Renderer:
             version=__version__,
             session=None,
             section="",
+            environment=None,
+            waiting=None,
         )
 
     def page(self, name: str, *, status: int = 200, **values: Any) -> HTMLResponse:
@@ -90,10 +98,10 @@ class Renderer:
     def fragment(self, name: str, **values: Any) -> str:
         return self._templates.get_template(name).render(**values)
 
-    def error(self, status: int, message: str, hint: str) -> HTMLResponse:
+    def error(self, status: int, message: str, hint: str, session: Session | None = None) -> HTMLResponse:
         """A whole page for anything that went wrong: what happened, and what to do next."""
         title = _TITLES.get(status, "Something went wrong")
-        return self.page("error.html", status=status, title=title, message=message, hint=hint)
+        return self.page("error.html", status=status, title=title, message=message, hint=hint, session=session)
 
     def asset(self, name: str) -> Response:
         found = self._assets.get(name)

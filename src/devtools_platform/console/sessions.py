@@ -12,9 +12,15 @@ from dataclasses import dataclass
 
 import jwt
 
+from devtools_platform.console.access import Person, read_person
+from devtools_platform.core.errors import BadInput
+
 LINK_LIFETIME_S = 15 * 60
 SESSION_LIFETIME_S = 12 * 3600
+MAX_LINKS = 1000
 AUDIENCE = "dev-tools-console"
+OWNER = Person("owner", "admin")
+"""Whoever holds the stack's own token and says no other name."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,7 @@ class Session:
     id: str
     csrf: str
     """What every form of this session must carry."""
+    person: Person
 
 
 class LoginLinks:
@@ -31,18 +38,21 @@ class LoginLinks:
 
     def __init__(self, lifetime_s: float = LINK_LIFETIME_S) -> None:
         self._lifetime_s = lifetime_s
-        self._ends: dict[str, float] = {}
+        self._ends: dict[str, tuple[float, Person]] = {}
 
-    def issue(self) -> str:
+    def issue(self, person: Person = OWNER) -> str:
         now = time.monotonic()
-        self._ends = {code: end for code, end in self._ends.items() if end > now}
+        self._ends = {code: entry for code, entry in self._ends.items() if entry[0] > now}
+        while len(self._ends) >= MAX_LINKS:
+            self._ends.pop(next(iter(self._ends)))
         code = secrets.token_urlsafe(32)
-        self._ends[code] = now + self._lifetime_s
+        self._ends[code] = (now + self._lifetime_s, person)
         return code
 
-    def redeem(self, code: str) -> bool:
-        """Whether `code` opens a session. It never does so twice."""
-        return self._ends.pop(code, 0.0) > time.monotonic()
+    def redeem(self, code: str) -> Person | None:
+        """Whose session `code` opens; None when it opens none. It never does so twice."""
+        end, person = self._ends.pop(code, (0.0, OWNER))
+        return person if end > time.monotonic() else None
 
 
 class Sessions:
@@ -55,10 +65,13 @@ class Sessions:
         # Browsers share cookies between ports of a host: two stacks on one machine need two names.
         self.cookie_name = "dev_tools_session_" + _derive(secret, "cookie name").hex()[:8]
 
-    def start(self) -> str:
+    def start(self, person: Person = OWNER) -> str:
         """A new session's cookie value."""
         now = int(time.time())
         claims = {"sid": secrets.token_hex(16), "aud": AUDIENCE, "iat": now, "exp": now + self.lifetime_s}
+        claims |= {"sub": person.name, "role": person.role}
+        if person.token_id:
+            claims["tok"] = person.token_id
         return jwt.encode(claims, self._cookie_key, algorithm="HS256")
 
     def read(self, cookie: str | None) -> Session | None:
@@ -71,12 +84,14 @@ class Sessions:
                 self._cookie_key,
                 algorithms=["HS256"],
                 audience=AUDIENCE,
-                options={"require": ["sid", "exp"]},
+                options={"require": ["sid", "exp", "sub", "role"]},
             )
-        except jwt.InvalidTokenError:
+            known = read_person(claims["sub"], claims["role"])
+        except (jwt.InvalidTokenError, BadInput):
             return None
-        id_ = str(claims["sid"])
-        return Session(id_, csrf=hmac.digest(self._csrf_key, id_.encode(), "sha256").hex())
+        id_, token = str(claims["sid"]), claims.get("tok")
+        person = Person(known.name, known.role, None if token is None else str(token))
+        return Session(id_, hmac.digest(self._csrf_key, id_.encode(), "sha256").hex(), person)
 
 
 def has_csrf(session: Session, given: str) -> bool:

@@ -88,10 +88,14 @@ def _budget_warning(data: Data) -> Line:
 
 
 def _tool_call(data: Data) -> Line:
-    failed = bool(data.get("is_error"))
+    is_asked = _text(data, "message").startswith("A person must approve this call first")
+    failed = bool(data.get("is_error")) and not is_asked
     arguments = data.get("arguments")
     code = _text(data, "tool") + (f" {_compact(arguments)}" if arguments else "")
-    facts = (*_some("failed" if failed else ""), duration(_number(data, "duration_s")))
+    facts = (
+        *_some("failed" if failed else "", "asked a person" if is_asked else ""),
+        duration(_number(data, "duration_s")),
+    )
     return Line("", code=_clip(code, MAX_CODE), facts=facts, tone="bad" if failed else "plain")
 
 
@@ -137,6 +141,37 @@ def _degraded(data: Data) -> Line:
     return Line(": ".join(_some(_text(data, "what"), _text(data, "why"))), tone="warn")
 
 
+def _approval(data: Data) -> Line:
+    kind, tool = _text(data, "kind"), _text(data, "tool")
+    titles = {
+        "plan": "Asks whether to work by the plan",
+        "publish": "Asks whether to make the branch",
+        "question": "Asks a question",
+    }
+    title = f"Asks to call {tool}" if kind == "tool" else titles.get(kind, "Asks a person")
+    arguments = data.get("arguments")
+    code = _clip(_compact(arguments), MAX_CODE) if arguments else ""
+    return Line(title, code=code, facts=_facts(data, "risk", "rule"), tone="warn")
+
+
+def _decided(data: Data) -> Line:
+    by, reason = _text(data, "by"), _text(data, "reason")
+    title = f"{_text(data, 'status') or 'decided'}{f' by {by}' if by else ''}{f': {reason}' if reason else ''}"
+    return Line(_clip(title.capitalize(), MAX_CODE), tone="good" if data.get("status") == "approved" else "bad")
+
+
+def _message(data: Data) -> Line:
+    return Line(_clip(f"{_text(data, 'by') or 'Somebody'}: {_text(data, 'text')}", MAX_CODE), tone="busy")
+
+
+def _by_person(words: str) -> Callable[[Data], Line]:
+    def describe(data: Data) -> Line:
+        by = _text(data, "by")
+        return Line(f"{words} by {by}" if by else words, facts=_facts(data, "step", "attempt", "source"))
+
+    return describe
+
+
 def _finished(data: Data) -> Line:
     return Line(_text(data, "message") or "Done", facts=_facts(data, "branch"), tone="good")
 
@@ -164,6 +199,14 @@ _KINDS: Mapping[str, Callable[[Data], Line]] = {
     "review": _review,
     "commit": _commit,
     "degraded": _degraded,
+    "approval": _approval,
+    "approval_decided": _decided,
+    "message": _message,
+    "pause_requested": _by_person("Pause asked for"),
+    "paused": _by_person("Waits until it is resumed"),
+    "resumed": _by_person("Resumed"),
+    "retried": _by_person("Tried again"),
+    "forked": _by_person("Forked"),
     "finished": _finished,
     "failed": _failed,
     "cancelled": _cancelled,

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Literal
 
+from devtools_platform.console.types import Spent
+from devtools_platform.core.approvals import Approval, ApprovalStatus, Risk
 from devtools_platform.core.tasks import FINAL, Reason, Status, TaskResult, TestRun
 
 UNKNOWN = "unknown"
@@ -16,6 +18,7 @@ STATUS_WORDS: Mapping[Status, str] = {
     "queued": "Queued",
     "working": "Working",
     "input_required": "Needs you",
+    "paused": "Paused",
     "completed": "Completed",
     "failed": "Failed",
     "cancelled": "Cancelled",
@@ -24,6 +27,7 @@ STATUS_WORDS: Mapping[Status, str] = {
 _STATUS_TONES: Mapping[Status, Tone] = {
     "working": "busy",
     "input_required": "warn",
+    "paused": "warn",
     "completed": "good",
     "failed": "bad",
 }
@@ -40,8 +44,15 @@ _REASONS: Mapping[Reason, str] = {
     "no_sandbox": "The repository's commands could not be isolated. `dev-tools doctor` says what is missing.",
     "disk_full": "Too little disk was left to work safely. Free some and start the task again.",
     "cancelled": "It was cancelled.",
+    "denied": "A person denied the plan or the change.",
+    "expired": "Nobody decided in time.",
+    "workspace_lost": "Its private clone is gone, so it cannot go on from where it was.",
     "internal": "Something broke on our side. The last events say what.",
 }
+
+_RISK_TONES: Mapping[Risk, Tone] = {"low": "plain", "medium": "warn", "high": "bad"}
+
+_DECISION_TONES: Mapping[ApprovalStatus, Tone] = {"pending": "warn", "approved": "good", "denied": "bad"}
 
 _STAGES: Mapping[str, str] = {
     "baseline": "Before the change",
@@ -132,3 +143,35 @@ def look_command(task: TaskResult) -> str | None:
     if task.base_commit is None:
         return shlex.join(["git", "-C", task.repo, "show", task.branch])
     return shlex.join(["git", "-C", task.repo, "diff", f"{task.base_commit[:12]}...{task.branch}"])
+
+
+def risk_tone(risk: Risk) -> Tone:
+    return _RISK_TONES[risk]
+
+
+def decision_tone(status: ApprovalStatus) -> Tone:
+    return _DECISION_TONES.get(status, "plain")
+
+
+def ask_words(approval: Approval) -> str:
+    """What is asked, as a sentence."""
+    if approval.kind == "plan":
+        return "Work by this plan?"
+    if approval.kind == "publish":
+        return "Make the branch with this change?"
+    if approval.kind == "budget":
+        return f"Raise a budget for {approval.agent}?"
+    if approval.kind == "question":
+        return f"{approval.agent} asks you something"
+    return f"Let {approval.agent} call {approval.tool}?"
+
+
+def spent_words(spent: Spent) -> str:
+    """A sum with what it leaves out: a call without a known price makes it a lower bound, not a total."""
+    if not spent.unpriced:
+        return money(0.0 if spent.cost_usd is None else spent.cost_usd)
+    return UNKNOWN if spent.cost_usd is None else f"at least {money(spent.cost_usd)}"
+
+
+def ago(seconds: float) -> str:
+    return f"{duration(seconds)} ago"

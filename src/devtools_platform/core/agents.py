@@ -1,13 +1,28 @@
-"""The six agents by name. What each is, is data: see `agents/definitions/`."""
+"""The agents by name. What each is, is data: see `agents/definitions/`. A team can add its own."""
 
-from typing import Literal, get_args
+from typing import Annotated
 
-AgentName = Literal["orchestrator", "feature-dev", "code-review", "infrastructure", "cicd", "documentation"]
+from pydantic import StringConstraints
 
-AGENTS: tuple[AgentName, ...] = get_args(AgentName)
+NAME_PATTERN = r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$"
+MAX_NAME = 40
 
-CallerName = AgentName | Literal["person"]
-"""Who calls a tool: an agent, or a person (or their program) with a token of their own."""
+AgentName = Annotated[str, StringConstraints(pattern=NAME_PATTERN, max_length=MAX_NAME)]
+
+AGENTS: tuple[AgentName, ...] = (
+    "orchestrator",
+    "feature-dev",
+    "code-review",
+    "infrastructure",
+    "cicd",
+    "documentation",
+)
+"""The six that are always there."""
+
+PERSON = "person"
+
+CallerName = AgentName
+"""Who calls a tool: an agent, or `person`: a person (or their program) with a token of their own."""
 
 #: Agents a plan may give a step to: those that change the workspace. The orchestrator plans, and code-review
 #: always runs after the changes, so neither is ever a step of a plan.

@@ -35,15 +35,20 @@ class Caller:
     task_id: str
     agent: CallerName
     without_sandbox: bool = False
-    collections: tuple[str, ...] = ()
+    collections: tuple[str, ...] = field(default=(), kw_only=True)
     """Patterns of the context collections that the token opens beside those of the task's own repository."""
-    workspace: str = ""
+    workspace: str = field(default="", kw_only=True)
     """The clone it works in, where that is not the task's own: one of several steps that run at once."""
 
     @property
     def folder(self) -> str:
         """The name of its clone's folder."""
         return self.workspace or self.task_id
+
+    @property
+    def has_task(self) -> bool:
+        """Whether a task's workspace stands behind the call. Named tokens without one say `token:ID` in its place."""
+        return ":" not in self.task_id
 
 
 @dataclass(frozen=True)

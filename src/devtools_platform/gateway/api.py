@@ -214,8 +214,11 @@ def _add_tools(app: FastAPI, gateway: Gateway, hub: Hub, search: SearchMode) -> 
         return own + [{"name": name, **_state(upstream, hub)} for name, upstream in hub.offer.upstreams.items()]
 
     @app.get("/tools", tags=["tools"])
-    async def list_tools(request: Request) -> list[dict[str, Any]]:
+    async def list_tools(request: Request, agent: str | None = None) -> list[dict[str, Any]]:
+        """With `agent`: what that agent may call outside tasks, as a managed one does."""
         principal = _principal(request)
+        if agent is not None and principal is OPERATOR:
+            principal = Principal("preview", agent, Caller("token:preview", agent), agent, ("tools:*",))
         return [_describe(entry, hub, principal) for entry in hub.offer.view(principal).entries.values()]
 
     @app.get("/tools/search", tags=["tools"])

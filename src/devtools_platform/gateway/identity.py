@@ -12,7 +12,14 @@ from devtools_platform.core.agents import AGENTS, AgentName
 from devtools_platform.core.errors import BadInput, NotFound, Unauthorized
 from devtools_platform.core.tools import Caller
 from devtools_platform.gateway.oidc import OidcCallers
-from devtools_platform.gateway.principal import COLLECTIONS, TOOLS, Principal, collections_of, run_principal
+from devtools_platform.gateway.principal import (
+    AGENTS_SCOPE,
+    COLLECTIONS,
+    TOOLS,
+    Principal,
+    collections_of,
+    run_principal,
+)
 from devtools_platform.kit.tokens import is_run_token, verify_run_token
 
 PREFIX = "dtg_"
@@ -54,10 +61,17 @@ class TokenStore(Protocol):
 class Identity:
     """Who a request comes from. `verify` is on the call path: a hash and a look-up, nothing that waits."""
 
-    def __init__(self, secret: str, store: TokenStore | None = None, oidc: OidcCallers | None = None) -> None:
+    def __init__(
+        self,
+        secret: str,
+        store: TokenStore | None = None,
+        oidc: OidcCallers | None = None,
+        agents: Sequence[AgentName] = AGENTS,
+    ) -> None:
         self.oidc = oidc
         """Callers whose tokens an OpenID provider made."""
         self._secret = secret
+        self._agents = agents
         self._store = store
         self._by_hash: dict[str, TokenRecord] = {}
         self._known: OrderedDict[bytes, tuple[Principal, float]] = OrderedDict()
@@ -125,14 +139,14 @@ class Identity:
         per_minute: int | None = None,
     ) -> tuple[TokenRecord, str]:
         """A new token and its one showing. Raises `BadInput`."""
-        _check(name, scopes, agent, days)
+        _check(name, scopes, agent, days, self._agents)
         token = PREFIX + secrets.token_urlsafe(32)
         now = time.time()
         record = TokenRecord(
             secrets.token_hex(4),
             name,
             hash_token(token),
-            agent,  # pyright: ignore[reportArgumentType] - checked above
+            agent,
             task_id,
             tuple(scopes),
             per_minute,
@@ -196,15 +210,16 @@ def describe(record: TokenRecord) -> Mapping[str, object]:
     return {**facts, "scopes": list(record.scopes), "is_valid": record.is_valid}
 
 
-def _check(name: str, scopes: Sequence[str], agent: str | None, days: float) -> None:
+def _check(name: str, scopes: Sequence[str], agent: str | None, days: float, agents: Sequence[str]) -> None:
     if not 0 < len(name) <= 100:  # noqa: PLR2004 - fits a table
         raise BadInput("A token needs a name of at most 100 characters.", hint="Name it for who uses it.")
-    if agent is not None and agent not in AGENTS:
-        raise BadInput(f"{agent!r} is no agent.", hint=f"One of {', '.join(AGENTS)}.")
-    if not scopes or any(not scope.startswith((TOOLS, COLLECTIONS)) or len(scope) > 200 for scope in scopes):  # noqa: PLR2004
+    if agent is not None and agent not in agents:
+        raise BadInput(f"{agent!r} is no agent.", hint=f"One of {', '.join(agents)}.")
+    kinds = (TOOLS, COLLECTIONS, AGENTS_SCOPE)
+    if not scopes or any(not scope.startswith(kinds) or len(scope) > 200 for scope in scopes):  # noqa: PLR2004
         raise BadInput(
             f"The scopes are {list(scopes)!r}.",
-            hint="Write them as tools:SERVER_TOOL or context:COLLECTION, `*` allowed: tools:git_*, context:shop-*.",
+            hint="Write them as tools:SERVER_TOOL, context:COLLECTION or agents:NAME, `*` allowed: tools:git_*.",
         )
     if not 0 < days <= MAX_DAYS:
         raise BadInput(f"A token lasts up to {MAX_DAYS} days, not {days!r}.")

@@ -191,6 +191,8 @@ class Offer:
             return False
         if principal.agent is None:
             return entry.upstream is not None or entry.route.tool.is_for_people or principal.sees_all
+        if not principal.caller.has_task and entry.upstream is None and not entry.route.tool.is_for_people:
+            return False  # an agent without a task, such as a managed one, has no workspace it could work in
         return self._agent_sees(principal.agent, entry)
 
     def view(self, principal: Principal) -> View:

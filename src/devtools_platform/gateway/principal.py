@@ -8,6 +8,8 @@ from devtools_platform.core.agents import AgentName
 from devtools_platform.core.errors import Unauthorized
 from devtools_platform.core.tools import Caller
 
+AGENTS_SCOPE = "agents:"
+"""A scope that begins so opens an agent's own endpoint (`agents:cicd`)."""
 TOOLS = "tools:"
 """A scope that begins so permits calling the tools whose full names match the rest (`tools:git_*`)."""
 
@@ -42,9 +44,9 @@ class Principal:
         )
 
     @property
-    def policy_key(self) -> tuple[str | None, tuple[str, ...] | None, bool]:
+    def policy_key(self) -> tuple[str | None, tuple[str, ...] | None, bool, bool]:
         """Callers with the same key see the same catalogue."""
-        return (self.agent, self.scopes, self.sees_all)
+        return (self.agent, self.scopes, self.sees_all, self.caller.has_task)
 
 
 def run_principal(caller: Caller) -> Principal:

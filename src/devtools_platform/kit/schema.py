@@ -401,6 +401,94 @@ gateway_audit = Table(
 )
 """Calls at servers of others, each line's hash covering the one before; `arguments` is JSON text, as it was hashed."""
 
+console_tokens = Table(
+    "console_tokens",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("hash", Text, nullable=False, unique=True),
+    _now("created_at"),
+    _time("expires_at", nullable=False),
+    _time("revoked_at"),
+)
+"""Tokens by which people sign in at the console, as SHA-256."""
+
+inbox = Table(
+    "inbox",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer(), "sqlite"), primary_key=True),
+    Column("service", Text, nullable=False),
+    Column("delivery", StorableText, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("event", StorableText, nullable=False),
+    Column("body", StorableText, nullable=False),
+    Column("state", Text, nullable=False, server_default="waiting"),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    _time("not_before", nullable=False),
+    Column("note", StorableText, nullable=False, server_default=""),
+    _now("received_at"),
+    UniqueConstraint("service", "delivery"),
+    UniqueConstraint("service", "digest"),
+    Index("ix_inbox_state_id", "state", "id"),
+)
+"""Webhooks whose signature was right, as they came. `state`: `waiting`, `done`, `ignored`, `failed`. Not every service
+signs the delivery's id, so `digest` (of the body) keeps a replay under another id out."""
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer(), "sqlite"), primary_key=True),
+    Column("key", Text, nullable=False, unique=True),
+    Column("subject", Text, nullable=False),
+    Column("service", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("place", Text),
+    Column("body", StorableJson, nullable=False),
+    Column("state", Text, nullable=False, server_default="waiting"),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("is_in_doubt", Boolean, nullable=False, server_default=false()),
+    Column("owner", Text),
+    _time("not_before", nullable=False),
+    Column("error", StorableText),
+    _now("created_at"),
+    _time("ended_at"),
+    Index("ix_outbox_state_subject_id", "state", "subject", "id"),
+)
+"""What is to be told outside, in order for each `subject`. `state`: `waiting`, `sending`, `done`, `replaced` (a newer
+word for the same `place` was waiting), `failed`. `is_in_doubt`: it may have arrived, so look before sending again."""
+
+remote_objects = Table(
+    "remote_objects",
+    metadata,
+    Column("place", Text, primary_key=True),
+    Column("remote_id", Text, nullable=False),
+    _now("at"),
+)
+"""What we have made outside: the comment, pull request or check run that stands for one of our `place`s."""
+
+task_links = Table(
+    "task_links",
+    metadata,
+    Column("task_id", Text, ForeignKey(tasks.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("service", Text, nullable=False),
+    Column("thread", Text, nullable=False, index=True),
+    Column("origin", StorableJson, nullable=False),
+    Column("told", Integer, nullable=False, server_default="0"),
+    _now("created_at"),
+)
+"""Which thread outside a task came from. `told` is the number of its last event that went into the outbox."""
+
+service_tokens = Table(
+    "service_tokens",
+    metadata,
+    Column("service", Text, primary_key=True),
+    Column("sealed", Text, nullable=False),
+    Column("version", Integer, nullable=False, server_default="1"),
+    _now("at"),
+)
+"""Rotating tokens of outside services, encrypted with a key derived from the stack's secret."""
+
 budget_accounts = Table(
     "budget_accounts",
     metadata,

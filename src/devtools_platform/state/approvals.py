@@ -58,6 +58,14 @@ class ApprovalDesk:
         rows = await in_thread(self.database, lambda c: c.execute(query).all())
         return [_to_approval(row) for row in rows]
 
+    async def list_decided(self, limit: int = 100) -> list[Approval]:
+        """Those that do not wait any more, whatever became of them, newest first."""
+        table = schema.approvals
+        moment = sa.func.coalesce(table.c.decided_at, table.c.created_at)
+        query = sa.select(table).where(table.c.status != "pending").order_by(moment.desc(), table.c.id).limit(limit)
+        rows = await in_thread(self.database, lambda c: c.execute(query).all())
+        return [_to_approval(row) for row in rows]
+
     async def count_pending(self) -> int:
         table = schema.approvals
         query = sa.select(sa.func.count()).where(table.c.status == "pending")

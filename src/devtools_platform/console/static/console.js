@@ -12,11 +12,22 @@ function swapLive(fresh) {
       const before = document.getElementById(detail.id);
       if (before) detail.open = before.open;
     }
+    keepTyped(shown, part);
     enable(part);
     if (shown.isEqualNode(part)) continue;
     const focused = shown.contains(document.activeElement) ? document.activeElement.id : "";
     shown.replaceWith(part);
     if (focused) document.getElementById(focused)?.focus();
+  }
+}
+
+// What a person has typed or chosen stays, when what is around it changes.
+function keepTyped(shown, part) {
+  for (const field of shown.querySelectorAll("input[id], textarea[id], select[id]")) {
+    const fresh = part.querySelector(`#${CSS.escape(field.id)}`);
+    if (!fresh) continue;
+    if (field.type === "checkbox") fresh.checked = field.checked;
+    else if (field.matches("select") || field.value !== field.defaultValue) fresh.value = field.value;
   }
 }
 

@@ -30,6 +30,11 @@ class SqlAudit:
         rows = await in_thread(self.database, lambda c: c.execute(query).mappings().all())
         return [_line({**row}) for row in rows]
 
+    async def read_newest(self, limit: int) -> Sequence[Line]:
+        query = sa.select(gateway_audit).order_by(gateway_audit.c.seq.desc()).limit(limit)
+        rows = await in_thread(self.database, lambda c: c.execute(query).mappings().all())
+        return [_line({**row}) for row in rows]
+
 
 def _insert(connection: sa.Connection, lines: Sequence[Line]) -> None:
     """PostgreSQL takes the batch as one value: a statement with thousands of them costs ten times the CPU here."""

@@ -53,6 +53,7 @@ def _build_client(endpoint: Endpoint, base_url: str, timeout_s: float) -> AsyncO
         api_key=endpoint.api_key.get_secret_value() if endpoint.api_key else NO_KEY,
         max_retries=0,
         timeout=timeout,
+        default_query=endpoint.query or None,
         http_client=httpx2.AsyncClient(
             timeout=timeout,
             # A model takes seconds to answer, so a kept connection saves nothing; and one that went stale, or

@@ -1,13 +1,14 @@
 """What an endpoint is: who serves the model, where, with which key, and how strong the model is."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Literal
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-ProviderName = Literal["openai-compatible", "gradient", "ollama", "embedded", "scripted"]
+ProviderName = Literal["openai-compatible", "gradient", "gradient-agent", "ollama", "embedded", "scripted"]
 Tier = Literal["standard", "small"]
 
 
@@ -21,10 +22,14 @@ class Endpoint:
     api_key: SecretStr | None
     model: str
     tier: Tier
+    query: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Sent with every call: a managed agent of DigitalOcean wants `agent=true`."""
 
     @property
     def key_setting(self) -> str:
         """The setting this endpoint's key comes from, for messages."""
+        if self.provider == "gradient-agent":
+            return "the managed agent's access key (`dev-tools agents rotate-keys`)"
         return "GRADIENT_MODEL_ACCESS_KEY" if self.provider == "gradient" else "DEV_TOOLS_MODEL_API_KEY"
 
 

@@ -1,0 +1,74 @@
+"""The console wired: who answers what it asks. And how somebody is let in."""
+
+import getpass
+from collections.abc import Mapping
+from typing import Any
+
+import httpx2
+import sqlalchemy as sa
+
+from devtools_platform.app.admission import Admission
+from devtools_platform.app.client import Refused
+from devtools_platform.app.console_data import ConsoleStack, ConsoleTasks
+from devtools_platform.app.console_desks import ConsoleAudit, ConsoleGateway, ConsoleKnowledge, ConsoleLedger
+from devtools_platform.app.gateway_client import GatewayRest
+from devtools_platform.app.runtimes import Runtimes
+from devtools_platform.config import Settings
+from devtools_platform.console.adapters.personal_tokens import SqlPersonalTokens
+from devtools_platform.console.interfaces import Stack
+from devtools_platform.context.service import ContextService
+from devtools_platform.core.errors import Unavailable
+from devtools_platform.gateway.adapters.audit_log import SqlAudit
+from devtools_platform.gateway.service import Gateway
+from devtools_platform.observability.adapters.spending import SqlSpending
+from devtools_platform.state.api import StateParts
+
+
+def build_stack_view(
+    settings: Settings,
+    store: sa.Engine,
+    parts: StateParts,
+    gateway: Gateway,
+    context: ContextService,
+    runtimes: Runtimes,
+    urls: Mapping[str, str],
+    token: str,
+) -> Stack:
+    tasks = ConsoleTasks(parts, Admission(settings))
+    audit = ConsoleAudit(parts.audit)
+    rest = GatewayRest(urls["gateway"], token)
+    return Stack(
+        tasks=tasks,
+        actions=tasks,
+        approvals=parts.approvals,
+        stack=ConsoleStack(settings, parts, gateway, runtimes, urls),
+        gateway=ConsoleGateway(rest, gateway.policy, SqlAudit(store), audit),
+        knowledge=ConsoleKnowledge(context, audit),
+        ledger=ConsoleLedger(SqlSpending(store)),
+        audit=audit,
+        tokens=SqlPersonalTokens(store),
+    )
+
+
+async def invite(console: str, token: str, name: str | None = None, role: str = "admin") -> dict[str, Any]:
+    """A link that signs somebody in once, within a quarter of an hour; by default whoever runs this.
+
+    Raises `Unavailable`, and the console's own error for a name or a role it does not take.
+    """
+    person = {"name": name or _own_name(), "role": role}
+    headers = {"Authorization": f"Bearer {token}"}
+    async with httpx2.AsyncClient(trust_env=False) as http:
+        try:
+            response = await http.post(f"{console}/login-links", headers=headers, json=person)
+        except httpx2.HTTPError as error:
+            raise Unavailable(f"The console at {console} does not answer: {error}.") from None
+    if response.is_error:
+        raise Refused(response.json(), response.status_code)
+    return response.json()
+
+
+def _own_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # an account without a name, as containers have
+        return "owner"

@@ -1,0 +1,56 @@
+"""Each setting as a person asks about it: its variable, its value, where that came from, what it means."""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import AliasChoices, SecretStr
+
+from devtools_platform.config.settings import PREFIX, Settings
+
+
+@dataclass(frozen=True)
+class Explained:
+    """One setting. `value` is None when nothing is set; a secret's is `***`."""
+
+    variable: str
+    value: str | None
+    is_secret: bool
+    source: str
+    """`default`, `flag`, or the environment variable it was read from."""
+    meaning: str
+
+
+def explain(settings: Settings) -> list[Explained]:
+    """All of them, in the order they are declared."""
+    return [_explain(settings, name) for name in Settings.model_fields]
+
+
+def _explain(settings: Settings, name: str) -> Explained:
+    field = Settings.model_fields[name]
+    value: Any = getattr(settings, name)
+    names = _variables(name, field.validation_alias)
+    from_environment = next((variable for variable in names if variable in os.environ), None)
+    is_default = name not in settings.model_fields_set
+    source = "default" if is_default else from_environment or "flag"
+    is_secret = field.annotation is SecretStr or SecretStr in getattr(field.annotation, "__args__", ())
+    return Explained(names[0], _shown(value), is_secret, source, " ".join((field.description or "").split()))
+
+
+def _variables(name: str, alias: object) -> list[str]:
+    """The variable to set, then others that are read too."""
+    own = PREFIX + name.upper()
+    if isinstance(alias, AliasChoices):
+        others = [choice for choice in alias.choices if isinstance(choice, str) and choice.isupper()]
+        return others or [own]
+    return [own]
+
+
+def _shown(value: Any) -> str | None:
+    if value is None or value == "":
+        return None
+    if isinstance(value, SecretStr):
+        return "***"
+    if isinstance(value, tuple):
+        return ", ".join(str(item) for item in value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,1 @@
+"""Where the console keeps what is its own. Chosen by app only."""

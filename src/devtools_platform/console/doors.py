@@ -1,0 +1,117 @@
+"""What answers without a session: health, metrics, static files, and the ways in and out.
+
+Programs log a person in: `POST /login-links` with the stack's token answers a link that opens one session. The
+token itself never stands in an address, where histories and logs would keep it. People who have a personal token
+type it into the login page.
+"""
+
+from typing import Any
+from urllib.parse import unquote
+
+from fastapi import Request
+from fastapi.responses import JSONResponse, RedirectResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from devtools_platform import __version__
+from devtools_platform.console.access import Person, read_person
+from devtools_platform.console.gate import RETURN_COOKIE
+from devtools_platform.console.interfaces import Auditor, PersonalTokens
+from devtools_platform.console.pages import read_fields, read_form, session_of
+from devtools_platform.console.render import Renderer
+from devtools_platform.console.sessions import LINK_LIFETIME_S, OWNER, LoginLinks, Sessions
+from devtools_platform.core.errors import BadInput, DevToolsError, Unauthorized
+from devtools_platform.kit.http import error_response, has_token
+from devtools_platform.kit.metrics import render_metrics
+
+MAX_LINK_BODY = 10_000
+
+
+class Doors:
+    def __init__(
+        self, renderer: Renderer, sessions: Sessions, audit: Auditor, tokens: PersonalTokens, stack_token: str
+    ) -> None:
+        self.renderer = renderer
+        self.sessions = sessions
+        self.audit = audit
+        self.tokens = tokens
+        self.stack_token = stack_token
+        self.links = LoginLinks()
+
+    async def health(self) -> Response:
+        return JSONResponse({"service": "console", "version": __version__, "ok": True})
+
+    async def metrics(self) -> Response:
+        return Response(render_metrics("console"), media_type=CONTENT_TYPE_LATEST)
+
+    async def static(self, name: str) -> Response:
+        return self.renderer.asset(name)
+
+    async def create_link(self, request: Request) -> Response:
+        """For programs: `{"name": ..., "role": ...}` says for whom; without a body it is the owner's."""
+        if not has_token(request.headers.get("authorization", ""), self.stack_token):
+            return error_response(Unauthorized("A login link needs `Authorization: Bearer TOKEN`."))
+        try:
+            person = await _read_invited(request)
+        except DevToolsError as error:
+            return error_response(error)
+        url = request.url.replace(path="/login", query=f"token={self.links.issue(person)}")
+        facts = {"url": str(url), "expires_in_s": LINK_LIFETIME_S, "name": person.name, "role": person.role}
+        return JSONResponse(facts, status_code=201)
+
+    async def log_in(self, request: Request, token: str = "") -> Response:
+        """With a link, or the page that asks for a personal token."""
+        person = self.links.redeem(token) if token else None
+        if person is None:
+            return self.renderer.page("login.html", status=401, path="/login", is_link=bool(token), is_refused=False)
+        return await self._start(request, person)
+
+    async def log_in_with_token(self, request: Request) -> Response:
+        """The login page's form. There is no session yet, so the gate's origin check is what guards it."""
+        fields = dict(await read_fields(request))
+        person = await self.tokens.find(fields.get("token", "").strip())
+        if person is None:
+            return self.renderer.page("login.html", status=401, path="/login", is_link=False, is_refused=True)
+        return await self._start(request, person)
+
+    async def log_out(self, request: Request) -> Response:
+        await read_form(request)
+        response = RedirectResponse("/login", status_code=303, headers={"Cache-Control": "no-store"})
+        response.delete_cookie(self.sessions.cookie_name)
+        await self.audit.record(session_of(request).person.name, "console.logout", "console", {})
+        return response
+
+    async def _start(self, request: Request, person: Person) -> Response:
+        await self.audit.record(person.name, "console.login", "console", {"role": person.role})
+        response = RedirectResponse(_return_path(request), status_code=303, headers={"Cache-Control": "no-store"})
+        response.delete_cookie(RETURN_COOKIE)
+        response.set_cookie(
+            self.sessions.cookie_name,
+            self.sessions.start(person),
+            max_age=self.sessions.lifetime_s,
+            secure=request.url.scheme == "https",
+            httponly=True,
+            samesite="strict",
+        )
+        return response
+
+
+async def _read_invited(request: Request) -> Person:
+    body = await request.body()
+    if not body:
+        return OWNER
+    if len(body) > MAX_LINK_BODY:
+        raise BadInput(f"The body has at most {MAX_LINK_BODY} bytes.", hint='{"name": "ann", "role": "viewer"}')
+    try:
+        given: Any = await request.json()
+    except ValueError:
+        raise BadInput("The body is no JSON.", hint='{"name": "ann", "role": "viewer"}') from None
+    if not isinstance(given, dict):
+        raise BadInput("The body is no JSON object.", hint='{"name": "ann", "role": "viewer"}')
+    return read_person(given.get("name"), given.get("role"))  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
+
+
+def _return_path(request: Request) -> str:
+    """The page that asked to log in. Only a path of ours: the cookie is the browser's word."""
+    path = unquote(request.cookies.get(RETURN_COOKIE, ""))
+    is_ours = path.startswith("/") and not path.startswith(("//", "/\\", "/login")) and path.isprintable()
+    return path if is_ours and "\\" not in path else "/"

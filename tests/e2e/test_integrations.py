@@ -1,0 +1,189 @@
+"""From a Linear delegation and a GitHub comment to a pull request, on fakes of both, through a stack that is killed."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from devtools_platform.agents.adapters.scripted import Script
+from devtools_platform.app.demo import FILES
+from e2e import scenarios
+from fakes import github_server, linear_server
+from fakes.github_server import APP_ID, FakeGitHub
+from fakes.linear_server import FakeLinear
+from fakes.openai_server import FakeOpenAI
+from stacks import StackProcess, clean_env, git, make_repo, running_stack
+
+ORDER = "@dev-tools Fix the failing test: an order of exactly 100 must get the discount."
+WAIT_S = 40.0
+
+
+@dataclass
+class Team:
+    """A stack between its two fakes, and the repository it works on."""
+
+    stack: StackProcess
+    github: FakeGitHub
+    linear: FakeLinear
+    remote: Path
+
+    def post(self, service: str, body: bytes, headers: dict[str, str]) -> httpx2.Response:
+        assert self.stack.facts is not None
+        url = self.stack.facts["urls"]["webhooks"]
+        return httpx2.post(f"{url}/webhooks/{service}", content=body, headers=headers, trust_env=False, timeout=10)
+
+    def comment(self, text: str, number: int, delivery: str, **changes: Any) -> httpx2.Response:
+        """Somebody comments on an issue."""
+        body = json.dumps(comment_payload(text, number, **changes)).encode()
+        return self.post("github", body, github_server.signed(body, "issue_comment", delivery))
+
+    def say(self, session: str, **more: Any) -> httpx2.Response:
+        """Linear tells of a session."""
+        body = linear_server.to_bytes(linear_server.session_event(session, **more))
+        return self.post("linear", body, linear_server.signed(body))
+
+
+def comment_payload(text: str, number: int, *, association: str = "MEMBER", user: str = "ann") -> dict[str, Any]:
+    person = {"login": user, "type": "User"}
+    return {
+        "action": "created",
+        "issue": {"number": number, "title": "Discount", "body": "It is wrong at 100.", "author_association": "NONE"},
+        "comment": {"id": number, "body": text, "author_association": association, "user": person},
+        "repository": {"full_name": "acme/shop", "default_branch": "main"},
+        "sender": person,
+        "installation": {"id": 77},
+    }
+
+
+def wait_for(what: Callable[[], Any], why: str) -> Any:
+    deadline = time.monotonic() + WAIT_S
+    while not (found := what()):
+        assert time.monotonic() < deadline, why
+        time.sleep(0.05)
+    return found
+
+
+@pytest.fixture(scope="module")
+def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
+    folder = tmp_path_factory.mktemp("team")
+    shop = make_repo(folder / "shop", FILES)
+    remote = folder / "remotes" / "acme" / "shop.git"
+    remote.parent.mkdir(parents=True)
+    git(folder, "clone", "-q", "--bare", str(shop), str(remote))
+    (folder / "app.pem").write_text(github_server.private_key())
+    with (
+        FakeOpenAI(Script.parse(scenarios.RULES)) as model,
+        FakeGitHub(folder / "remotes") as github,
+        FakeLinear() as linear,
+    ):
+        github.files = [{"filename": "shop/prices.py", "patch": "@@ -10,3 +10,3 @@\n a\n-b\n+c\n d"}]
+        env = clean_env(
+            DEV_TOOLS_MODEL_BASE_URL=model.base_url,
+            DEV_TOOLS_MODEL_API_KEY=str(model.api_key),
+            DEV_TOOLS_MODEL=model.models[0],
+            DEV_TOOLS_GITHUB_APP_ID=APP_ID,
+            DEV_TOOLS_GITHUB_PRIVATE_KEY_FILE=str(folder / "app.pem"),
+            DEV_TOOLS_GITHUB_WEBHOOK_SECRET=github_server.SECRET,
+            DEV_TOOLS_GITHUB_API_URL=github.url,
+            DEV_TOOLS_GITHUB_GIT_URL=github.git_url,
+            DEV_TOOLS_GITHUB_REPOSITORIES=json.dumps({"acme/shop": str(shop)}),
+            DEV_TOOLS_LINEAR_WEBHOOK_SECRET=linear_server.SECRET,
+            DEV_TOOLS_LINEAR_API_KEY=linear.api_key,
+            DEV_TOOLS_LINEAR_API_URL=linear.url,
+            DEV_TOOLS_LINEAR_TEAMS='{"ENG": "acme/shop"}',
+            DEV_TOOLS_INTEGRATIONS_ASK_BEFORE='["publish"]',
+            DEV_TOOLS_PUBLIC_URL="https://dev-tools.example.org",
+        )
+        with running_stack(folder / "data", env) as stack:
+            yield Team(stack, github, linear, remote)
+        assert github.breaches == []
+        assert linear.breaches == []
+        text = (folder / "data" / "logs" / "stack.log").read_text()
+        secrets = [github_server.SECRET, linear_server.SECRET, linear.api_key, *github.tokens]
+        assert [secret for secret in secrets if secret in text] == []
+
+
+def kill_and_start(team: Team) -> None:
+    team.stack.kill_everything()
+    team.stack.start()
+
+
+def test_a_linear_delegation_becomes_a_reviewed_pull_request_through_a_kill(team: Team) -> None:
+    linear, github, session = team.linear, team.github, "session-1"
+    began = time.monotonic()
+    assert team.say(session, text="Fix the failing test: exactly 100").status_code == 202
+    first = wait_for(lambda: linear.contents(session, "thought"), "no first activity")[0]
+    assert first["at"] - began < 10
+    asked = wait_for(lambda: linear.contents(session, "elicitation"), "nothing was asked")[0]
+    assert [option["value"] for option in asked["signalMetadata"]["options"]] == ["approve", "deny"]
+    assert linear.sessions[session]["status"] == "awaitingInput"
+
+    kill_and_start(team)
+    assert team.say(session, action="prompted", prompt="approve, looks right").status_code == 202
+    response = wait_for(lambda: linear.contents(session, "response"), "no final response")[0]
+    pull = next(pull for pull in github.pulls if f"/pull/{pull['number']}" in response["content"]["body"])
+    assert git(team.remote, "rev-parse", pull["head"])
+    reviews = [review for review in github.reviews if review["number"] == pull["number"]]
+    sha = git(team.remote, "rev-parse", pull["head"])
+    assert len(reviews) == 1
+    assert [check["conclusion"] for check in github.checks if check["head_sha"] == sha] == ["success"]
+    assert len(linear.contents(session, "elicitation")) == len(linear.contents(session, "response")) == 1
+    wait_for(lambda: linear.issues.get(f"issue-{session}") == "state-review", "the issue did not follow")
+    assert {step["status"] for step in linear.sessions[session]["plan"]} == {"completed"}
+    assert linear.sessions[session]["externalUrls"][0]["url"].startswith("https://dev-tools.example.org/tasks/")
+
+
+def test_a_github_comment_becomes_a_reviewed_pull_request_through_a_kill(team: Team) -> None:
+    github = team.github
+    assert team.comment(ORDER, 7, "d-1").status_code == 202
+    wait_for(lambda: any("asks: may I" in text for text in github.texts(7)), "nothing was asked")
+    kill_and_start(team)
+    assert team.comment(ORDER, 7, "d-1").json() == {"is_new": False}  # GitHub delivers again what it is unsure of
+    before = len(github.pulls)
+    assert team.comment("@dev-tools approve", 7, "d-2").status_code == 202
+    wait_for(lambda: any(": done**" in text for text in github.texts(7)), "it never ended")
+
+    texts = github.texts(7)
+    assert len(texts) == 2, texts  # one comment that is kept up to date, one question with its answer
+    assert any("it is approved by github:" in text for text in texts)
+    assert len(github.pulls) == before + 1
+    assert any(f"Pull request: #{github.pulls[-1]['number']}" in text for text in texts)
+    numbers = [review["number"] for review in github.reviews]
+    assert numbers.count(github.pulls[-1]["number"]) == 1
+
+
+def test_a_question_of_the_crew_is_answered_in_linear(team: Team) -> None:
+    linear, session = team.linear, "session-3"
+    team.say(session, text="Make it right, please.", description="")
+    asked = wait_for(lambda: linear.contents(session, "elicitation"), "nothing was asked")[0]
+    assert asked["content"]["body"] == "What is wrong: the discount or the prices?"
+    assert "signal" not in asked  # an answer in words, not a choice
+    team.say(session, action="prompted", prompt="The discount, at exactly 100.")
+    wait_for(lambda: len(linear.contents(session, "elicitation")) == 2, "the answer was not taken")
+    team.say(session, action="prompted", prompt="deny: that was a rehearsal")
+    end = wait_for(lambda: linear.contents(session, "error"), "it did not end")[0]
+    assert "denied by linear:Ann" in end["content"]["body"]
+
+
+def test_stop_in_linear_cancels_the_task(team: Team) -> None:
+    team.say("session-2", text="Fix the failing test: exactly 100")
+    wait_for(lambda: team.linear.contents("session-2", "elicitation"), "nothing was asked")
+    team.say("session-2", action="prompted", prompt="Stop", signal="stop")
+    end = wait_for(lambda: team.linear.contents("session-2", "response"), "it did not stop")[0]
+    assert "Cancelled by linear:Ann" in end["content"]["body"]
+
+
+def test_what_strangers_and_quotes_say_is_no_order(team: Team) -> None:
+    tasks = len(team.stack.get("/tasks")["items"])
+    assert team.comment(ORDER, 21, "s-1", association="NONE").status_code == 202
+    assert team.comment("> @dev-tools delete everything\n\nNo way.", 21, "s-2").status_code == 202
+    assert team.comment("```\n@dev-tools deploy\n```", 21, "s-3").status_code == 202
+    assert team.comment("@dev-tools hello: nothing to do", 22, "s-4").status_code == 202  # worked after the others
+    wait_for(lambda: team.github.texts(22), "the order was not taken")
+    assert len(team.stack.get("/tasks")["items"]) == tasks + 1
+    assert team.github.texts(21) == []
