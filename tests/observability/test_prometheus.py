@@ -269,7 +269,7 @@ def _write_config(folder: Path, stack: StackProcess, alert_port: int, webhook: s
     rules = re.sub(r"for: \d+m", "for: 1s", (PROMETHEUS / "rules.yml").read_text())
     (folder / "rules.yml").write_text(rules)
     alerting = yaml.safe_load((PROMETHEUS / "alertmanager.yml").read_text())
-    alerting["route"]["group_wait"] = "0s"
+    alerting["route"] |= {"group_wait": "0s", "group_interval": "1s"}
     alerting["receivers"][0]["webhook_configs"][0]["url"] = webhook
     (folder / "alertmanager.yml").write_text(yaml.safe_dump(alerting))
 

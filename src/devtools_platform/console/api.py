@@ -36,7 +36,7 @@ def build_api(stack: Stack, *, token: str, secret: str, host: str = "127.0.0.1")
     renderer = Renderer()
     sessions = Sessions(secret)
     doors = Doors(renderer, sessions, stack.audit, stack.tokens, token)
-    app = FastAPI(title="Dev-Tools console", version=__version__, openapi_url=None)
+    app = FastAPI(title="Dev-Tools console", version=__version__, openapi_url=None, telemetry={"tracing": False})
     for method, path, endpoint in (
         ("GET", "/health", doors.health),
         ("GET", "/metrics", doors.metrics),

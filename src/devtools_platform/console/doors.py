@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from devtools_platform import __version__
 from devtools_platform.console.access import Person, read_person
@@ -21,6 +21,7 @@ from devtools_platform.console.render import Renderer
 from devtools_platform.console.sessions import LINK_LIFETIME_S, OWNER, LoginLinks, Sessions
 from devtools_platform.core.errors import BadInput, DevToolsError, Unauthorized
 from devtools_platform.kit.http import error_response, has_token
+from devtools_platform.kit.metrics import render_metrics
 
 MAX_LINK_BODY = 10_000
 
@@ -40,7 +41,7 @@ class Doors:
         return JSONResponse({"service": "console", "version": __version__, "ok": True})
 
     async def metrics(self) -> Response:
-        return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)
+        return Response(render_metrics("console"), media_type=CONTENT_TYPE_LATEST)
 
     async def static(self, name: str) -> Response:
         return self.renderer.asset(name)
