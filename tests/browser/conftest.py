@@ -20,8 +20,9 @@ SHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 PATIENCE_MS = 30_000
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
+    """For this module and no longer: while it is there, its event loop runs, and no other test can have one."""
     program = shutil.which("chromium")
     if program is None:
         pytest.skip("no chromium: `apt-get install chromium`")
