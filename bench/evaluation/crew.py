@@ -14,9 +14,10 @@ from pydantic_ai.capabilities import AbstractCapability
 
 from devtools_platform.agents.definitions import load_definitions
 from devtools_platform.agents.runner import AgentRunner
-from devtools_platform.agents.runs import AgentRunWorkflow
+from devtools_platform.agents.runs import AgentRunWorkflow, Traits
 from devtools_platform.agents.tool_calls import DurableTools
-from devtools_platform.app.models import NO_MODEL_HINT, ServedModel, build_models
+from devtools_platform.app.ledger import Pricing
+from devtools_platform.app.models import NO_MODEL_HINT, ServedModel, build_model
 from devtools_platform.app.reviewing import workspace_tools
 from devtools_platform.config import Settings
 from devtools_platform.core.approvals import ApprovalRules
@@ -25,6 +26,7 @@ from devtools_platform.core.tasks import Usage
 from devtools_platform.core.tools import Caller, Tool, ToolResult
 from devtools_platform.gateway.api import load_policy
 from devtools_platform.gateway.service import Gateway
+from devtools_platform.observability.prices import load_prices
 
 
 class AtOnce:
@@ -43,9 +45,7 @@ class Meter:
     output_tokens: int = 0
     cost_usd: Decimal | None = Decimal(0)
 
-    async def record_call(
-        self, *, input_tokens: int | None, output_tokens: int | None, cost_usd: Decimal | None, **_: Any
-    ) -> None:
+    def note(self, input_tokens: int | None, output_tokens: int | None, cost_usd: Decimal | None) -> None:
         self.calls += 1
         self.input_tokens += input_tokens or 0
         self.output_tokens += output_tokens or 0
@@ -108,17 +108,26 @@ class BareCrew:
         ledger: Any = self
         runner = AgentRunner(
             load_definitions(),
-            build_models(self.served, ledger, self.settings.model_timeout_s),
+            lambda agent: build_model(self.served, agent, ledger, self.settings.model_timeout_s),
             self.tools,
             durable=_Nothing,
             max_turns=self.settings.max_agent_turns,
         )
         missing = "" if self.served.endpoint else f"{self.served.missing} {NO_MODEL_HINT}"
-        served, candidates = self.served, self.settings.max_candidates
-        self._run = AgentRunWorkflow(runner, served.is_small, served.needs_judge, candidates, log, missing)
+        traits = Traits(self.served.is_small, self.served.needs_judge, missing)
+        self._run = AgentRunWorkflow(runner, lambda _: traits, self.settings.max_candidates, log)
+        self._pricing = Pricing(self.served, load_prices(self.settings.prices))
 
-    async def record_call(self, **call: Any) -> None:
-        await self.meter.record_call(**call)
+    max_output_tokens = None
+
+    async def record_call(
+        self, *, input_tokens: int | None, output_tokens: int | None, cached_tokens: int | None, **_: Any
+    ) -> Decimal | None:
+        cost = None
+        if input_tokens is not None and output_tokens is not None:
+            cost, _source = self._pricing.price(input_tokens, output_tokens, cached_tokens or 0)
+        self.meter.note(input_tokens, output_tokens, cost)
+        return cost
 
     async def usage(self, task_id: str) -> Usage:
         return await self.meter.usage(task_id)

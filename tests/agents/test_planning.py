@@ -7,7 +7,8 @@ from pydantic import ValidationError
 
 from devtools_platform.agents.adapters.git_workspaces import GitWorkspaces
 from devtools_platform.agents.planning import goal_of, list_waves, to_plan
-from devtools_platform.agents.types import PlanDraft, Workspace
+from devtools_platform.agents.types import PlanDraft, Workspace, plan_type
+from devtools_platform.core.agents import WORKING_AGENTS
 from stacks import make_repo
 
 
@@ -49,7 +50,7 @@ def test_what_a_step_is_done_by_is_part_of_its_goal() -> None:
 )
 def test_a_draft_that_is_no_plan_is_refused(given: dict[str, object], reason: str) -> None:
     with pytest.raises(ValidationError, match=reason):
-        PlanDraft.model_validate(given)
+        plan_type(WORKING_AGENTS).model_validate(given)
 
 
 @pytest.fixture

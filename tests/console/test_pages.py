@@ -304,7 +304,7 @@ async def test_the_same_form_sent_twice_is_one_task(browser, tasks):
         ({"repo": "shop"}, "expected an absolute path"),
         ({"text": "  "}, "The task: String should have at least 1 character"),
         ({"text": "x" * 20_001}, "The task: String should have at most 20000 characters"),
-        ({"agent": "nobody"}, "The agent: Input should be"),
+        ({"agent": "No Body"}, "The agent: String should match pattern"),
     ],
 )
 async def test_a_form_that_cannot_be_carried_out_comes_back_with_what_was_typed(browser, tasks, change, message):

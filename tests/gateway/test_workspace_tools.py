@@ -566,7 +566,7 @@ async def test_an_argument_added_to_an_old_call_is_the_changes_doing(empty: Benc
 
 
 async def test_without_a_python_change_only_secrets_are_looked_for(bench: Bench) -> None:
-    write(bench.clone, {"docs/a.md": "Adds numbers.\n"})
+    write(bench.clone, {"notes.txt": "Adds numbers.\n"})
     ran = ["secrets", "detect-secrets"]
     assert await bench.data("analyze") == {"findings": [], "ran": ran, "not_run": [], "omitted": 0}
 
