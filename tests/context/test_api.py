@@ -40,7 +40,7 @@ async def name(client: AsyncClient, tmp_path: Path, commit: Commit) -> str:
 async def test_a_repository_is_indexed_searched_and_forgotten(client: AsyncClient, name: str):
     assert (await client.get("/collections")).json() == [name]
     status = (await client.get(f"/collections/{name}")).json()
-    assert (status["files"], status["chunks"], status["error"], status["skipped"]) == (1, 1, None, [])
+    assert (status["files"], status["chunks"], status["error"], status["skipped"]) == (1, 1, None, {})
     found = await client.get(f"/collections/{name}/search", params={"q": "parse headers", "limit": 3})
     assert [(h["path"], h["name"], h["commit"]) for h in found.json()] == [("a.py", "parse_header", status["commit"])]
     outline = await client.get(f"/collections/{name}/outline", params={"path": "a.py"})

@@ -155,7 +155,7 @@ async def test_secrets_and_ignored_files_are_not_indexed(service: ContextService
     )
     status = await service.index("shop", repo)
     assert await find(service, "wanted marker") == ["fine.py wanted_marker"]
-    assert status.skipped == [
+    assert list(status.skipped.items()) == [
         (".env", "its name says it holds credentials"),
         ("deploy.py", "not the parts that hold what looks like a secret (line 2)"),
         ("key.txt", "holds a private key"),
@@ -228,7 +228,7 @@ async def test_hostile_files_neither_stop_nor_slow_indexing(service: ContextServ
     status = await service.index("shop", repo)
     assert time.monotonic() - started < 15
     assert (await find(service, "mail a receipt"))[0] == "shop/mail.py send_receipt"
-    reasons = dict(status.skipped)
+    reasons = status.skipped
     assert reasons["huge_line.js"].startswith("minified or generated")
     assert (reasons["nul.bin"], reasons["bomb.zip"]) == ("binary", "binary")
     assert reasons["bomb.txt"] == "larger than 1000000 bytes", "60 MB that git keeps in 60 kB"

@@ -111,7 +111,7 @@ async def test_uncommitted_files_are_found_when_the_index_follows_files(
     status = await service.index("shop", root, follow="files")
     assert (status.follows, status.files, status.commit) == ("files", 2, head)
     assert await find(service, "uncommitted") == ["uncommitted"]
-    assert dict(status.skipped) == {".env": "its name says it holds credentials"}
+    assert status.skipped == {".env": "its name says it holds credentials"}
 
 
 async def test_a_folder_without_git_can_be_indexed(service: ContextService, root: Path):

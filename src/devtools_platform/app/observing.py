@@ -98,34 +98,33 @@ class Observed:
 
     async def validate(self, task_id: str | None, *, with_langfuse: bool) -> Validation:
         """Looks again for a while: spans of a task that has just ended are still on their way."""
-        deadline = time.monotonic() + (LANGFUSE_PATIENCE_S if with_langfuse else SPANS_PATIENCE_S)
+        reader = self._read_langfuse() if with_langfuse else None
+        deadline = time.monotonic() + (LANGFUSE_PATIENCE_S if reader else SPANS_PATIENCE_S)
         while True:
-            found = await self._look(task_id, with_langfuse=with_langfuse)
-            if not found.problems or time.monotonic() > deadline:
+            found = await self._look(task_id, reader)
+            may_still_come = found.problems and (found.model_calls or found.tool_calls)
+            if not may_still_come or time.monotonic() > deadline:
                 return found
             await asyncio.sleep(LOOK_AGAIN_S)
 
-    async def _look(self, task_id: str | None, *, with_langfuse: bool) -> Validation:
+    async def _look(self, task_id: str | None, langfuse: LangfuseReader | None) -> Validation:
         if self._tracing is not None:
             await asyncio.to_thread(self._tracing.flush)
         records = await self._spans.read_records(task_id, NEWEST)
         found = validate(records.tasks, records.model_calls, records.tool_calls, records.spans)
-        if not with_langfuse:
+        if langfuse is None:
             return found
-        missing = [problem for task in records.tasks for problem in await self._missing_at_langfuse(task, records)]
+        missing = [problem for task in records.tasks for problem in await _missing_at(langfuse, task, records)]
         return replace(found, problems=[*found.problems, *missing])
 
-    async def _missing_at_langfuse(self, task_id: str, records: Records) -> list[str]:
+    def _read_langfuse(self) -> LangfuseReader:
         settings = self._settings
         if not settings.langfuse_public_key or not settings.langfuse_secret_key:
             hint = "Set LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY, and start the stack again."
             raise BadInput("No Langfuse is configured for this stack.", hint=hint)
-        reader = LangfuseReader(
+        return LangfuseReader(
             settings.langfuse_base_url, settings.langfuse_public_key, settings.langfuse_secret_key.get_secret_value()
         )
-        ours = {span["span_id"] for span in records.spans if span["task_id"] == task_id}
-        missing = ours - await reader.read_ids(trace_id_for(task_id)) if ours else set[str]()
-        return [f"Langfuse lacks {len(missing)} of the {len(ours)} spans of task {task_id}."] if missing else []
 
     async def _refresh(self) -> None:
         while True:
@@ -137,3 +136,9 @@ class Observed:
             except Exception:  # the metrics must not end with one mistake
                 log.exception("reading the gauges broke; it goes on")
             await asyncio.sleep(REFRESH_S)
+
+
+async def _missing_at(langfuse: LangfuseReader, task_id: str, records: Records) -> list[str]:
+    ours = {span["span_id"] for span in records.spans if span["task_id"] == task_id}
+    missing = ours - await langfuse.read_ids(trace_id_for(task_id)) if ours else set[str]()
+    return [f"Langfuse lacks {len(missing)} of the {len(ours)} spans of task {task_id}."] if missing else []

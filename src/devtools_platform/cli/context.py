@@ -261,6 +261,6 @@ def _show_status(found: dict[str, Any], *, as_json: bool, with_skipped: bool = F
         out.print(Text(f"  no vectors: {found['embedding_error']}", style="yellow"))
     if found["error"]:
         out.print(Text(f"  failed: {found['error']}", style="bold red"))
-    skipped: list[tuple[str, str]] = found["skipped"] if with_skipped else []
-    for path, reason in skipped:
+    skipped: dict[str, str] = found["skipped"] if with_skipped else {}
+    for path, reason in skipped.items():
         out.print(Text(f"    {path}: {reason}"))

@@ -139,7 +139,7 @@ class ContextService:
             is_watched=collection in self._watchers,
             without_vector=await self._count_without_vector(collection),
             embedding_error=self._embedding_error,
-            skipped=sorted(manifest.skipped.items()) if manifest else [],
+            skipped=dict(sorted(manifest.skipped.items())) if manifest else {},
         )
 
     async def _count_without_vector(self, collection: str) -> int | None:

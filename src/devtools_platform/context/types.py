@@ -158,5 +158,5 @@ class IndexStatus:
     """Chunks that are found by their words only, so far; None where there is no embedder."""
     embedding_error: str | None
     """Why chunks go on without a vector: what the embedder said last; None while it does its work."""
-    skipped: list[tuple[str, str]]
-    """(path, reason) of what is not searchable, wholly or in part."""
+    skipped: dict[str, str]
+    """Path -> reason of what is not searchable, wholly or in part."""
