@@ -116,12 +116,13 @@ def ours(port: int, up: str, url: str) -> None:
     from devtools_platform.kit.database import connect
     from devtools_platform.observability.adapters.sql import SqlSpanStore
     from devtools_platform.observability.service import Tracing
+    from devtools_platform.observability.spans import Origin
     from devtools_platform.state.adapters.dbos.control import DbosControl
     from devtools_platform.state.approvals import ApprovalDesk
     from devtools_platform.state.rules import load_rules
 
     store = connect(url)
-    Tracing(SqlSpanStore(store), environment="test")
+    Tracing(SqlSpanStore(store), Origin("test", "bench", None))
     place: dict[str, Any] = {"url": up, "allow_private": True} if up.startswith("http") else {"command": up.split()}
     spec = ServerSpec.model_validate({"description": "x", "agents": ("cicd",), "writes": "allow", **place})
     connector = Connector(Path(tempfile.mkdtemp()), {"PATH": "/usr/bin:/bin"}, {}, ssl.create_default_context(), {})
