@@ -16,6 +16,7 @@ from pathlib import Path
 
 from prometheus_client import Counter
 
+from devtools_platform.config import read_variables
 from devtools_platform.context.service import ContextService
 from devtools_platform.core.errors import BadInput, DevToolsError, ProgramFailed
 from devtools_platform.core.redact import redact_text
@@ -85,7 +86,7 @@ async def _fetch(mirror: Path, url: str) -> None:
 async def _git(mirror: Path, *arguments: str) -> None:
     settings = ("-c", "core.hooksPath=/dev/null", "-c", "fetch.fsckObjects=true", "-c", "gc.auto=0")
     asked = {"GIT_TERMINAL_PROMPT": "0", "GIT_ALLOW_PROTOCOL": _PROTOCOLS, "GIT_SSH_COMMAND": "ssh -oBatchMode=yes"}
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "SSH_AUTH_SOCK") if name in os.environ}
+    kept = read_variables(("PATH", "HOME", "SSH_AUTH_SOCK"))
     process = await asyncio.create_subprocess_exec(
         *("git", "-C", str(mirror), *settings, *arguments),
         stdin=DEVNULL,
