@@ -46,6 +46,7 @@ class Engine:
         self, argv: list[str], timeout_s: float, extra: Mapping[str, str] | None = None
     ) -> "subprocess.CompletedProcess[str]":
         """Run a program in a process group of its own, so that it ends with us."""
+        # Read here, not in `config`: on the droplet there is nothing of us but this program.
         env = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": "/root", **self.environment, **(extra or {})}
         process = subprocess.Popen(
             argv,
