@@ -1,8 +1,10 @@
 """Git as the platform runs it: nothing planted in a repository is run, nothing of the person's is changed."""
 
+import asyncio
 import os
 import re
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -293,6 +295,19 @@ async def test_a_task_cannot_hide_text_from_the_diff_by_calling_it_binary(clone:
     (clone / ".gitattributes").write_text("*.py -diff\n* binary\n")
     (clone / "app.py").write_text("changed\n")
     assert "+changed" in await diff_text(clone, await base_commit(clone), 10_000)
+
+
+async def test_a_change_in_the_second_of_the_checkout_is_seen(clone: Path) -> None:
+    """Git goes by whole seconds: what changed at the same length within one has the time of the index."""
+    second = 0
+    while second != int((clone / "app.py").stat().st_ctime):  # until all three fall into one second
+        run("rm", "-q", "-f", "app.py", cwd=clone)
+        run("checkout", "-q", "HEAD", "--", "app.py", cwd=clone)
+        second = int((clone / ".git" / "index").stat().st_mtime)
+        (clone / "app.py").write_text("ONE\ntwo\nthree\n")
+    while int(time.time()) == second:
+        await asyncio.sleep(0.01)
+    assert await added_lines(clone, "HEAD", 100_000) == {"app.py": {1: "ONE"}}
 
 
 async def test_added_lines_carry_their_numbers_whatever_the_file_is_called(clone: Path) -> None:

@@ -373,7 +373,9 @@ async def _snapshot(workspace: Path) -> AsyncGenerator[Mapping[str, str]]:
     """An environment with a throw-away index that holds the files as they are now."""
     with tempfile.TemporaryDirectory(prefix="dev-tools-index-") as folder:
         index = Path(folder) / "index"
-        await asyncio.to_thread(shutil.copyfile, workspace / ".git" / "index", index)
+        # With its time: git reads a file anew that is not older than the index, by whole seconds. Beside a newer
+        # index it would miss a change of the same length made in the second of the checkout.
+        await asyncio.to_thread(shutil.copy2, workspace / ".git" / "index", index)
         env = {"GIT_INDEX_FILE": str(index)}
         await _stage(workspace, env)
         yield env
