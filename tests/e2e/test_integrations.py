@@ -12,6 +12,7 @@ import pytest
 
 from devtools_platform.agents.adapters.scripted import Script
 from devtools_platform.app.demo import FILES
+from devtools_platform.context.remotes import name_remote
 from e2e import scenarios
 from fakes import github_server, linear_server
 from fakes.github_server import APP_ID, FakeGitHub
@@ -97,6 +98,8 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
             DEV_TOOLS_LINEAR_API_URL=linear.url,
             DEV_TOOLS_LINEAR_TEAMS='{"ENG": "acme/shop"}',
             DEV_TOOLS_INTEGRATIONS_ASK_BEFORE='["publish"]',
+            DEV_TOOLS_CONTEXT_REMOTES=remote.as_uri(),
+            DEV_TOOLS_CONTEXT_POLL_S="86400",
             DEV_TOOLS_PUBLIC_URL="https://dev-tools.example.org",
         )
         with running_stack(folder / "data", env) as stack:
@@ -187,3 +190,23 @@ def test_what_strangers_and_quotes_say_is_no_order(team: Team) -> None:
     wait_for(lambda: team.github.texts(22), "the order was not taken")
     assert len(team.stack.get("/tasks")["items"]) == tasks + 1
     assert team.github.texts(21) == []
+
+
+def test_a_push_brings_the_index_up_to_date_before_its_next_turn(team: Team, tmp_path: Path) -> None:
+    assert team.stack.facts is not None
+    url = f"{team.stack.facts['urls']['context']}/collections/{name_remote(team.remote.as_uri())}"
+
+    def is_indexed(commit: str) -> bool:
+        return httpx2.get(url, headers=team.stack.http.headers, trust_env=False).json().get("commit") == commit
+
+    wait_for(lambda: is_indexed(git(team.remote, "rev-parse", "HEAD")), "not followed from the beginning")
+    git(tmp_path, "clone", "-q", str(team.remote), "work")
+    (tmp_path / "work" / "news.py").write_text("def news(): ...\n")
+    git(tmp_path / "work", "add", "-A")
+    git(tmp_path / "work", "commit", "-q", "-m", "News")
+    git(tmp_path / "work", "push", "-q", "origin", "HEAD")
+    repository = {"full_name": "acme/shop", "default_branch": "main", "clone_url": team.remote.as_uri()}
+    body = json.dumps({"ref": "refs/heads/main", "repository": repository, "sender": {"login": "ann"}}).encode()
+    assert not is_indexed(git(tmp_path / "work", "rev-parse", "HEAD"))
+    assert team.post("github", body, github_server.signed(body, "push", "d-push")).status_code == 202
+    wait_for(lambda: is_indexed(git(tmp_path / "work", "rev-parse", "HEAD")), "the push changed nothing")

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +14,13 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from devtools_platform.app.admission import Admission
+from devtools_platform.app.client import Refused
+from devtools_platform.app.context_client import ContextClient
 from devtools_platform.app.home import Home
 from devtools_platform.app.integration_tasks import StackTasks
 from devtools_platform.app.linear_sign_in import LinearSignIn
 from devtools_platform.config import Settings
-from devtools_platform.core.errors import BadInput
+from devtools_platform.core.errors import BadInput, NotFound
 from devtools_platform.integrations.adapters.github import (
     TIMEOUT_S,
     AppIdentity,
@@ -59,6 +61,7 @@ async def run_integrations(
     parts: StateParts,
     cleanup: AsyncExitStack,
     url: str | None,
+    context: ContextClient,
     progress: Progress,
 ) -> Receiver:
     """Start working; returns the app that takes webhooks. Raises `BadInput` for settings that do not fit together."""
@@ -67,7 +70,7 @@ async def run_integrations(
     cleanup.push_async_callback(http.aclose)
     outbox_store = SqlOutbox(store, hashlib.sha256(str(home.path.resolve()).encode()).hexdigest()[:16])
     tasks = StackTasks(parts, Admission(settings), store, settings.integrations_ask_before)
-    plan = _Wiring(settings, home, store, http, outbox_store, tasks, progress)
+    plan = _Wiring(settings, home, store, http, outbox_store, tasks, context, progress)
     handlers, voices, couriers, sign_in = plan.build()
     inbox_store = SqlInbox(store)
     inbox, outbox = Inbox(inbox_store, handlers), Outbox(outbox_store, couriers)
@@ -92,6 +95,7 @@ class _Wiring:
     http: httpx2.AsyncClient
     outbox: SqlOutbox
     tasks: StackTasks
+    context: ContextClient
     progress: Progress
 
     def build(self) -> tuple[dict[str, Handler], dict[str, Voice], dict[str, Courier], LinearSignIn | None]:
@@ -110,7 +114,7 @@ class _Wiring:
             voices["github"] = voice = GitHubVoice(self.settings.github_mention, self._task_url())
             talk = Conversation(self.tasks, self.outbox, self.outbox, voice)
             paths = {name: str(path) for name, path in self.settings.github_repositories.items()}
-            events = GitHubEvents(talk, self.tasks, self.outbox, paths, self.settings.github_mention)
+            events = GitHubEvents(talk, self.tasks, self.outbox, paths, self.settings.github_mention, self.pushed)
             handlers["github"] = events.handle
         if self.settings.linear_webhook_secret is not None:
             voices["linear"] = spoken = LinearVoice(self._task_url())
@@ -121,6 +125,16 @@ class _Wiring:
             teams = find_teams(self.settings, publishes=identity is not None)
             handlers["linear"] = LinearEvents(talk, teams).handle
         return handlers, voices, couriers, sign_in
+
+    async def pushed(self, urls: Sequence[str]) -> bool:
+        """See `GitHubEvents.pushed`."""
+        try:
+            await self.context.send("POST", "/remotes/refresh", json={"urls": urls})
+        except Refused as error:
+            if error.to_dict()["code"] == NotFound.code:
+                return False
+            raise
+        return True
 
     def _linear_credential(self) -> tuple[Credential, LinearSignIn | None]:
         settings = self.settings

@@ -21,6 +21,7 @@ from devtools_platform.agents.adapters.git_workspaces import GitWorkspaces
 from devtools_platform.app.admission import Admission
 from devtools_platform.app.agent_door import open_agent_door
 from devtools_platform.app.console import build_stack_view, invite
+from devtools_platform.app.context_client import ContextClient
 from devtools_platform.app.context_readers import readers_of
 from devtools_platform.app.crew import build_crew
 from devtools_platform.app.delivery import deploy_tools
@@ -155,7 +156,8 @@ class Stack:
         parts = StateParts(state, EventLog(store), ApprovalDesk(store, control), AuditLog(store))
         gateway = self._build_gateway(home, store, context, parts)
         doors = open_doors(self.settings, home, store, gateway, context.embedder)
-        await serving.serve(build_context(context, token, readers_of(doors["identity"])), sockets["context"])
+        remotes = follow_remotes(self.settings, context, home.path / "context")
+        await serving.serve(build_context(context, token, readers_of(doors["identity"]), remotes), sockets["context"])
         self.progress("context", urls.context)
         door = open_agent_door(
             build_gateway(gateway, token=token, secret=secret, **doors),
@@ -173,7 +175,6 @@ class Stack:
         cleanup.push_async_callback(_cancel, asyncio.create_task(retention.run()))
         learning = keep_learning(TaskMemory(store), Library(context))
         cleanup.push_async_callback(_cancel, asyncio.create_task(learning))
-        remotes = follow_remotes(self.settings, context, home.path / "context")
         cleanup.push_async_callback(_cancel, asyncio.create_task(remotes.run()))
         cleanup.push_async_callback(_cancel, asyncio.create_task(state.keep_starting()))
         state_api = build_state(parts, admit=Admission(self.settings).admit, traces=spans, token=token)
@@ -181,7 +182,10 @@ class Stack:
         await serving.serve(state_api, sockets["state"])
         self.progress("state", urls.state)
         if "webhooks" in sockets:
-            receiver = await run_integrations(self.settings, home, store, parts, cleanup, urls.webhooks, self.progress)
+            index = ContextClient(urls.context, token)
+            receiver = await run_integrations(
+                self.settings, home, store, parts, cleanup, urls.webhooks, index, self.progress
+            )
             await serving.serve(receiver, sockets["webhooks"])
         home.keep_secret("database_url", url)
         view = build_stack_view(self.settings, store, parts, gateway, context, runtimes, urls.as_dict(), token)
@@ -220,7 +224,7 @@ class Stack:
         await index.count()  # starts the engine's process, or meets the server, now: not in the middle of a task
         service = ContextService(index, home.path / "context" / "manifests", embedder, SqlDocuments(store))
         cleanup.push_async_callback(service.aclose)
-        await service.resume()
+        await service.resume_all()
         return service
 
     def _build_gateway(self, home: Home, store: sa.Engine, context: ContextService, parts: StateParts) -> Gateway:
