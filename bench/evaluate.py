@@ -30,10 +30,11 @@ from pydantic_evals import Case, Dataset  # noqa: E402
 from pydantic_evals.evaluators import EvaluationReason, Evaluator, EvaluatorContext  # noqa: E402
 
 from devtools_platform.agents import prompts  # noqa: E402
+from devtools_platform.app.bare import Meter  # noqa: E402
 from devtools_platform.app.models import ServedModel, choose_model, describe_model  # noqa: E402
 from devtools_platform.config import load_settings  # noqa: E402
 from devtools_platform.kit.git import clone_for_task, resolve_repository  # noqa: E402
-from evaluation.crew import BareCrew, Meter  # noqa: E402 - needs the path above
+from evaluation.crew import BareCrew  # noqa: E402 - needs the path above
 from evaluation.judge import judge  # noqa: E402
 from small_tasks import TASKS  # noqa: E402
 from stacks import make_repo  # noqa: E402
@@ -73,7 +74,7 @@ def in_turns(cases: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 async def carry_out(crew: BareCrew, case: Mapping[str, Any], place: int, timeout_s: float, folder: Path) -> Result:
     """One case: its repository, its clone, the agent's run, the judgement."""
-    crew.meter = Meter()
+    crew.meter = crew.new_meter()
     task_id = f"case{place}"
     repo = make_repo(folder / task_id, case.get("base") or {"README.md": "# x\n"})
     clone = crew.workspaces / task_id
@@ -86,7 +87,7 @@ async def carry_out(crew: BareCrew, case: Mapping[str, Any], place: int, timeout
     began = time.perf_counter()
     try:
         given = prompts.step_prompt(goal, goal, None) if prompt is None else prompt
-        outcome = await crew.run(case["agent"], task_id, given, goal, timeout_s)
+        outcome = await crew.run_agent(case["agent"], task_id, given, goal, timeout_s)
         problem = await judge(crew, case, task_id, outcome)
     except TimeoutError:
         problem = f"not done in {timeout_s:g} s"

@@ -6,9 +6,9 @@ here is durable or recorded as a task's; a call that a person would have to appr
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, cast
 
 from prometheus_client import Counter
 from pydantic_ai import Agent, UsageLimits
@@ -16,13 +16,13 @@ from pydantic_ai.exceptions import UnexpectedModelBehavior, UsageLimitExceeded
 from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, SystemPromptPart, TextPart, UserPromptPart
 from pydantic_ai.models import Model
 
+from devtools_platform.agents.at_once import AtOnce
 from devtools_platform.agents.interfaces import TaskLog, ToolClient
 from devtools_platform.agents.tool_calls import DurableTools
 from devtools_platform.agents.toolset import AgentDeps, GatewayToolset
 from devtools_platform.agents.types import Definition
 from devtools_platform.core.agents import AgentName
 from devtools_platform.core.errors import BadInput, ToolFailed, Unavailable, UnknownAgent
-from devtools_platform.core.interfaces import Durable
 from devtools_platform.core.tools import Caller
 
 CHATS = Counter("devtools_agent_chats_total", "Conversations answered outside tasks", ["agent", "outcome"])
@@ -32,7 +32,6 @@ MAX_WAITING = 16
 TIMEOUT_S = 600.0
 """One answer, all its model and tool calls together."""
 
-T = TypeVar("T")
 Role = Literal["system", "user", "assistant"]
 
 
@@ -72,7 +71,7 @@ class ChatService:
         self._slots = asyncio.Semaphore(MAX_AT_ONCE)
         self._waiting = 0
         # Neither durable nor told to a task: both are of tasks, and here is none.
-        toolset = GatewayToolset(DurableTools(tools, cast("Durable", _AtOnce()), cast("TaskLog", _NoLog())))
+        toolset = GatewayToolset(DurableTools(tools, AtOnce(), cast("TaskLog", _NoLog())))
         self._agents = {
             name: Agent(
                 models(name),
@@ -139,13 +138,6 @@ def _history(said: Sequence[Said]) -> list[ModelMessage]:
             case "user":
                 history.append(ModelRequest(parts=[UserPromptPart(one.text)]))
     return history
-
-
-class _AtOnce:
-    """Steps that are simply made."""
-
-    async def step(self, name: str, call: Callable[[], Awaitable[T]], returns: type[T]) -> T:
-        return await call()
 
 
 class _NoLog:

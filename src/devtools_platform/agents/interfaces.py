@@ -119,7 +119,9 @@ class ModelLedger(Protocol):
 class Workspaces(Protocol):
     """Private clones. Every method may be repeated after a crash."""
 
-    async def create(self, task_id: str, repo: str) -> Workspace: ...
+    async def create(self, task_id: str, repo: str, start_at: str | None = None) -> Workspace:
+        """A clone of the repository's HEAD, or of the commit `start_at`."""
+        ...
 
     async def commit(self, workspace: Workspace, message: str) -> str | None:
         """Commit what changed; None when nothing did. A commit already made is found again."""

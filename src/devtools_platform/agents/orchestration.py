@@ -165,7 +165,9 @@ class TaskRun:
         if not is_ours:
             raise TaskEnded("cancelled", "The task ended before its work began.")
         workspace = await self._step(
-            "workspace", lambda: self.crew.workspaces.create(progress.task_id, request.repo), Workspace
+            "workspace",
+            lambda: self.crew.workspaces.create(progress.task_id, request.repo, request.start_at),
+            Workspace,
         )
         # A retry or a fork has this step's result from the workflow it came from.
         branch = f"task/{progress.workflow_id}"

@@ -1,7 +1,7 @@
 """Every error ends with the next command; every command has `--json`.
 
-Exit codes: 0 done; 20 a task ended without a branch, or a review that blocks; 21 a rollout was undone;
-2-11 see `core.errors`; 130 interrupted.
+Exit codes: 0 done; 20 a task ended without a branch, a review that blocks, or a replay that departs; 21 a rollout
+was undone; 2-11 see `core.errors`; 130 interrupted.
 """
 
 import sys
@@ -19,6 +19,7 @@ from devtools_platform.cli import (
     cost,
     demo,
     dev,
+    history,
     host,
     integrations,
     model,
@@ -39,6 +40,7 @@ from devtools_platform.core.errors import DevToolsError, NotFound
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__)
 app.add_typer(task.app, name="task")
 app.add_typer(worker.app, name="worker")
+app.add_typer(history.app, name="eval")
 app.add_typer(audit.app, name="audit")
 app.add_typer(console.app, name="console")
 app.add_typer(context.app, name="context")

@@ -54,6 +54,8 @@ class TaskRequest(Frozen):
     text: str = Field(min_length=1, max_length=MAX_TASK_TEXT)
     repo: str
     """Absolute path of a git repository on the machine the stack runs on."""
+    start_at: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}([0-9a-f]{24})?$")
+    """The commit the work starts from, which the repository has; None: its HEAD."""
     agent: AgentName | None = None
     """Give the whole task to one agent instead of letting the orchestrator plan."""
     without_sandbox: bool = False

@@ -17,10 +17,10 @@ import signal
 import tempfile
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from devtools_platform.core.errors import BadInput, Conflict, DiskFull, NotARepository, ProgramFailed
+from devtools_platform.core.errors import BadInput, Conflict, DiskFull, NotARepository, NotFound, ProgramFailed
 from devtools_platform.core.redact import redact_text
 from devtools_platform.core.tasks import DiffStat
 
@@ -102,6 +102,16 @@ async def resolve_repository(path: Path) -> Repository:
     status = ["status", "--porcelain", "-z", "--untracked-files=normal", "--ignore-submodules=all"]
     changes = await _run(status, cwd=root, env=await _without_filters(root))
     return Repository(root, _text(head), _text(branch) or None, is_dirty=bool(changes.stdout))
+
+
+async def at_commit(repo: Repository, commit: str) -> Repository:
+    """`repo` as if its HEAD were at `commit`. Raises `NotFound` when it does not have it."""
+    found = await _run(["rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}"], cwd=repo.path, check=False)
+    if found.code != 0:
+        raise NotFound(
+            f"{str(repo.path)!r} has no commit {commit[:12]!r}.", hint=f"Fetch it: `git -C {repo.path} fetch --all`."
+        )
+    return replace(repo, head=_text(found), branch=None)
 
 
 async def clone_for_task(repo: Repository, destination: Path) -> str:

@@ -180,6 +180,7 @@ tasks = Table(
     Column("starts_from", StorableJson),
     Column("is_paused", Boolean, nullable=False, server_default=false()),
     Column("has_workspace", Boolean, nullable=False, server_default=true()),
+    Column("start_at", Text),
 )
 """`workflow_id` is the workflow that carries the task now: the task's own id, or `{id}.{attempt}` after a retry.
 `starts_from`: the workflow and the step that a retry or a fork has its history from."""
