@@ -267,5 +267,16 @@ RULES: list[dict[str, Any]] = [
             }
         ],
     },
+    {
+        "agent": "cicd",
+        "when": "pipeline is red",
+        "turns": [
+            call("ci_runs", only_failed=True),
+            call("ci_job_log", run=501),
+            call("workspace_scaffold", kind="github-pipeline"),
+            call("ci_rerun_failed", run=501),
+            done("`make` has no target 'tset': the workflow runs the tests now.", "Run the tests in the workflow"),
+        ],
+    },
     {"agent": "code-review", "turns": [APPROVE]},
 ]

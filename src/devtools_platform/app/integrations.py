@@ -26,6 +26,7 @@ from devtools_platform.integrations.adapters.github import (
     AppIdentity,
     GitHub,
     GitHubCourier,
+    GitHubHeads,
     Identity,
     PersonalToken,
 )
@@ -41,7 +42,7 @@ from devtools_platform.integrations.narration import Narrator, Voice
 from devtools_platform.integrations.outbox import Outbox
 from devtools_platform.integrations.service import Integrations
 from devtools_platform.integrations.types import Json
-from devtools_platform.kit.git import push_branch
+from devtools_platform.kit.git import fetch_ref, push_branch
 from devtools_platform.state.api import StateParts
 
 log = logging.getLogger(__name__)
@@ -104,6 +105,7 @@ class _Wiring:
         couriers: dict[str, Courier] = {}
         sign_in: LinearSignIn | None = None
         identity = choose_identity(self.settings, self.http)
+        github: GitHub | None = None
         if identity is not None:
             if not identity.is_app:
                 self.progress("github", "with a token, not an App: commit statuses instead of check runs")
@@ -112,7 +114,8 @@ class _Wiring:
         if self.settings.github_webhook_secret is not None:
             _require(identity is not None, "DEV_TOOLS_GITHUB_APP_ID or DEV_TOOLS_GITHUB_TOKEN")
             voices["github"] = voice = GitHubVoice(self.settings.github_mention, self._task_url())
-            talk = Conversation(self.tasks, self.outbox, self.outbox, voice)
+            heads = GitHubHeads(github, fetch_ref, self.settings.github_git_url) if github else None
+            talk = Conversation(self.tasks, self.outbox, self.outbox, voice, heads)
             paths = {name: str(path) for name, path in self.settings.github_repositories.items()}
             events = GitHubEvents(talk, self.tasks, self.outbox, paths, self.settings.github_mention, self.pushed)
             handlers["github"] = events.handle

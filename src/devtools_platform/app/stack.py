@@ -8,7 +8,7 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from devtools_platform.agents.adapters.git_workspaces import GitWorkspaces
 from devtools_platform.app.admission import Admission
 from devtools_platform.app.agent_door import open_agent_door
+from devtools_platform.app.ci import ci_tools
 from devtools_platform.app.console import build_stack_view, invite
 from devtools_platform.app.context_client import ContextClient
 from devtools_platform.app.context_readers import readers_of
@@ -48,6 +49,7 @@ from devtools_platform.context.names import name_collection
 from devtools_platform.context.service import ContextService
 from devtools_platform.context.tools import ContextTools
 from devtools_platform.core.errors import NotFound
+from devtools_platform.core.interfaces import ToolServer
 from devtools_platform.core.tools import Caller
 from devtools_platform.gateway.adapters.call_records import SqlCallRecords
 from devtools_platform.gateway.api import build_api as build_gateway
@@ -154,7 +156,10 @@ class Stack:
         workspaces = GitWorkspaces(home.workspaces, self.settings.min_free_disk_mb)
         state = StateService(store, control, workspaces)
         parts = StateParts(state, EventLog(store), ApprovalDesk(store, control), AuditLog(store))
-        gateway = self._build_gateway(home, store, context, parts)
+        ci, http = ci_tools(self.settings, state.get_request)
+        if http is not None:
+            cleanup.push_async_callback(http.aclose)
+        gateway = self._build_gateway(home, store, context, parts, ci)
         doors = open_doors(self.settings, home, store, gateway, context.embedder)
         remotes = follow_remotes(self.settings, context, home.path / "context")
         await serving.serve(build_context(context, token, readers_of(doors["identity"]), remotes), sockets["context"])
@@ -227,7 +232,9 @@ class Stack:
         await service.resume_all()
         return service
 
-    def _build_gateway(self, home: Home, store: sa.Engine, context: ContextService, parts: StateParts) -> Gateway:
+    def _build_gateway(
+        self, home: Home, store: sa.Engine, context: ContextService, parts: StateParts, ci: Sequence[ToolServer]
+    ) -> Gateway:
         async def collection_of(caller: Caller) -> str | None:
             try:
                 request = await parts.service.get_request(caller.task_id)
@@ -238,7 +245,7 @@ class Stack:
         tasks = TaskTools(parts.service, parts.events, Admission(self.settings).admit)
         workspace = workspace_tools(self.settings, home.workspaces)
         return Gateway(
-            [workspace, ContextTools(context, collection_of), tasks, WebTools(), *deploy_tools(self.settings)],
+            [workspace, ContextTools(context, collection_of), tasks, WebTools(), *deploy_tools(self.settings), *ci],
             policy_of(self.settings.agent_definitions),
             SqlCallRecords(store),
             rules=load_rules(self.settings.approval_rules),

@@ -139,6 +139,7 @@ class GitHubEvents:
             "owner": owner,
             "repo": name,
             "number": issue.number,
+            "is_pull": is_pull,
             "base": payload.repository.default_branch,
             "installation": payload.installation.id if payload.installation else None,
         }

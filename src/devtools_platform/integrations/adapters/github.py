@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlencode
 
 import httpx2
 import jwt
@@ -27,6 +28,7 @@ TOKEN_MARGIN_S = 120.0
 SECONDARY_LIMIT_S = 60.0
 """GitHub's advice where it names no time: wait at least a minute."""
 FULL_PAGE = 100
+MAX_LOG_BYTES = 4_000_000
 
 
 class Answered(Refused):
@@ -133,18 +135,37 @@ class GitHub:
             response = await _send(self.http, method, url, token, body)
         return _read(response, self.clock())
 
+    async def read_tail(self, target: Json, path: str, limit: int) -> str:
+        """The last `limit` bytes of a text, whatever its length. Raises as `call`."""
+        owner, repo = str(target["owner"]), str(target["repo"])
+        token = await self.identity.token(owner, target.get("installation"))
+        url, tail = f"{self.base_url}/repos/{owner}/{repo}{path}", b""
+        try:
+            async with self.http.stream("GET", url, headers=_headers(token)) as response:
+                if not response.is_success:
+                    await response.aread()
+                    _read(response, self.clock())
+                async for piece in response.aiter_bytes():
+                    tail = (tail + piece)[-limit:]
+        except httpx2.HTTPError as error:
+            raise TryLater(f"GitHub cannot be reached: {type(error).__name__}.") from None
+        return tail.decode("utf-8", "replace")
 
-async def _send(
-    http: httpx2.AsyncClient, method: str, url: str, token: str, body: Json | None = None
-) -> httpx2.Response:
-    headers = {
+
+def _headers(token: str) -> dict[str, str]:
+    return {
         "Authorization": f"Bearer {token}",
         "Accept": "application/vnd.github+json",
         "X-GitHub-Api-Version": API_VERSION,
         "User-Agent": "dev-tools",
     }
+
+
+async def _send(
+    http: httpx2.AsyncClient, method: str, url: str, token: str, body: Json | None = None
+) -> httpx2.Response:
     try:
-        return await http.request(method, url, headers=headers, json=body)
+        return await http.request(method, url, headers=_headers(token), json=body)
     except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
         raise TryLater(f"GitHub cannot be reached: {type(error).__name__}.") from None
     except httpx2.HTTPError as error:
@@ -339,6 +360,34 @@ def shown_lines(patch: str) -> set[int]:
     return lines
 
 
+class Fetcher(Protocol):
+    """`kit.git.fetch_ref`."""
+
+    async def __call__(self, repo: Path, url: str, ref: str, kept_as: str, token: str) -> str: ...
+
+
+@dataclass(frozen=True)
+class GitHubHeads:
+    """See `integrations.interfaces.Heads`."""
+
+    github: GitHub
+    fetch_ref: Fetcher
+    git_url: str
+    """Where repositories are fetched from, with `{owner}` and `{repo}`."""
+
+    async def fetch(self, origin: Json, repo: str) -> tuple[str, str | None]:
+        owner, name, number = str(origin["owner"]), str(origin["repo"]), int(str(origin["number"]))
+        pull = await self.github.call(origin, "GET", f"/pulls/{number}")
+        url = self.git_url.format(owner=owner, repo=name)
+        token = await self.github.identity.token(owner, origin.get("installation"))
+        # GitHub keeps every head here, those of forks as well.
+        ref, kept_as = f"refs/pull/{number}/head", f"refs/dev-tools/pulls/{number}"
+        commit = await self.fetch_ref(Path(repo), url, ref, kept_as, token)
+        head: Json = pull["head"]
+        home: Json = head.get("repo") or {}
+        return commit, str(head["ref"]) if home.get("full_name") == f"{owner}/{name}" else None
+
+
 @dataclass(frozen=True)
 class GitHubActions:
     """Workflows: start one, run what failed again, read why."""
@@ -353,6 +402,13 @@ class GitHubActions:
     async def run_failed_again(self, target: Json, run: int) -> None:
         await self.github.call(target, "POST", f"/actions/runs/{run}/rerun-failed-jobs", {})
 
+    async def list_runs(self, target: Json, branch: str | None, *, only_failed: bool, limit: int) -> list[Json]:
+        """The newest first."""
+        wanted = {"per_page": str(limit), **({"branch": branch} if branch else {})}
+        wanted |= {"status": "failure"} if only_failed else {}
+        answer = await self.github.call(target, "GET", f"/actions/runs?{urlencode(wanted)}")
+        return answer["workflow_runs"]
+
     async def show_run(self, target: Json, run: int) -> Json:
         return await self.github.call(target, "GET", f"/actions/runs/{run}")
 
@@ -361,8 +417,8 @@ class GitHubActions:
         return [job for job in answer["jobs"] if job["conclusion"] == "failure"]
 
     async def read_log(self, target: Json, job: int) -> str:
-        """The whole log of a job; GitHub keeps it behind an address of its own that lasts a minute."""
-        return str(await self.github.call(target, "GET", f"/actions/jobs/{job}/logs"))
+        """The log of a job, of a long one its end; GitHub keeps it behind an address of its own that lasts a minute."""
+        return await self.github.read_tail(target, f"/actions/jobs/{job}/logs", MAX_LOG_BYTES)
 
     async def set_deployment(self, target: Json, deployment: int, state: str, url: str | None = None) -> None:
         """`state` is GitHub's: `in_progress`, `success`, `failure`, `inactive` and so on."""
