@@ -278,5 +278,6 @@ RULES: list[dict[str, Any]] = [
             done("`make` has no target 'tset': the workflow runs the tests now.", "Run the tests in the workflow"),
         ],
     },
+    {"agent": "cicd", "when": "CHAT", "turns": [{"text": "I write pipelines."}]},
     {"agent": "code-review", "turns": [APPROVE]},
 ]
