@@ -67,6 +67,18 @@ def test_a_raised_task_goes_on_where_it_stopped_even_after_a_kill(
     assert task["cost_usd"] == pytest.approx(sum(event["data"]["cost_usd"] for event in calls))
     assert task["cost_usd"] > 0
 
+    of_agent = sum(event["data"]["cost_usd"] for event in calls if event["data"]["agent"] == "feature-dev")
+    runs = sum(
+        run["agent"] == "feature-dev" and run["status"] == "completed" for run in poor.get(f"/tasks/{task_id}/runs")
+    )
+    assert task["plan"]["steps"][0]["cost_usd"] is None, "there was nothing to tell it by"
+    following = poor.create_task(TASK, shop, ask_before=["plan"])["id"]
+    plan = poor.wait_for_event(following, "plan")["data"]["steps"][0]
+    assert (plan["cost_usd"], plan["cost_runs"]) == (pytest.approx(of_agent / runs), runs)
+    asked = poor.get(f"/approvals/{poor.wait_for_event(following, 'approval')['data']['id']}")
+    assert f"about ${of_agent / runs:.4f} a run, from {runs}" in asked["preview"]
+    assert decide(poor, asked, "deny") == 200
+
 
 def test_a_person_who_says_stop_ends_the_task(poor: StackProcess, shop: Path) -> None:
     task_id, approval = stopped(poor, shop)

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from devtools_platform.agents import prompts
-from devtools_platform.agents.interfaces import CodeIndex, ModelLedger, Preflight, TaskLog, Workspaces
+from devtools_platform.agents.interfaces import CodeIndex, Estimates, ModelLedger, Preflight, TaskLog, Workspaces
 from devtools_platform.agents.modelless import POSSIBLE, scaffold_for
 from devtools_platform.agents.planning import goal_of, list_waves, to_plan
 from devtools_platform.agents.questions import People, Questions
@@ -26,6 +26,7 @@ from devtools_platform.agents.types import (
     Merge,
     PlanDraft,
     Refusal,
+    RunCost,
     RunOutcome,
     TaskEnded,
     Workspace,
@@ -60,6 +61,8 @@ T = TypeVar("T")
 TASK = "task"
 AGENT_RUN = "agent_run"
 MAX_QUESTIONS = 2
+COSTS = "costs"
+"""The patch by which plans say what each step may cost."""
 REPLAN = "replan"
 """The patch by which tasks that began before there were new plans end as they would have."""
 
@@ -110,6 +113,8 @@ class Crew:
     max_review_rounds: int
     limits: TaskLimits = field(default_factory=TaskLimits)
     router: Router = field(default_factory=load_router)
+    estimates: Estimates | None = None
+    """None where there is no history to ask: then no cost is known in advance."""
 
 
 @dataclass
@@ -221,9 +226,22 @@ class TaskRun:
         return await self._adopt(plan)
 
     async def _adopt(self, plan: Plan) -> Plan:
+        if await self.crew.durable.patched(COSTS):
+            costs = await self._step("costs", lambda: self._estimate(plan), list[RunCost])
+            known = [
+                step.model_copy(update={"cost_usd": c.cost_usd, "cost_runs": c.runs})
+                for step, c in zip(plan.steps, costs, strict=True)
+            ]
+            plan = plan.model_copy(update={"steps": tuple(known)})
         self.progress.plan = plan
         await self._tell("plan", plan.model_dump(mode="json"))
         return plan
+
+    async def _estimate(self, plan: Plan) -> list[RunCost]:
+        estimates = self.crew.estimates
+        if estimates is None:
+            return [RunCost() for _ in plan.steps]
+        return [await estimates.cost_of_run(step.agent) for step in plan.steps]
 
     async def _draft(self) -> PlanDraft:
         """The orchestrator's draft; what it asks is answered by the person first."""

@@ -17,6 +17,7 @@ from devtools_platform.agents.runner import AgentRunner
 from devtools_platform.agents.runs import AgentRunWorkflow
 from devtools_platform.agents.tool_calls import DurableTools
 from devtools_platform.app.code_index import HttpCodeIndex
+from devtools_platform.app.estimates import LedgerEstimates
 from devtools_platform.app.home import Home
 from devtools_platform.app.ledger import LedgerBridge, build_ledger
 from devtools_platform.app.models import ServedModel
@@ -88,6 +89,7 @@ def build_crew(
         model=runtimes.info,
         max_review_rounds=settings.max_review_rounds,
         limits=TaskLimits(settings.max_replans, settings.max_agent_runs),
+        estimates=LedgerEstimates(store, runtimes),
         router=load_router(settings.routing, working_agents(load_definitions(settings.agent_definitions))),
     )
     runner = AgentRunner(
