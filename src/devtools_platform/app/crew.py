@@ -9,8 +9,9 @@ from pydantic_ai.durable_exec.dbos import DBOSDurability
 
 from devtools_platform.agents.adapters.git_workspaces import GitWorkspaces
 from devtools_platform.agents.adapters.mcp_tools import GatewayClient
+from devtools_platform.agents.crew import AGENT_RUN, Crew, TaskLimits
 from devtools_platform.agents.definitions import load_definitions, working_agents
-from devtools_platform.agents.orchestration import AGENT_RUN, Crew, TaskLimits, TaskWorkflow
+from devtools_platform.agents.orchestration import TaskWorkflow
 from devtools_platform.agents.questions import People
 from devtools_platform.agents.routing import load_router
 from devtools_platform.agents.runner import AgentRunner

@@ -6,8 +6,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from devtools_platform.agents.adapters.embedded_model import CODER
+from devtools_platform.agents.crew import Crew, TaskLimits
 from devtools_platform.agents.definitions import load_definitions, working_agents
-from devtools_platform.agents.orchestration import Crew, TaskLimits, TaskWorkflow
+from devtools_platform.agents.orchestration import TaskWorkflow
 from devtools_platform.agents.questions import People
 from devtools_platform.agents.replay import RecordedModel, Replay, Replayed
 from devtools_platform.agents.routing import load_router
