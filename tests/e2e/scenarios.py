@@ -109,6 +109,34 @@ AT_ONCE: list[dict[str, Any]] = [
     },
     {
         "agent": "orchestrator",
+        "when": "KILLED TOGETHER",
+        "turns": [
+            plan(
+                {"agent": "infrastructure", "goal": "KILLED TOGETHER: one.", "needs": []},
+                {"agent": "documentation", "goal": "KILLED TOGETHER: two.", "needs": []},
+                {"agent": "feature-dev", "goal": "KILLED TOGETHER: three.", "needs": [1, 2]},
+            )
+        ],
+    },
+    # Done twice, either edit leaves its line twice.
+    *(
+        {
+            "agent": agent,
+            "when": "KILLED TOGETHER",
+            "turns": [
+                edit(path, f"{first}\n", f"{first}\n{line}\n"),
+                call("workspace_read_file", path=path),
+                done(f"{agent} did its share.", "Two at once"),
+            ],
+        }
+        for agent, path, first, line in (
+            ("infrastructure", "shop/__init__.py", '"""A small shop."""', "# packed"),
+            ("documentation", "README.md", "# shop", "Documented."),
+        )
+    ),
+    {"agent": "feature-dev", "when": "KILLED TOGETHER", "turns": [FIX, done("Mended.", "Mend the discount")]},
+    {
+        "agent": "orchestrator",
         "when": "IN EACH OTHER'S WAY",
         "turns": [
             plan(
