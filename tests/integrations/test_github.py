@@ -13,11 +13,11 @@ from devtools_platform.core.tools import Caller
 from devtools_platform.integrations.adapters.github import (
     AppIdentity,
     GitHub,
-    GitHubActions,
     GitHubCourier,
     PersonalToken,
     shown_lines,
 )
+from devtools_platform.integrations.adapters.github_actions import GitHubActions
 from devtools_platform.integrations.adapters.sql import SqlOutbox
 from devtools_platform.integrations.outbox import Outbox
 from devtools_platform.integrations.publication import marker, publish

@@ -10,7 +10,8 @@ from devtools_platform.config import Settings
 from devtools_platform.core.errors import BadInput
 from devtools_platform.core.tasks import TaskRequest
 from devtools_platform.core.tools import Caller
-from devtools_platform.integrations.adapters.github import TIMEOUT_S, GitHub, GitHubActions
+from devtools_platform.integrations.adapters.github import TIMEOUT_S, GitHub
+from devtools_platform.integrations.adapters.github_actions import GitHubActions
 from devtools_platform.integrations.tools import CiTools
 from devtools_platform.integrations.types import Json
 
