@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := src tests bench docs deploy
 
-.PHONY: help demo test check chaos conformance e2e-deploy bench eval docs format lock clean site
+.PHONY: help demo test check chaos conformance e2e-deploy bench eval eval-peers docs format lock clean site
 help:
 	@echo "make demo    a real task, from nothing to a reviewed branch, with the embedded model"
 	@echo "make check   format, lint, types, imports"
@@ -14,6 +14,7 @@ help:
 	@echo "make e2e-deploy  releases and rollouts on real engines, in network namespaces (needs root; says what is missing)"
 	@echo "make bench   measured figures, written to docs/benchmarks.md by hand"
 	@echo "make eval    an evaluation set over the six agents, against the configured model"
+	@echo "make eval-peers  the same twenty small bugs for ours and for mini-swe-agent"
 	@echo "make docs    the generated reference pages"
 	@echo "make site    the documentation as a site, in build/site"
 
@@ -68,6 +69,16 @@ e2e-deploy: $(VENV)/.deploy-test
 
 eval: $(VENV)/.dev
 	$(BIN)/python bench/evaluate.py $(EVAL_ARGS)
+
+build/peers/.complete: $(VENV)/.dev
+	@$(PYTHON) -m venv build/peers
+	@build/peers/bin/python -m pip install --quiet --disable-pip-version-check mini-swe-agent==2.4.6 \
+		langgraph==1.2.24 langchain langchain-openai langgraph-checkpoint-postgres 'psycopg[binary,pool]' openai-agents==0.24.0
+	@touch $@
+
+eval-peers: build/peers/.complete
+	$(BIN)/python bench/evaluate.py --agent feature-dev $(EVAL_ARGS)
+	$(BIN)/python bench/eval_peers.py --peers build/peers/bin/python $(EVAL_PEERS_ARGS)
 
 docs: $(VENV)/.dev
 	$(BIN)/python docs/generate.py

@@ -77,6 +77,7 @@ def is_solved(bubblewrap: str, peers: Path, case: dict[str, Any], repo: Path) ->
 
 
 async def main(options: argparse.Namespace, settings: Settings) -> dict[str, Any]:
+    options.peers = options.peers.absolute()
     bubblewrap = str(find_sandbox(settings.sandbox_program).bwrap)
     cases = [case for case in load_cases() if case["name"].startswith("fix-")][: options.limit]
     stop = time.perf_counter() + 60 * options.minutes
