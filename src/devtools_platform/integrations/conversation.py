@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass
 
 from devtools_platform.core.errors import Conflict, DevToolsError, NotFound, Unavailable
-from devtools_platform.integrations.interfaces import Heads, Links, OutboxStore, Tasks
+from devtools_platform.integrations.interfaces import Heads, Links, OutboxStore, Tasks, TryLater
 from devtools_platform.integrations.narration import Voice
 from devtools_platform.integrations.types import Decision, Json, Link, Outcome, Service
 from devtools_platform.integrations.words import Order, task_text
@@ -47,6 +47,8 @@ class Conversation:
             return await self._obey(said, link)
         except Unavailable:
             raise  # it is tried again
+        except TryLater as error:
+            raise Unavailable(str(error), hint=error.hint) from None
         except DevToolsError as error:
             await self._reply(said, f"{error} {error.hint}")
             return Outcome("done", str(error))

@@ -2,19 +2,28 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol
 from urllib.parse import urlencode
 
-from devtools_platform.integrations.adapters.github import FULL_PAGE, GitHub
 from devtools_platform.integrations.types import Json
 
+FULL_PAGE = 100
 MAX_LOG_BYTES = 4_000_000
+
+
+class Calls(Protocol):
+    """`adapters.github.GitHub`."""
+
+    async def call(self, target: Json, method: str, path: str, body: Json | None = None) -> Any: ...
+
+    async def read_tail(self, target: Json, path: str, limit: int) -> str: ...
 
 
 @dataclass(frozen=True)
 class GitHubActions:
     """Workflows: start one, run what failed again, read why."""
 
-    github: GitHub
+    github: Calls
 
     async def dispatch(self, target: Json, workflow: str, ref: str, inputs: Mapping[str, str]) -> None:
         """Start a workflow that has a `workflow_dispatch` trigger. `workflow` is its file name or id."""
