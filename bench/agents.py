@@ -24,17 +24,16 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "tests"), str(ROOT / "src")]
 
 from devtools_platform.app.demo import FILES  # noqa: E402 - needs the path above
-from e2e.scenarios import APPROVE, SIX, call, done  # noqa: E402
+from e2e.scenarios import APPROVE, FIX, SIX, call, done  # noqa: E402
 from stacks import StackProcess, clean_env, make_repo, running_stack  # noqa: E402
 
 FEW, MANY, ROUNDS = 5, 35, 3
 READ = call("workspace_read_file", path="README.md")
-WRITE = call("workspace_write_file", path="note.txt", content="Done.\n")
 
 
 def rules() -> list[dict[str, Any]]:
     ours = [
-        {"agent": "feature-dev", "when": f"OURS {n} ", "turns": [WRITE, *[READ] * n, done("Done.", "Note it")]}
+        {"agent": "feature-dev", "when": f"OURS {n} ", "turns": [FIX, *[READ] * n, done("Done.", "Note it")]}
         for n in (FEW, MANY)
     ]
     theirs = [
