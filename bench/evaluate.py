@@ -161,12 +161,18 @@ def summarise(results: list[Result]) -> dict[str, Any]:
             "cases": len(own),
             "solved": sum(not result.problem for result in own),
             "model_calls": sum(result.meter.calls for result in own),
-            "input_tokens": sum(result.meter.input_tokens for result in own),
-            "output_tokens": sum(result.meter.output_tokens for result in own),
+            "input_tokens": total([result.meter.input_tokens for result in own]),
+            "output_tokens": total([result.meter.output_tokens for result in own]),
             "cost_usd": float(sum(known)) if len(known) == len(costs) else None,
             "seconds": round(sum(result.seconds for result in own), 1),
         }
     return summary
+
+
+def total(values: list[int | None]) -> int | None:
+    """None as soon as one is unknown."""
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
 
 
 def show(done: Mapping[str, Any]) -> None:
@@ -175,9 +181,13 @@ def show(done: Mapping[str, Any]) -> None:
     for agent, row in done["agents"].items():
         cost = "unknown" if row["cost_usd"] is None else f"{row['cost_usd']:.4f}"
         print(
-            f"{agent:<16}{row['solved']:>4} of {row['cases']:>2}{row['model_calls']:>8}{row['input_tokens']:>12}"
-            f"{row['output_tokens']:>8}{cost:>10}{row['seconds']:>8}"
+            f"{agent:<16}{row['solved']:>4} of {row['cases']:>2}{row['model_calls']:>8}{shown(row['input_tokens']):>12}"
+            f"{shown(row['output_tokens']):>8}{cost:>10}{row['seconds']:>8}"
         )
+
+
+def shown(value: int | None) -> str:
+    return "unknown" if value is None else str(value)
 
 
 if __name__ == "__main__":

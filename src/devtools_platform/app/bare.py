@@ -31,35 +31,48 @@ from devtools_platform.observability.prices import load_prices
 
 @dataclass
 class Meter:
-    """The ledger: what calls used. A price that is not known makes the sum unknown."""
+    """The ledger: what answered calls used. What one of them does not say makes the sum unknown."""
 
     pricing: Pricing
     calls: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
+    input_tokens: int | None = 0
+    output_tokens: int | None = 0
     cost_usd: Decimal | None = Decimal(0)
     max_output_tokens: int | None = None
 
     async def record_call(
-        self, *, input_tokens: int | None, output_tokens: int | None, cached_tokens: int | None, **_: Any
+        self,
+        *,
+        input_tokens: int | None,
+        output_tokens: int | None,
+        cached_tokens: int | None,
+        error: str | None,
+        may_be_charged: bool,
+        **_: Any,
     ) -> Decimal | None:
         cost = None
         if input_tokens is not None and output_tokens is not None:
             cost, _source = self.pricing.price(input_tokens, output_tokens, cached_tokens or 0)
-        self.calls += 1
-        self.input_tokens += input_tokens or 0
-        self.output_tokens += output_tokens or 0
-        self.cost_usd = None if self.cost_usd is None or cost is None else self.cost_usd + cost
+        if error is None:
+            self.calls += 1
+            self.input_tokens = _add(self.input_tokens, input_tokens)
+            self.output_tokens = _add(self.output_tokens, output_tokens)
+        if error is None or may_be_charged:
+            self.cost_usd = None if self.cost_usd is None or cost is None else self.cost_usd + cost
         return cost
 
     async def usage(self, task_id: str) -> Usage:
         cost = None if self.cost_usd is None else float(self.cost_usd)
         return Usage(
             model_calls=self.calls,
-            input_tokens=self.input_tokens,
-            output_tokens=self.output_tokens,
+            input_tokens=self.input_tokens or 0,
+            output_tokens=self.output_tokens or 0,
             cost_usd=cost,
         )
+
+
+def _add(total: int | None, more: int | None) -> int | None:
+    return None if total is None or more is None else total + more
 
 
 class NoLog:
