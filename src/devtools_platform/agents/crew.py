@@ -105,8 +105,10 @@ class Progress:
 
 
 class Means:
-    """How one execution of a task does, tells, tests and has agents work. Numbers what it does, so that a replay does
-    nothing twice."""
+    """How one execution of a task does, tells, tests and has agents work.
+
+    It numbers what it does, so that a replay does nothing twice.
+    """
 
     def __init__(self, crew: Crew, progress: Progress) -> None:
         self.crew = crew
