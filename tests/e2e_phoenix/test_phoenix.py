@@ -4,13 +4,12 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx2
-import pytest
 
 from stacks import clean_env, run_cli, running_stack
 
@@ -42,7 +41,7 @@ def free_ports(number: int) -> list[int]:
 
 
 @contextmanager
-def running_phoenix(folder: Path) -> Iterator[str]:
+def running_phoenix(folder: Path) -> Generator[str]:
     """Its base URL. Nothing of it is left behind, and it asks nobody outside for anything."""
     http, grpc = free_ports(2)
     env = {
@@ -75,7 +74,7 @@ def running_phoenix(folder: Path) -> Iterator[str]:
 
 def is_up(url: str) -> bool:
     try:
-        return httpx2.get(f"{url}/healthz", trust_env=False).status_code == httpx2.codes.OK
+        return httpx2.get(f"{url}/healthz", trust_env=False).is_success
     except httpx2.TransportError:
         return False
 
