@@ -92,6 +92,9 @@ AGENTS = [
         ("devtools:task_failures:ratio1h", "1 h"),
         ("devtools:task_failures:ratio6h", "6 h"),
     ),
+    panel(
+        "Runs of agents", "ops", (rate("devtools_agent_runs_ended_total", "agent, outcome"), "{{agent}} {{outcome}}")
+    ),
     panel("Open tasks", "none", ("max by (status) (devtools_tasks_open)", "{{status}}")),
     panel(
         "Waiting",
