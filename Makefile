@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := src tests bench docs deploy
 
-.PHONY: help demo test check chaos conformance e2e-deploy bench eval eval-peers docs format lock clean site
+.PHONY: help demo test check chaos conformance e2e-deploy bench eval eval-peers docs format lock clean site e2e-phoenix
 help:
 	@echo "make demo    a real task, from nothing to a reviewed branch, with the embedded model"
 	@echo "make check   format, lint, types, imports"
@@ -12,6 +12,7 @@ help:
 	@echo "make chaos   100 kills of workers over six-agent tasks"
 	@echo "make conformance  the official MCP suite through the gateway, and its OAuth scenarios for clients (needs npm)"
 	@echo "make e2e-deploy  releases and rollouts on real engines, in network namespaces (needs root; says what is missing)"
+	@echo "make e2e-phoenix  a task's spans at a real Phoenix server, in an environment of its own (900 MB)"
 	@echo "make bench   measured figures, written to docs/benchmarks.md by hand"
 	@echo "make eval    an evaluation set over the six agents, against the configured model"
 	@echo "make eval-peers  the same twenty small bugs for ours and for mini-swe-agent"
@@ -67,6 +68,15 @@ $(VENV)/.deploy-test: requirements/deploy-test.txt $(VENV)/.dev
 e2e-deploy: $(VENV)/.deploy-test
 	E2E_DEPLOY=1 $(BIN)/python -m pytest tests/e2e_deploy $(PYTEST_ARGS)
 
+# Phoenix brings 140 packages and a licence that is not ours: an environment of its own, from its own lock file.
+$(VENV)-phoenix/.done: requirements/phoenix.txt
+	@$(PYTHON) -m venv $(VENV)-phoenix
+	@$(VENV)-phoenix/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/phoenix.txt
+	@touch $@
+
+e2e-phoenix: $(VENV)/.dev $(VENV)-phoenix/.done
+	E2E_PHOENIX_PYTHON=$(abspath $(VENV)-phoenix/bin/python) $(BIN)/python -m pytest -s tests/e2e_phoenix $(PYTEST_ARGS)
+
 eval: $(VENV)/.dev
 	$(BIN)/python bench/evaluate.py $(EVAL_ARGS)
 
@@ -97,6 +107,7 @@ lock: $(VENV)/.dev
 	cp requirements/runtime.txt requirements/image.txt
 	$(BIN)/pip-compile -q -o requirements/image.txt pyproject.toml
 	$(BIN)/pip-compile -q -o requirements/deploy-test.txt requirements/deploy-test.in
+	$(BIN)/pip-compile -q -o requirements/phoenix.txt requirements/phoenix.in
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-phoenix .pytest_cache .ruff_cache

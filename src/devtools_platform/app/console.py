@@ -20,7 +20,6 @@ from devtools_platform.context.service import ContextService
 from devtools_platform.core.errors import Unavailable
 from devtools_platform.gateway.adapters.audit_log import SqlAudit
 from devtools_platform.gateway.service import Gateway
-from devtools_platform.observability.adapters.spending import SqlSpending
 from devtools_platform.state.api import StateParts
 
 
@@ -44,7 +43,7 @@ def build_stack_view(
         stack=ConsoleStack(settings, parts, gateway, runtimes, urls),
         gateway=ConsoleGateway(rest, gateway.policy, SqlAudit(store), audit),
         knowledge=ConsoleKnowledge(context, audit),
-        ledger=ConsoleLedger(SqlSpending(store)),
+        ledger=ConsoleLedger(store),
         audit=audit,
         tokens=SqlPersonalTokens(store),
     )

@@ -35,6 +35,7 @@ from devtools_platform.app.observing import Observed, sink_names
 from devtools_platform.app.policy import policy_of
 from devtools_platform.app.recording import log_to, trace_to
 from devtools_platform.app.reviewing import workspace_tools
+from devtools_platform.app.rollout_metrics import watch_rollouts
 from devtools_platform.app.runtimes import Runtimes, choose_runtimes
 from devtools_platform.app.search_engine import choose_embedder, choose_engine, follow_remotes
 from devtools_platform.app.serving import Serving, bind
@@ -144,7 +145,7 @@ class Stack:
         urls = Urls(**{name: f"http://{self.settings.host}:{s.getsockname()[1]}" for name, s in sockets.items()})
         store, url = await self._start_database(cleanup)
         spans = SqlSpanStore(store, sink_names(self.settings))
-        observed = Observed(self.settings, store)
+        observed = Observed(self.settings, home, store)
         cleanup.push_async_callback(observed.stop)
         observed.start(cleanup.enter_context(trace_to(spans, self.settings)))
         runtimes = await self._start_models(home, cleanup)
@@ -182,6 +183,7 @@ class Stack:
         cleanup.push_async_callback(_cancel, asyncio.create_task(learning))
         cleanup.push_async_callback(_cancel, asyncio.create_task(remotes.run()))
         cleanup.push_async_callback(_cancel, asyncio.create_task(state.keep_starting()))
+        cleanup.push_async_callback(_cancel, asyncio.create_task(watch_rollouts(self.settings)))
         state_api = build_state(parts, admit=Admission(self.settings).admit, traces=spans, token=token)
         add_observatory(state_api, observed)
         await serving.serve(state_api, sockets["state"])

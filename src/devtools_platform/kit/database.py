@@ -7,6 +7,7 @@ an asynchronous pool is bound to the loop that made it; threads serve both. What
 story; the tables are in `kit.schema`.
 """
 
+import functools
 import sqlite3
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -146,8 +147,8 @@ def transaction(engine: Engine) -> Generator[Connection]:
 
 def insert_once(connection: Connection, table: Table, values: Mapping[str, Any], on: Sequence[str]) -> bool:
     """Insert a row, or leave the one that has the same `on`. Returns whether it was inserted."""
-    statement = _insert_or_leave(connection, table, on).values(values).returning(*(table.c[name] for name in on))
-    return connection.execute(statement).first() is not None
+    statement = _insert_or_leave(connection.dialect.name, table, tuple(on), is_told=True)
+    return connection.execute(statement, dict(values)).first() is not None
 
 
 def insert_each_once(
@@ -155,13 +156,16 @@ def insert_each_once(
 ) -> None:
     """Insert those of `rows` whose `on` no row has."""
     if rows:
-        connection.execute(_insert_or_leave(connection, table, on), [dict(row) for row in rows])
+        statement = _insert_or_leave(connection.dialect.name, table, tuple(on), is_told=False)
+        connection.execute(statement, [dict(row) for row in rows])
 
 
-def _insert_or_leave(connection: Connection, table: Table, on: Sequence[str]) -> Any:
+@functools.cache  # built anew it costs more than the database's work; there is one for each place that calls
+def _insert_or_leave(dialect: str, table: Table, on: tuple[str, ...], *, is_told: bool) -> Any:
     # The same words in both dialects, but not in SQLAlchemy's common ones.
-    insert = sqlite_dialect.insert if connection.dialect.name == "sqlite" else postgresql.insert
-    return insert(table).on_conflict_do_nothing(index_elements=list(on))
+    insert = sqlite_dialect.insert if dialect == "sqlite" else postgresql.insert
+    statement = insert(table).on_conflict_do_nothing(index_elements=list(on))
+    return statement.returning(*(table.c[name] for name in on)) if is_told else statement
 
 
 @contextmanager
