@@ -218,8 +218,9 @@ class AgentSync:
         ), made["id"]
 
     async def _add_key(self, name: str, known: Managed) -> Managed:
-        made = await self.do.agents.create_key(known.uuid, f"{TAG}-{datetime.now(UTC):%Y%m%d-%H%M%S}")
-        known = replace(known, key=made.secret_key, key_uuid=made.uuid)
+        now = datetime.now(UTC)
+        made = await self.do.agents.create_key(known.uuid, f"{TAG}-{now:%Y%m%d-%H%M%S}")
+        known = replace(known, key=made.secret_key, key_uuid=made.uuid, key_made_at=now.isoformat(timespec="seconds"))
         self.record.keep(self.environment, name, known)
         return known
 

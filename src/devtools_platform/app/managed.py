@@ -30,6 +30,8 @@ class Managed:
     """Where it answers; None until it is deployed."""
     key: SecretStr | None = None
     key_uuid: str | None = None
+    key_made_at: str | None = None
+    """In ISO 8601; None for a key made before this was written down."""
     token_id: str | None = None
     """Of the gateway token it was given."""
     last_token_id: str | None = None

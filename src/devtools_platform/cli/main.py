@@ -14,6 +14,7 @@ from devtools_platform import __version__
 from devtools_platform.cli import (
     agents,
     audit,
+    backup,
     console,
     context,
     cost,
@@ -26,7 +27,6 @@ from devtools_platform.cli import (
     review,
     rollout,
     stack,
-    state,
     task,
     tools,
     traces,
@@ -40,9 +40,10 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_mar
 app.add_typer(task.app, name="task")
 app.add_typer(worker.app, name="worker")
 app.add_typer(audit.app, name="audit")
+app.add_typer(backup.app, name="backup")
+app.command("restore")(backup.restore)
 app.add_typer(console.app, name="console")
 app.add_typer(context.app, name="context")
-app.add_typer(state.app, name="state")
 app.add_typer(cost.app, name="cost")
 app.add_typer(traces.app, name="traces")
 app.add_typer(model.app, name="model")
