@@ -305,6 +305,21 @@ class AgentSync:
         await self.do.agents.roll_back(known.uuid, target.version_hash)
         return target
 
+    async def remove(self, agent: str) -> None:
+        """Delete the managed agent of `agent`, its key and its gateway tokens. One that is gone already is no error."""
+        spec = self.managed().get(agent)
+        name = managed_name(self.environment, agent, spec) if spec else ""
+        known = self.record.find(self.environment, name)
+        if known is None:
+            return
+        if await self.do.agents.find(name) is not None:
+            await self.do.agents.delete(known.uuid)
+        gateway = GatewayRest.of(self.home)
+        for token in (known.token_id, known.last_token_id):
+            if token is not None:
+                await _revoke(gateway, token)
+        self.record.forget(self.environment, name)
+
     def _known(self, agent: str) -> Managed:
         spec = self.managed().get(agent)
         known = self.record.find(self.environment, managed_name(self.environment, agent, spec)) if spec else None

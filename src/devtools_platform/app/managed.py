@@ -58,6 +58,13 @@ class ManagedRecord:
     def keep(self, environment: str, name: str, agent: Managed) -> None:
         """Write it down at once: a key that is lost is shown by nobody again."""
         self.agents.setdefault(environment, {})[name] = agent
+        self._write()
+
+    def forget(self, environment: str, name: str) -> None:
+        self.agents.get(environment, {}).pop(name, None)
+        self._write()
+
+    def _write(self) -> None:
         shown = {env: {n: _show(a) for n, a in agents.items()} for env, agents in self.agents.items()}
         self.home.keep_secret(FILE, json.dumps(shown, indent=2))
 

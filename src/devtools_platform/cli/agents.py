@@ -29,7 +29,8 @@ def _environment(settings: Settings, given: str | None) -> EnvironmentName:
     raise BadInput(f"There is no environment {given!r}.", hint=f"One of {', '.join(get_args(EnvironmentName))}.")
 
 
-def _settings(data_dir: Any, env: str | None) -> Settings:
+def environment_settings(data_dir: Any, env: str | None) -> Settings:
+    """The settings, of the environment that `--env` names."""
     settings = stack_settings(data_dir)
     return settings.model_copy(update={"environment": _environment(settings, env)})
 
@@ -38,7 +39,7 @@ def _with_sync(data_dir: Any, env: str | None, act: Callable[[Any], Awaitable[T]
     from devtools_platform.app.agent_sync import AgentSync
 
     async def run() -> T:
-        settings = _settings(data_dir, env)
+        settings = environment_settings(data_dir, env)
         tell = no_progress if as_json else progress
         async with AgentSync.open(settings, settings.environment, tell) as sync:
             return await act(sync)
@@ -55,7 +56,7 @@ def list_agents(env: Env = None, data_dir: DataDir = None, as_json: AsJson = Fal
     """Every agent, and what the environments file has it run on."""
     from devtools_platform.app.runtimes import describe_runtimes
 
-    listed = describe_runtimes(_settings(data_dir, env))
+    listed = describe_runtimes(environment_settings(data_dir, env))
     if as_json:
         print_json(listed)
         return
@@ -163,7 +164,7 @@ def ask_agent(agent: str, env: Env = None, data_dir: DataDir = None, as_json: As
     from devtools_platform.app.agent_probe import probe_runtimes
 
     tell = no_progress if as_json else progress
-    results = asyncio.run(probe_runtimes(_settings(data_dir, env), agent, tell))
+    results = asyncio.run(probe_runtimes(environment_settings(data_dir, env), agent, tell))
     if as_json:
         print_json([asdict(result) for result in results])
     else:

@@ -22,6 +22,7 @@ from devtools_platform.cli import (
     dev,
     host,
     integrations,
+    migrate,
     model,
     release,
     review,
@@ -47,6 +48,7 @@ app.add_typer(context.app, name="context")
 app.add_typer(cost.app, name="cost")
 app.add_typer(traces.app, name="traces")
 app.add_typer(model.app, name="model")
+app.add_typer(migrate.app, name="migrate")
 app.add_typer(integrations.app, name="integrations")
 app.add_typer(dev.app, name="dev")
 app.add_typer(tools.app, name="tools")
