@@ -114,3 +114,17 @@ def test_a_task_is_paused_steered_resumed_retried_and_forked(stack: StackProcess
     ]  # fmt: skip
     for id_ in (task, fork["id"]):
         cli(stack, "task", "cancel", id_)
+
+
+def test_the_doctor_of_a_running_stack_reminds_of_a_token_that_ends(stack: StackProcess) -> None:
+    made = cli(stack, "token", "create", "ana", "--scope", "tools:*", "--days", "3")
+
+    checks = {check["name"]: check for check in cli(stack, "doctor")}
+
+    assert "'ana' ends" in checks["tokens"]["found"]
+    assert checks["tokens"]["fix"] == f"dev-tools token rotate {made['id']} --overlap 24"
+    assert "schema" in checks["database"]["found"]
+    assert "servers ready" in checks["upstreams"]["found"]
+    renewed = cli(stack, "token", "rotate", made["id"], "--overlap", "1")
+    ends = {token["id"]: token["is_valid"] for token in cli(stack, "token", "list")}
+    assert (ends[made["id"]], ends[renewed["id"]]) == (True, True)

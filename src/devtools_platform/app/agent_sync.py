@@ -259,9 +259,15 @@ class AgentSync:
             await sleep(5)
 
     async def rotate_keys(
-        self, overlap_s: float, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+        self,
+        overlap_s: float,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        older_than: timedelta = timedelta(),
     ) -> list[dict[str, str | None]]:
-        """New access keys. A running stack takes them at its next call; the old ones end after `overlap_s`."""
+        """New access keys. A running stack takes them at its next call; the old ones end after `overlap_s`.
+
+        Keys younger than `older_than` stay, so that a timer may call this every night.
+        """
         old: list[tuple[str, Managed]] = []
         for agent, spec in self.managed().items():
             name = managed_name(self.environment, agent, spec)
@@ -271,6 +277,8 @@ class AgentSync:
                     f"The managed agent {name!r} is not known here.",
                     hint=f"Run `dev-tools agents sync --env {self.environment}`.",
                 )
+            if known.key_made_at and datetime.now(UTC) - datetime.fromisoformat(known.key_made_at) < older_than:
+                continue
             self.progress(agent, "new access key")
             await self._add_key(name, known)
             old.append((name, known))

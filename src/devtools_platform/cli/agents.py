@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
+from datetime import timedelta
 from typing import Annotated, Any, TypeVar, get_args
 
 import typer
@@ -114,13 +115,15 @@ def rotate_keys(
     overlap_s: Annotated[
         float | None, typer.Option("--overlap", min=0, help="Seconds the old keys count on; by default one model call.")
     ] = None,
+    older_than: Annotated[float, typer.Option("--older-than", min=0, help="Only keys older than these days.")] = 0,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
     """New access keys for the managed agents; the running stack takes them at its next call."""
 
     async def act(sync: Any) -> list[Any]:
-        return await sync.rotate_keys(sync.settings.model_timeout_s if overlap_s is None else overlap_s)
+        overlap = sync.settings.model_timeout_s if overlap_s is None else overlap_s
+        return await sync.rotate_keys(overlap, older_than=timedelta(days=older_than))
 
     rotated = _with_sync(data_dir, env, act, as_json=as_json)
     if as_json:
