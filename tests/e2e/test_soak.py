@@ -79,10 +79,10 @@ class Soak:
             self.tasks[self.send("POST", "state", "/tasks", json=body).json()["id"]] = (text, repo)
 
     def approve(self, id_: str) -> None:
-        for one in self.send("GET", "state", "/approvals", params={"status": "pending"}).json()["items"]:
-            if one["task_id"] == id_:
-                self.send("POST", "state", f"/approvals/{one['id']}/decision", json={"decision": "approve"})
-                self.approvals += 1
+        waiting = self.send("GET", "state", "/approvals", params={"status": "pending", "task_id": id_})
+        for one in waiting.json():
+            self.send("POST", "state", f"/approvals/{one['id']}/decision", json={"decision": "approve"})
+            self.approvals += 1
 
     def check(self, id_: str, task: dict[str, Any]) -> None:
         """Ended well, each effect once."""
