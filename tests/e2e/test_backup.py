@@ -73,7 +73,7 @@ def test_a_stack_comes_back_whole_in_an_empty_place(
 ) -> None:
     stack, env, task, repo = worked
     file, place = tmp_path / "stack.age", f"--data-dir={stack.data_dir}"
-    token = (stack.data_dir / "token").read_text()
+    token, branch = (stack.data_dir / "token").read_text(), stack.get(f"/tasks/{task}")["branch"]
 
     found = run("backup", "create", str(file), "--verify", str(key), place, env=env)
 
@@ -96,7 +96,7 @@ def test_a_stack_comes_back_whole_in_an_empty_place(
     try:
         assert (restored["tasks"], restored["workspaces"], restored["chunks"]) == (1, 1, found["chunks"])
         assert (other / "token").read_text() == token
-        assert git(other / "workspaces" / task, "rev-parse", "HEAD") == git(repo, "rev-parse", f"dev-tools/{task}")
+        assert git(other / "workspaces" / task, "rev-parse", "HEAD") == git(repo, "rev-parse", branch)
         said = Path(restored["settings"]).read_text()
         assert env["DEV_TOOLS_MODEL_API_KEY"] in said
         assert f"DEV_TOOLS_APPROVAL_RULES={other}/restored/approval_rules/rules.yaml" in said

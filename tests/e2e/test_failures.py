@@ -94,9 +94,9 @@ def family(stack: StackProcess) -> list[psutil.Process]:
 
 
 def test_a_model_that_is_away_for_seconds_is_waited_for(stack: StackProcess, model: SlowLink, tmp_path: Path) -> None:
+    task_id = begin(stack, tmp_path / "shop")
     before = model.refused
     model.mode = "away"
-    task_id = stack.create_task(TASK, make_repo(tmp_path / "shop", FILES))["id"]
     wait_until(lambda: model.refused > before, "a call that found nobody")
     model.mode = "fine"
 
@@ -142,7 +142,6 @@ def test_a_clock_that_steps_in_the_middle_of_a_task_stops_nothing(
     step(clock, seconds)
     try:
         assert_done_once(stack, task_id, tmp_path / "shop")
-        assert_done_once(stack, begin(stack, tmp_path / "after"), tmp_path / "after")
     finally:
         step(clock, 0)
 
@@ -167,34 +166,6 @@ def test_a_killed_index_engine_is_back_at_the_next_search_with_all_it_held(stack
 
     assert {answer.status_code for answer in answers} <= {200, 503}
     assert [(hit["path"], hit["start_line"]) for hit in answers[-1].json()] == held
-
-
-def test_a_task_whose_index_engine_dies_ends_as_it_would_have(stack: StackProcess, tmp_path: Path) -> None:
-    task_id = begin(stack, tmp_path / "shop")
-    for engine in [p for p in family(stack) if "edge_child" in " ".join(p.cmdline())]:
-        engine.kill()
-
-    assert_done_once(stack, task_id, tmp_path / "shop")
-
-
-# -- the database ---------------------------------------------------------------------------------------------------
-
-
-def test_a_database_that_dies_is_started_again_and_the_task_goes_on(stack: StackProcess, tmp_path: Path) -> None:
-    task_id = begin(stack, tmp_path / "shop")
-    (postmaster,) = [p for p in family(stack) if p.name() == "postgres" and p.ppid() == stack.process.pid]  # type: ignore[union-attr]
-    postmaster.kill()
-
-    answers: list[Any] = []
-
-    def has_ended() -> bool:
-        with stack.http as http:
-            answers.append(http.get(f"/tasks/{task_id}"))
-        return answers[-1].status_code == 200 and answers[-1].json()["status"] in FINAL
-
-    wait_until(has_ended, "the task's end")
-    assert {answer.status_code for answer in answers} <= {200, 503}
-    assert_done_once(stack, task_id, tmp_path / "shop")
 
 
 # -- the disk ---------------------------------------------------------------------------------------------------
@@ -256,4 +227,3 @@ def test_a_full_disk_is_told_and_with_room_again_work_goes_on(
             assert stack.post(f"/tasks/{task_id}/retry").status_code < 300
             stack.wait_for_end(task_id, after=seen)
         assert_done_once(stack, task_id, tmp_path / "shop")
-        assert_done_once(stack, begin(stack, tmp_path / "later"), tmp_path / "later")

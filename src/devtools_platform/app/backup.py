@@ -117,6 +117,7 @@ class Backup:
         is_running = home.is_locked()
         with nullcontext() if is_running else home.lock(), _staging(home) as folder:
             async with self._database(home, is_running=is_running) as url:
+                await _require_used(url)
                 self.progress("database", "copied as it is at this moment")
                 dump = folder / "database" / "dump"
                 await asyncio.to_thread(backup.back_up, url, dump, find_programs())
@@ -349,6 +350,18 @@ async def _throw_away_database(folder: Path, store: str) -> AsyncGenerator[str]:
     finally:
         await postgres.stop()
         await asyncio.to_thread(forget_cluster, folder)
+
+
+async def _require_used(url: str) -> None:
+    engine = database.connect(url)
+    try:
+        step = await database.read_in_thread(engine, database.read_step)
+    finally:
+        engine.dispose()
+    if step is None:
+        raise BadInput(
+            "There is nothing to back up: no stack has used this database.", hint="Start one: `dev-tools up`."
+        )
 
 
 async def _migrate(url: str) -> None:
