@@ -31,9 +31,14 @@ def run(*arguments: str, env: dict[str, str], exit_code: int = 0) -> Any:
 
 
 def given(env: dict[str, str]) -> dict[str, Any]:
-    """What a command in this process is told of the store and the index; the rest is for tasks."""
+    """Of the settings in `env` what the test looks at, for a backup that is made in this process."""
     url = env.get("DATABASE_URL")
-    return {"embeddings": "none", **({"database_url": SecretStr(url)} if url else {})}
+    return {
+        "embeddings": "none",
+        "model_api_key": SecretStr(env["DEV_TOOLS_MODEL_API_KEY"]),
+        "approval_rules": Path(env["DEV_TOOLS_APPROVAL_RULES"]),
+        **({"database_url": SecretStr(url)} if url else {}),
+    }
 
 
 @pytest.fixture(scope="module")

@@ -199,6 +199,7 @@ def test_a_full_disk_is_told_and_with_room_again_work_goes_on(
 ) -> None:
     with running_stack(small_place, clean_env(**env, DEV_TOOLS_MIN_FREE_DISK_MB="5")) as stack:
         task_id = begin(stack, tmp_path / "shop")
+        assert (small_place / "postgres" / "cluster").is_dir(), "the database is on the small disk, too"
         filler = fill(small_place.parent)
         statuses: set[int] = set()
 
