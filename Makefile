@@ -4,12 +4,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := src tests bench docs deploy
 
-.PHONY: help demo test check chaos conformance e2e-deploy bench eval eval-peers docs format lock clean site e2e-phoenix
+.PHONY: help demo test check chaos conformance e2e-deploy bench eval eval-peers docs format lock clean site e2e-phoenix soak
 help:
 	@echo "make demo    a real task, from nothing to a reviewed branch, with the embedded model"
 	@echo "make check   format, lint, types, imports"
 	@echo "make test    the whole suite"
 	@echo "make chaos   100 kills of workers over six-agent tasks"
+	@echo "make soak    two hours of everything at once with kills at random (SOAK_MINUTES=120)"
 	@echo "make conformance  the official MCP suite through the gateway, and its OAuth scenarios for clients (needs npm)"
 	@echo "make e2e-deploy  releases and rollouts on real engines, in network namespaces (needs root; says what is missing)"
 	@echo "make e2e-phoenix  a task's spans at a real Phoenix server, in an environment of its own (900 MB)"
@@ -52,6 +53,10 @@ test: $(VENV)/.dev
 
 chaos: $(VENV)/.dev
 	CHAOS_KILLS=100 $(BIN)/python -m pytest -s tests/e2e/test_chaos.py
+
+SOAK_MINUTES ?= 120
+soak: $(VENV)/.dev
+	SOAK_MINUTES=$(SOAK_MINUTES) $(BIN)/python -m pytest -s tests/e2e/test_soak.py
 conformance: $(VENV)/.dev
 	$(BIN)/python tests/gateway/conformance.py
 	$(BIN)/python tests/gateway/conformance_client.py

@@ -288,6 +288,7 @@ def test_keys_are_rotated_with_overlap_and_the_running_stack_goes_on(
     assert all(len(a.keys) == 1 and not set(a.keys) & before[a.spec["name"]] for a in fake.resources.agents.values())
     assert task["status"] == "completed", task
     assert "secret" not in json.dumps(rotated)
+    assert agents_command(all_managed, "rotate-keys", "--older-than", "1") == (0, []), "a timer finds nothing to do"
 
 
 def test_one_agent_can_be_asked_whether_it_answers(all_managed: StackProcess, fake: FakeDigitalOcean) -> None:

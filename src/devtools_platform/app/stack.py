@@ -37,12 +37,11 @@ from devtools_platform.app.recording import log_to, trace_to
 from devtools_platform.app.reviewing import workspace_tools
 from devtools_platform.app.rollout_metrics import watch_rollouts
 from devtools_platform.app.runtimes import Runtimes, choose_runtimes
-from devtools_platform.app.search_engine import choose_embedder, choose_engine, follow_remotes
+from devtools_platform.app.search_engine import follow_remotes, open_service
 from devtools_platform.app.serving import Serving, bind
 from devtools_platform.app.team_memory import keep_learning
 from devtools_platform.config import Settings
 from devtools_platform.console.api import build_api as build_console
-from devtools_platform.context.adapters.sql.documents import SqlDocuments
 from devtools_platform.context.adapters.sql.task_memory import TaskMemory
 from devtools_platform.context.api import build_api as build_context
 from devtools_platform.context.library import Library
@@ -225,12 +224,7 @@ class Stack:
         return runtimes
 
     async def _start_context(self, home: Home, store: sa.Engine, cleanup: AsyncExitStack) -> ContextService:
-        embedder = choose_embedder(self.settings, self.progress)
-        index = choose_engine(self.settings, home.path / "context", embedder, self.progress)
-        cleanup.push_async_callback(index.aclose)
-        await index.count()  # starts the engine's process, or meets the server, now: not in the middle of a task
-        service = ContextService(index, home.path / "context" / "manifests", embedder, SqlDocuments(store))
-        cleanup.push_async_callback(service.aclose)
+        service = await open_service(self.settings, home.path / "context", store, self.progress, cleanup)
         await service.resume_all()
         return service
 

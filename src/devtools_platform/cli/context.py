@@ -194,7 +194,7 @@ def snapshot(
     as_json: AsJson = False,
 ) -> None:
     """All indexes of repositories with their vectors into a file, while searches are answered. Documents are in
-    `state backup`."""
+    `dev-tools backup`."""
     saved = _send(data_dir, "POST", "/snapshots", json={"file": str(file.absolute())})
     _show_saved(saved, "written", as_json=as_json)
 

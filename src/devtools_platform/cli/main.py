@@ -14,6 +14,7 @@ from devtools_platform import __version__
 from devtools_platform.cli import (
     agents,
     audit,
+    backup,
     console,
     context,
     cost,
@@ -22,12 +23,12 @@ from devtools_platform.cli import (
     history,
     host,
     integrations,
+    migrate,
     model,
     release,
     review,
     rollout,
     stack,
-    state,
     task,
     tools,
     traces,
@@ -42,12 +43,14 @@ app.add_typer(task.app, name="task")
 app.add_typer(worker.app, name="worker")
 app.add_typer(history.app, name="eval")
 app.add_typer(audit.app, name="audit")
+app.add_typer(backup.app, name="backup")
+app.command("restore")(backup.restore)
 app.add_typer(console.app, name="console")
 app.add_typer(context.app, name="context")
-app.add_typer(state.app, name="state")
 app.add_typer(cost.app, name="cost")
 app.add_typer(traces.app, name="traces")
 app.add_typer(model.app, name="model")
+app.add_typer(migrate.app, name="migrate")
 app.add_typer(integrations.app, name="integrations")
 app.add_typer(dev.app, name="dev")
 app.add_typer(tools.app, name="tools")

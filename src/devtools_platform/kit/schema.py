@@ -365,7 +365,8 @@ workers = Table(
     _now("started_at"),
     _now("heartbeat_at"),
 )
-"""`process_space` names the boot and the process namespace in which `pid` means something."""
+"""`process_space` names the boot and the process namespace in which `pid` means something; `process_started_at` is in
+seconds since that boot, which no step of the clock changes."""
 gateway_tokens = Table(
     "gateway_tokens",
     metadata,
