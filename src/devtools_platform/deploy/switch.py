@@ -212,7 +212,7 @@ class Switches:
 
     async def _record(self, plan: SwitchPlan, sessions: Mapping[str, Any], snapshot: str | None) -> None:
         data = {"seq": plan.seq, "from": plan.from_host, "to": plan.to_host, "address": plan.address}
-        for host in sorted({plan.to_host, *([plan.from_host] if plan.from_host else [])}):
+        for host in filter(None, (plan.to_host, plan.from_host)):
             await sessions[host].call("note_switch", {**data, "plan": plan.hash, "snapshot": snapshot})
 
     def _droplet(self, name: str) -> int:

@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 from devtools_platform.core.errors import Conflict, Unavailable
 from devtools_platform.kit.digitalocean import DigitalOcean, DigitalOceanFailed
@@ -108,7 +109,7 @@ class LoadBalancerNetwork(_Droplets):
         old = [id_ for id_ in balancer.droplet_ids if id_ != droplet]
         await self.client.load_balancers.add_droplets(self.id, [droplet])
         if old:
-            check = balancer.raw.get("health_check") or {}
+            check: dict[str, Any] = balancer.raw.get("health_check") or {}
             await self.sleep(
                 float(check.get("check_interval_seconds", CHECK_INTERVAL_S))
                 * (check.get("healthy_threshold", HEALTHY) + 1)

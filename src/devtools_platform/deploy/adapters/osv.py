@@ -156,8 +156,8 @@ def _merge(hits: Iterable[tuple[str, str]], advisories: Mapping[str, _Advisory])
             of_package.append(_Group(id_, names, advisory.severity))
             continue
         group.names |= names
-        rated = [severity for severity in (group.severity, advisory.severity) if severity is not None]
-        group.severity = max(rated, key=order.index) if rated else None
+        rated: list[Severity] = [one for one in order if one in (group.severity, advisory.severity)]
+        group.severity = rated[-1] if rated else None
     return [
         Vulnerability(id=one.id, package=package, severity=one.severity) for package, of in groups.items() for one in of
     ]

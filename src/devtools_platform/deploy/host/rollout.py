@@ -168,19 +168,15 @@ class HostRollout:
 
     def smoke(self, args: Args) -> None:
         """The release's own short test, in a container of the new colour."""
-        manifest, colour = self._manifest(), self._journal()["colour"]
-        for task in manifest["smoke"]:
-            project = self._project(colour, manifest["seq"])
-            code, output = self.engine.execute(project, task["service"], task["command"], args.get("smoke_s", 120))
+        for task in self._manifest()["smoke"]:
+            code, output = self._execute(task, args)
             if code != 0:
                 raise Refused("smoke_failed", f"{' '.join(task['command'])} ended with {code}: {output[-1500:]}")
 
     def traces(self, args: Args) -> dict[str, Any]:
         """The release's own judgement of the traces that were recorded, in a container of the new colour."""
-        manifest = self._manifest()
-        task = manifest["traces"]
-        project = self._project(self._journal()["colour"], manifest["seq"])
-        code, output = self.engine.execute(project, task["service"], task["command"], args.get("smoke_s", 120))
+        task = self._manifest()["traces"]
+        code, output = self._execute(task, args)
         if code != 0:
             text = f"Traces: {' '.join(task['command'])} ended with {code}: {output[-1500:]}"
             raise Refused("gate", text, "Mend what records them, or deploy with --no-gate.")
@@ -310,6 +306,11 @@ class HostRollout:
         wanted = self._journal()["seq"] if seq is None else seq
         envelope = json.loads((self.store.release_folder(wanted) / "envelope.json").read_text())
         return json.loads(base64.b64decode(envelope["payload"]))
+
+    def _execute(self, task: Mapping[str, Any], args: Args) -> tuple[int, str]:
+        """Run a command of the release in a container of the new colour."""
+        project = self._project(self._journal()["colour"], self._manifest()["seq"])
+        return self.engine.execute(project, task["service"], task["command"], args.get("smoke_s", 120))
 
     def _facts(self) -> dict[str, Any]:
         manifest = self._manifest()
