@@ -144,7 +144,7 @@ def read_source(compose_file: Path) -> Source:
     if repository.is_dirty:
         raise BadInput(
             "The working tree differs from its commit.",
-            hint="Commit or stash first: a release is named by its commit, so it must be exactly that.",
+            hint="See `git status`; commit, remove or stash: a release is named by its commit, so it is exactly that.",
         )
     config = {name: (folder / name).read_text() for name in CONFIG_FILES if (folder / name).is_file()}
     return Source(repository.path, repository.head, compose_file, config, _migration(repository.path))
