@@ -9,12 +9,10 @@ from pathlib import Path
 
 import httpx2
 
-from devtools_platform.app.managed import digitalocean
 from devtools_platform.config import Settings
 from devtools_platform.config.environment import docker_environment, program_environment, user_name
 from devtools_platform.core.errors import BadInput
 from devtools_platform.deploy import signing
-from devtools_platform.deploy.adapters.digitalocean import LoadBalancerNetwork, ReservedIpNetwork
 from devtools_platform.deploy.adapters.docker import Docker
 from devtools_platform.deploy.adapters.inspection import Hadolint, Syft
 from devtools_platform.deploy.adapters.oci import OciRegistry
@@ -82,6 +80,10 @@ class Delivery:
 
     @asynccontextmanager
     async def _switches(self) -> AsyncGenerator[Switches]:
+        # These bring the models' client with them: seconds that no other command here should wait for.
+        from devtools_platform.app.managed import digitalocean
+        from devtools_platform.deploy.adapters.digitalocean import LoadBalancerNetwork, ReservedIpNetwork
+
         network = load_network(self.settings.hosts_file)
         async with digitalocean(self.settings) as client, httpx2.AsyncClient(timeout=ASK_S) as http:
 
