@@ -86,7 +86,7 @@ async def test_what_is_less_bad_than_asked_for_goes_out_and_the_outcome_says_wha
     assert found["alerts unknown"] == "web-1: host.json names no Prometheus"
 
 
-@pytest.mark.parametrize("trouble", ["no sbom", "of a stranger", "no answer", "garbage", "unrated"])
+@pytest.mark.parametrize("trouble", ["no sbom", "of a stranger", "of another image", "no answer", "garbage", "unrated"])
 async def test_what_cannot_be_found_out_refuses_unless_a_person_accepts_it_and_is_said_either_way(
     trouble: str, droplets: dict[str, Droplet], registry: FakeRegistry, artifacts: Artifacts, gate: VulnerabilityGate,
     osv: FakeOsv,
@@ -94,6 +94,7 @@ async def test_what_cannot_be_found_out_refuses_unless_a_person_accepts_it_and_i
     why = {
         "no sbom": "the image of 'web' has no SBOM signed with this key",
         "of a stranger": "the image of 'web' has no SBOM signed with this key",
+        "of another image": "the image of 'web' has no SBOM signed with this key",
         "no answer": "HTTP 503",
         "garbage": "cannot be read",
         "unrated": "1 advisories say no severity: PYSEC-1",
@@ -104,6 +105,8 @@ async def test_what_cannot_be_found_out_refuses_unless_a_person_accepts_it_and_i
         osv.add(JINJA, "PYSEC-1")
     signer = {"no sbom": None, "of a stranger": signing.make_key()}.get(trouble, SIGNER)
     offered = release(registry, artifacts, JINJA, signer=signer)
+    if trouble == "of another image":
+        _move_sbom(registry, offered[0].images["web"].split("@")[1])
     works = rollouts(droplets["web-1"], vulnerabilities=gate)
 
     refused = await works.deploy(*offered, STRICT)
@@ -113,6 +116,17 @@ async def test_what_cannot_be_found_out_refuses_unless_a_person_accepts_it_and_i
     assert why in refused.why
     assert [why in one.why for one in accepted.gates if one.gate == "vulnerabilities"] == [True]
     assert [one.verdict for one in accepted.gates if one.gate == "vulnerabilities"] == ["unknown"]
+
+
+def _move_sbom(registry: FakeRegistry, digest: str) -> None:
+    """Under the image's name in the registry, an SBOM that our key signed for another one."""
+    artifacts = Artifacts(OciRegistry(plain=(registry.host,)))
+    repository = f"{registry.host}/acme/shop-web"
+    other = registry.add_image(repository, "other", b'{"layer": 2}')
+    artifacts.attest(repository, other, signing.CYCLONEDX, {"components": []}, SIGNER)
+    artifacts.registry.http.close()
+    stored = registry.manifests["acme/shop-web"]
+    stored[f"{digest.replace(':', '-')}.att"] = stored[f"{other.replace(':', '-')}.att"]
 
 
 def test_one_vulnerability_with_several_names_counts_once_and_with_its_worst_severity(osv: FakeOsv) -> None:
