@@ -35,6 +35,7 @@ NEEDED = {
     "sshd": "openssh-server",
     "ssh": "openssh-client",
     "ip": "iproute2",
+    "iptables": "iptables",
     "nsenter": "util-linux",
     "openssl": "openssl",
 }
@@ -47,7 +48,7 @@ def why_not() -> str | None:
         return "it needs root: network namespaces and a Docker engine"
     missing = sorted({package for name, package in NEEDED.items() if shutil.which(name, path=path) is None})
     if missing:
-        return f"Debian packages are missing: apt-get install -y --no-install-recommends {' '.join(missing)}"
+        return f"Debian packages are missing: {' '.join(missing)}. Run .ci/install-docker."
     programs = [name for name in ("caddy", "docker-compose") if not (BIN / name).exists()]
     return f"not installed from requirements/deploy-test.txt: {', '.join(programs)}" if programs else None
 
