@@ -123,9 +123,12 @@ class Fleet:
     def start_cli(self, *args: str | Path, env: Mapping[str, str] | None = None) -> "subprocess.Popen[str]":
         return self.start(str(BIN / "dev-tools"), *args, "--json", env=env)
 
-    def start(self, *argv: str | Path, env: Mapping[str, str] | None = None) -> "subprocess.Popen[str]":
+    def start(
+        self, *argv: str | Path, env: Mapping[str, str] | None = None, stdin: int | None = None
+    ) -> "subprocess.Popen[str]":
         return subprocess.Popen(
             [*self.ci.enter, *map(str, argv)],
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
