@@ -85,7 +85,7 @@ class Delivery:
         from devtools_platform.deploy.adapters.digitalocean import LoadBalancerNetwork, ReservedIpNetwork
 
         network = load_network(self.settings.hosts_file)
-        async with digitalocean(self.settings) as client, httpx2.AsyncClient(timeout=ASK_S) as http:
+        async with digitalocean(self.settings) as client, httpx2.AsyncClient(timeout=ASK_S, trust_env=False) as http:
 
             async def ask(url: str) -> int | None:
                 try:
