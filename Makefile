@@ -65,7 +65,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python bench/small_tasks.py
 	$(BIN)/python bench/state.py
 
-# Needs root, docker.io, docker-registry, openssh-server, iproute2; says which is missing.
+# Needs root on Debian 12 and what .ci/install-docker installs; says what is missing.
 $(VENV)/.deploy-test: requirements/deploy-test.txt $(VENV)/.dev
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/deploy-test.txt
 	@touch $@

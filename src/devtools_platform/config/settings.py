@@ -176,6 +176,8 @@ class Settings(BaseSettings):
     """The public key that releases are verified with; by default the file beside the private one that ends in .pub."""
     hosts_file: Path = Path("deploy/hosts.yaml")
     """The inventory: which droplets a rollout goes to."""
+    osv_url: str = "https://api.osv.dev"
+    """Where `rollout --refuse-severity` looks vulnerabilities up: OSV, or a mirror of it. Package names are sent."""
 
     embedding_base_url: str | None = None
     """The endpoint of `embeddings=endpoint`, for example `https://inference.do-ai.run/v1`. Repositories' code is sent
