@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from devtools_platform.console.access import Person
+from devtools_platform.console.delivery import Delivered, Rollout, RolloutKind, RolloutPlan
 from devtools_platform.console.types import (
     AgentStatus,
     Answer,
@@ -364,3 +365,44 @@ class MemoryStack:
             Setting("DEV_TOOLS_HOST", "127.0.0.1", is_secret=False, source="default", meaning=""),
             Setting("DEV_TOOLS_MODEL_API_KEY", "***", is_secret=True, source="DEV_TOOLS_MODEL_API_KEY", meaning="Key."),
         ]
+
+
+class MemoryDelivery:
+    """A `DeliveryDesk` that shows what a test puts in it, and starts exactly the plan it showed."""
+
+    def __init__(self) -> None:
+        self.delivered: Delivered | None = None
+        self.planned: RolloutPlan | None = None
+        self.begun: list[Rollout] = []
+        self.started: list[tuple[RolloutKind, int | None, str, str]] = []
+
+    @property
+    def is_set_up(self) -> bool:
+        return self.delivered is not None
+
+    def glance(self) -> Delivered | None:
+        return self.delivered
+
+    async def look(self) -> Delivered | None:
+        return self.delivered
+
+    async def plan(self, kind: RolloutKind, seq: int | None) -> RolloutPlan:
+        if self.planned is None:
+            raise Conflict("No rollout is held on all hosts.", hint="Look at Releases.")
+        return self.planned
+
+    async def start(self, kind: RolloutKind, seq: int | None, plan: str, by: str) -> str:
+        self.started.append((kind, seq, plan, by))
+        return "r1"
+
+    def rollout(self, id_: str) -> Rollout:
+        for one in self.begun:
+            if one.id == id_:
+                return one
+        raise NotFound(f"This stack began no rollout {id_!r}.", hint="Look at Releases.")
+
+    def rollouts(self) -> Sequence[Rollout]:
+        return self.begun
+
+    async def aclose(self) -> None:
+        """Nothing runs here."""

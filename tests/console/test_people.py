@@ -7,6 +7,7 @@ from console.test_pages import csrf_of, text_of
 from devtools_platform.console.access import Person
 
 OPERATOR_PATHS = [
+    "/rollouts",
     *("/tasks", "/tasks/cancel", "/tasks/t1/cancel", "/tasks/t1/pause", "/tasks/t1/resume", "/tasks/t1/steer"),
     *("/tasks/t1/retry", "/tasks/t1/fork", "/approvals/t1-1/decision", "/gateway/tools/web_fetch/call", "/knowledge"),
 ]

@@ -10,7 +10,9 @@ import sqlalchemy as sa
 from devtools_platform.app.admission import Admission
 from devtools_platform.app.client import Refused
 from devtools_platform.app.console_data import ConsoleStack, ConsoleTasks
+from devtools_platform.app.console_delivery import ConsoleDelivery
 from devtools_platform.app.console_desks import ConsoleAudit, ConsoleGateway, ConsoleKnowledge, ConsoleLedger
+from devtools_platform.app.delivery import Delivery
 from devtools_platform.app.gateway_client import GatewayRest
 from devtools_platform.app.runtimes import Runtimes
 from devtools_platform.config import Settings
@@ -44,10 +46,15 @@ def build_stack_view(
         stack=ConsoleStack(settings, parts, gateway, runtimes, urls),
         gateway=ConsoleGateway(rest, gateway.policy, SqlAudit(store), audit),
         knowledge=ConsoleKnowledge(context, audit),
+        delivery=ConsoleDelivery(Delivery(settings, _quiet), settings.hosts_file.is_file, audit),
         ledger=ConsoleLedger(SqlSpending(store)),
         audit=audit,
         tokens=SqlPersonalTokens(store),
     )
+
+
+def _quiet(part: str, text: str) -> None:
+    """The console's own pages tell what a rollout does."""
 
 
 async def invite(console: str, token: str, name: str | None = None, role: str = "admin") -> dict[str, Any]:

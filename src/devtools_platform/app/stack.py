@@ -185,6 +185,7 @@ class Stack:
             await serving.serve(receiver, sockets["webhooks"])
         home.keep_secret("database_url", url)
         view = build_stack_view(self.settings, store, parts, gateway, context, runtimes, urls.as_dict(), token)
+        cleanup.push_async_callback(view.delivery.aclose)
         await serving.serve(
             build_console(view, token=token, secret=secret, host=self.settings.host), sockets["console"]
         )

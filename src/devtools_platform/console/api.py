@@ -18,6 +18,7 @@ from devtools_platform.console.home_page import HomePage
 from devtools_platform.console.interfaces import Stack
 from devtools_platform.console.knowledge_pages import KnowledgePages
 from devtools_platform.console.pages import session_of
+from devtools_platform.console.release_pages import ReleasePages
 from devtools_platform.console.render import Renderer
 from devtools_platform.console.sessions import Session, Sessions
 from devtools_platform.console.stack_pages import StackPages
@@ -47,7 +48,7 @@ def build_api(stack: Stack, *, token: str, secret: str, host: str = "127.0.0.1")
         ("POST", "/logout", doors.log_out),
     ):
         app.add_api_route(path, endpoint, methods=[method])
-    for section in (HomePage, TaskPages, ApprovalPages, GatewayPages, KnowledgePages, StackPages):
+    for section in (HomePage, TaskPages, ApprovalPages, GatewayPages, KnowledgePages, ReleasePages, StackPages):
         for door in section(stack, renderer).doors():
             needs = [Depends(_require(door.role))]
             app.add_api_route(door.path, door.endpoint, methods=[door.method], dependencies=needs)

@@ -27,6 +27,7 @@ class HomePage(Pages):
             request,
             "home.html",
             services=await self.stack.stack.services(),
+            delivered=self.stack.delivery.glance(),
             agents=await self.stack.stack.agents(),
             approvals=approvals,
             titles={task.id: task.text for task in tasks},

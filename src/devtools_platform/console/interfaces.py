@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from devtools_platform.console.access import Person
+from devtools_platform.console.delivery import DeliveryDesk
 from devtools_platform.console.types import (
     AgentStatus,
     Answer,
@@ -183,6 +184,7 @@ class Stack:
     stack: StackReader
     gateway: GatewayDesk
     knowledge: KnowledgeDesk
+    delivery: DeliveryDesk
     ledger: Ledger
     audit: Auditor
     tokens: PersonalTokens

@@ -52,6 +52,8 @@ _FILTERS = (
     "headline",
     "money",
     "risk_tone",
+    "rollout_tone",
+    "running_on",
     "spent_words",
     "stage_words",
     "stamp",
