@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from httpx2 import ASGITransport, AsyncClient
 
 from console.memory import MemoryApprovals, MemoryDelivery, MemoryDesks, MemoryStack, MemoryTasks
+from devtools_platform.console.addresses import Addresses
 from devtools_platform.console.api import build_api
 from devtools_platform.console.interfaces import Stack
 
@@ -42,8 +43,18 @@ def delivery() -> MemoryDelivery:
 
 
 @pytest.fixture
+def addresses() -> Addresses:
+    return Addresses(hosts=["console.example.org"])
+
+
+@pytest.fixture
 def app(
-    tasks: MemoryTasks, stack: MemoryStack, approvals: MemoryApprovals, desks: MemoryDesks, delivery: MemoryDelivery
+    tasks: MemoryTasks,
+    stack: MemoryStack,
+    approvals: MemoryApprovals,
+    desks: MemoryDesks,
+    delivery: MemoryDelivery,
+    addresses: Addresses,
 ) -> FastAPI:
     view = Stack(
         tasks,
@@ -57,7 +68,7 @@ def app(
         audit=desks,
         tokens=desks,
     )
-    return build_api(view, token=TOKEN, secret=SECRET, host="console.example.org")
+    return build_api(view, token=TOKEN, secret=SECRET, addresses=addresses)
 
 
 @pytest.fixture

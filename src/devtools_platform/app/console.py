@@ -14,9 +14,11 @@ from devtools_platform.app.console_delivery import ConsoleDelivery
 from devtools_platform.app.console_desks import ConsoleAudit, ConsoleGateway, ConsoleKnowledge, ConsoleLedger
 from devtools_platform.app.delivery import Delivery
 from devtools_platform.app.gateway_client import GatewayRest
+from devtools_platform.app.gateway_doors import names
 from devtools_platform.app.runtimes import Runtimes
 from devtools_platform.config import Settings
 from devtools_platform.console.adapters.personal_tokens import SqlPersonalTokens
+from devtools_platform.console.addresses import Addresses
 from devtools_platform.console.interfaces import Stack
 from devtools_platform.context.service import ContextService
 from devtools_platform.core.errors import Unavailable
@@ -55,6 +57,11 @@ def build_stack_view(
 
 def _quiet(part: str, text: str) -> None:
     """The console's own pages tell what a rollout does."""
+
+
+def addresses_of(settings: Settings) -> Addresses:
+    """Under which names the console answers, beside loopback."""
+    return Addresses(settings.public_url, [settings.host, *names(settings.console_hosts)])
 
 
 async def invite(console: str, token: str, name: str | None = None, role: str = "admin") -> dict[str, Any]:

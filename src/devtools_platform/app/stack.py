@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from devtools_platform.agents.adapters.git_workspaces import GitWorkspaces
 from devtools_platform.app.admission import Admission
 from devtools_platform.app.agent_door import open_agent_door
-from devtools_platform.app.console import build_stack_view, invite
+from devtools_platform.app.console import addresses_of, build_stack_view, invite
 from devtools_platform.app.context_readers import readers_of
 from devtools_platform.app.crew import build_crew
 from devtools_platform.app.delivery import deploy_tools
@@ -187,7 +187,7 @@ class Stack:
         view = build_stack_view(self.settings, store, parts, gateway, context, runtimes, urls.as_dict(), token)
         cleanup.push_async_callback(view.delivery.aclose)
         await serving.serve(
-            build_console(view, token=token, secret=secret, host=self.settings.host), sockets["console"]
+            build_console(view, token=token, secret=secret, addresses=addresses_of(self.settings)), sockets["console"]
         )
         self.progress("console", urls.console)
         link = (await invite(urls.console, token))["url"]

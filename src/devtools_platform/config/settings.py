@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from decimal import Decimal
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from devtools_platform.core.errors import BadInput
@@ -28,6 +29,17 @@ def _default_data_dir() -> Path:
 def _default_cache_dir() -> Path:
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "dev-tools"
+
+
+def _origin(url: str) -> str:
+    """`https://dev-tools.example.org`, perhaps with a port: the console's links start at the root."""
+    parts = urlsplit(url.rstrip("/"))
+    is_origin = (
+        parts.scheme in {"http", "https"} and parts.hostname and not (parts.path or parts.query or parts.fragment)
+    )
+    if not is_origin or parts.username is not None:
+        raise ValueError("expected http(s)://HOST or http(s)://HOST:PORT, and nothing after it")
+    return url.rstrip("/")
 
 
 class Settings(BaseSettings):
@@ -248,8 +260,11 @@ class Settings(BaseSettings):
 
     webhook_port: int = Field(default=8009, ge=0, le=65535)
     """Where webhooks of GitHub and Linear come in; listened on only when one of their secrets is set."""
-    public_url: str | None = None
-    """Where people reach the console from outside, for links in comments: `https://dev-tools.example.org`."""
+    public_url: Annotated[str, AfterValidator(_origin)] | None = None
+    """Where people reach the console from outside: `https://dev-tools.example.org`. It answers to that name, links in
+    comments and sign-ins lead there, and with https its cookies go out by https only."""
+    console_hosts: str = ""
+    """Names, parted by commas, under which the console answers beside this machine's own and the public URL's."""
     public_webhook_url: str | None = None
     """Where GitHub and Linear reach `webhook_port` from outside; Linear's sign-in comes back there, too."""
     integrations_ask_before: tuple[Literal["plan", "publish"], ...] = ()

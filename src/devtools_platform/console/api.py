@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 
 from devtools_platform import __version__
 from devtools_platform.console.access import Role
+from devtools_platform.console.addresses import Addresses
 from devtools_platform.console.approval_pages import ApprovalPages
 from devtools_platform.console.doors import Doors
 from devtools_platform.console.gate import Gate
@@ -28,15 +29,15 @@ from devtools_platform.core.errors import DevToolsError, Forbidden
 log = logging.getLogger(__name__)
 
 
-def build_api(stack: Stack, *, token: str, secret: str, host: str = "127.0.0.1") -> FastAPI:
+def build_api(stack: Stack, *, token: str, secret: str, addresses: Addresses) -> FastAPI:
     """The console as an app.
 
     `token` is the stack's, for programs; `secret` signs sessions and must outlive the process if they shall;
-    `host` is the one name beside loopback the console answers to.
+    `addresses` says under which names beside loopback the console answers.
     """
     renderer = Renderer()
     sessions = Sessions(secret)
-    doors = Doors(renderer, sessions, stack.audit, stack.tokens, token)
+    doors = Doors(renderer, sessions, stack.audit, stack.tokens, token, addresses)
     app = FastAPI(title="Dev-Tools console", version=__version__, openapi_url=None, telemetry={"tracing": False})
     for method, path, endpoint in (
         ("GET", "/health", doors.health),
@@ -53,7 +54,7 @@ def build_api(stack: Stack, *, token: str, secret: str, host: str = "127.0.0.1")
             needs = [Depends(_require(door.role))]
             app.add_api_route(door.path, door.endpoint, methods=[door.method], dependencies=needs)
     _add_error_pages(app, renderer)
-    app.add_middleware(Gate, sessions=sessions, tokens=stack.tokens, renderer=renderer, host=host)
+    app.add_middleware(Gate, sessions=sessions, tokens=stack.tokens, renderer=renderer, addresses=addresses)
     return app
 
 

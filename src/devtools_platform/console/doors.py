@@ -14,6 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from devtools_platform import __version__
 from devtools_platform.console.access import Person, read_person
+from devtools_platform.console.addresses import Addresses
 from devtools_platform.console.gate import RETURN_COOKIE
 from devtools_platform.console.interfaces import Auditor, PersonalTokens
 from devtools_platform.console.pages import read_fields, read_form, session_of
@@ -28,13 +29,20 @@ MAX_LINK_BODY = 10_000
 
 class Doors:
     def __init__(
-        self, renderer: Renderer, sessions: Sessions, audit: Auditor, tokens: PersonalTokens, stack_token: str
+        self,
+        renderer: Renderer,
+        sessions: Sessions,
+        audit: Auditor,
+        tokens: PersonalTokens,
+        stack_token: str,
+        addresses: Addresses,
     ) -> None:
         self.renderer = renderer
         self.sessions = sessions
         self.audit = audit
         self.tokens = tokens
         self.stack_token = stack_token
+        self.addresses = addresses
         self.links = LoginLinks()
 
     async def health(self) -> Response:
@@ -54,8 +62,8 @@ class Doors:
             person = await _read_invited(request)
         except DevToolsError as error:
             return error_response(error)
-        url = request.url.replace(path="/login", query=f"token={self.links.issue(person)}")
-        facts = {"url": str(url), "expires_in_s": LINK_LIFETIME_S, "name": person.name, "role": person.role}
+        url = self.addresses.link(request, "/login", f"token={self.links.issue(person)}")
+        facts = {"url": url, "expires_in_s": LINK_LIFETIME_S, "name": person.name, "role": person.role}
         return JSONResponse(facts, status_code=201)
 
     async def log_in(self, request: Request, token: str = "") -> Response:
@@ -88,7 +96,7 @@ class Doors:
             self.sessions.cookie_name,
             self.sessions.start(person),
             max_age=self.sessions.lifetime_s,
-            secure=request.url.scheme == "https",
+            secure=self.addresses.is_secure(request),
             httponly=True,
             samesite="strict",
         )
