@@ -265,6 +265,21 @@ class Settings(BaseSettings):
     comments and sign-ins lead there, and with https its cookies go out by https only."""
     console_hosts: str = ""
     """Names, parted by commas, under which the console answers beside this machine's own and the public URL's."""
+    console_oidc_issuer: str | None = None
+    """An OpenID provider people sign in at: its issuer URL, exactly; `https://github.com` for GitHub. Its redirect URI
+    is `/sign-in/callback` under the public URL."""
+    console_oidc_client_id: str | None = None
+    console_oidc_client_secret: SecretStr | None = None
+    """None for a public client, which proves itself by PKCE alone."""
+    console_oidc_scopes: str = "openid email profile"
+    """What is asked for; add what your provider wants for the claim with the groups."""
+    console_oidc_groups_claim: str = "groups"
+    """The claim of the ID token that lists groups."""
+    console_oidc_allow_private: bool = False
+    """Whether the provider may be at an address that is not public, or without TLS."""
+    console_roles: Path | None = None
+    """A YAML file that says who has which role: `operator: ["group:developers", "email:ann@example.org"]`. Who is on
+    no line does not come in. Needed with `console_oidc_issuer`."""
     public_webhook_url: str | None = None
     """Where GitHub and Linear reach `webhook_port` from outside; Linear's sign-in comes back there, too."""
     integrations_ask_before: tuple[Literal["plan", "publish"], ...] = ()

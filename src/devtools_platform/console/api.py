@@ -13,7 +13,7 @@ from devtools_platform.console.access import Role
 from devtools_platform.console.addresses import Addresses
 from devtools_platform.console.approval_pages import ApprovalPages
 from devtools_platform.console.doors import Doors
-from devtools_platform.console.gate import Gate
+from devtools_platform.console.gate import CALLBACK, Gate
 from devtools_platform.console.gateway_pages import GatewayPages
 from devtools_platform.console.home_page import HomePage
 from devtools_platform.console.interfaces import Stack
@@ -35,9 +35,9 @@ def build_api(stack: Stack, *, token: str, secret: str, addresses: Addresses) ->
     `token` is the stack's, for programs; `secret` signs sessions and must outlive the process if they shall;
     `addresses` says under which names beside loopback the console answers.
     """
-    renderer = Renderer()
+    renderer = Renderer(stack.sign_in.label if stack.sign_in else None)
     sessions = Sessions(secret)
-    doors = Doors(renderer, sessions, stack.audit, stack.tokens, token, addresses)
+    doors = Doors(renderer, sessions, stack, token, addresses)
     app = FastAPI(title="Dev-Tools console", version=__version__, openapi_url=None, telemetry={"tracing": False})
     for method, path, endpoint in (
         ("GET", "/health", doors.health),
@@ -47,6 +47,8 @@ def build_api(stack: Stack, *, token: str, secret: str, addresses: Addresses) ->
         ("GET", "/login", doors.log_in),
         ("POST", "/login", doors.log_in_with_token),
         ("POST", "/logout", doors.log_out),
+        ("GET", "/sign-in", doors.begin_sign_in),
+        ("GET", CALLBACK, doors.finish_sign_in),
     ):
         app.add_api_route(path, endpoint, methods=[method])
     for section in (HomePage, TaskPages, ApprovalPages, GatewayPages, KnowledgePages, ReleasePages, StackPages):

@@ -18,10 +18,12 @@ from devtools_platform.console.render import Renderer
 from devtools_platform.console.sessions import Session, Sessions
 from devtools_platform.kit.http import LATENCY, OPEN_PATHS, REQUESTS
 
+CALLBACK = "/sign-in/callback"
+"""Where an identity provider sends the browser back to."""
 RETURN_COOKIE = "dev_tools_return"
 RETURN_LIFETIME_S = 3600
 MAX_RETURN = 1000
-_OPEN = OPEN_PATHS | {"/login", "/login-links"}
+_OPEN = OPEN_PATHS | {"/login", "/login-links", "/sign-in", CALLBACK}
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 

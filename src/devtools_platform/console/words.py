@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from devtools_platform.console.delivery import Host, RolloutStatus
-from devtools_platform.console.types import Spent
+from devtools_platform.console.types import Budget, Spent
 from devtools_platform.core.approvals import Approval, ApprovalStatus, Risk
 from devtools_platform.core.tasks import FINAL, Reason, Status, TaskResult, TestRun
 
@@ -160,6 +160,15 @@ def risk_tone(risk: Risk) -> Tone:
 
 def decision_tone(status: ApprovalStatus) -> Tone:
     return _DECISION_TONES.get(status, "plain")
+
+
+def budget_words(budget: Budget) -> str:
+    """`agent:cicd:2026-11` is `cicd in 2026-11`."""
+    scope, _, rest = budget.key.partition(":")
+    if scope == "task":
+        return f"task {rest}"
+    name, _, month = rest.rpartition(":")
+    return f"{name} in {month}" if name else f"everything in {month}"
 
 
 def rollout_tone(status: RolloutStatus) -> Tone:
