@@ -37,6 +37,7 @@ from devtools_platform.app.runtimes import Runtimes, choose_runtimes
 from devtools_platform.app.search_engine import choose_embedder, choose_engine, follow_remotes
 from devtools_platform.app.serving import Serving, bind
 from devtools_platform.app.team_memory import keep_learning
+from devtools_platform.app.webhooks import build_webhooks
 from devtools_platform.config import Settings
 from devtools_platform.console.api import build_api as build_console
 from devtools_platform.context.adapters.sql.documents import SqlDocuments
@@ -183,6 +184,8 @@ class Stack:
         if "webhooks" in sockets:
             receiver = await run_integrations(self.settings, home, store, parts, cleanup, urls.webhooks, self.progress)
             await serving.serve(receiver, sockets["webhooks"])
+        telling = build_webhooks(self.settings, home, store).run()
+        cleanup.push_async_callback(_cancel, asyncio.create_task(telling))
         home.keep_secret("database_url", url)
         view = build_stack_view(self.settings, store, parts, gateway, context, runtimes, urls.as_dict(), token)
         cleanup.push_async_callback(view.delivery.aclose)

@@ -16,7 +16,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from devtools_platform.cli.summary import describe_event
-from devtools_platform.core.tasks import Event
+from devtools_platform.core.tasks import Event, Plan
 
 WIDTH = 72
 SHOWN_AS_LINES = frozenset({"approval", "approval_decided", "budget_warning", "degraded", "message"})
@@ -59,7 +59,8 @@ class TaskTree:
         data = event.data
         match event.kind:
             case "plan":
-                self.steps = {str(s["id"]): Branch(str(s["agent"]), str(s["goal"])) for s in data["steps"]}
+                plan = Plan.model_validate(data)
+                self.steps = {step.id: Branch(step.agent, step.goal) for step in plan.steps}
                 self.ends = {name: Branch(name) for name in ("tests", "code-review", "branch")}
             case "delegated":
                 self._step(event, str(data["agent"]), str(data["goal"])).state = "working"

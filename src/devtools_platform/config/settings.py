@@ -282,6 +282,8 @@ class Settings(BaseSettings):
     no line does not come in. Needed with `console_oidc_issuer`."""
     public_webhook_url: str | None = None
     """Where GitHub and Linear reach `webhook_port` from outside; Linear's sign-in comes back there, too."""
+    webhooks_allow_private: bool = False
+    """Whether webhooks out (`dev-tools webhooks add`) may go to addresses that are not public, or without TLS."""
     integrations_ask_before: tuple[Literal["plan", "publish"], ...] = ()
     """What tasks that come from GitHub or Linear ask about in their thread, beside what the approval rules say."""
     github_app_id: str | None = None
