@@ -17,6 +17,8 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
+from devtools_platform.agents.a2a import add_a2a, card_paths
+from devtools_platform.agents.ag_ui import add_ag_ui
 from devtools_platform.agents.chat import ChatAnswer, ChatService, Said
 from devtools_platform.core.errors import BadInput, DevToolsError, UnknownAgent
 from devtools_platform.kit.http import create_app
@@ -66,7 +68,7 @@ def build_api(chats: ChatService, *, token: str) -> FastAPI:
     async def health() -> dict[str, Any]:
         return {"agents": len(names)}
 
-    open_paths = frozenset(f"/agents/{name}/health" for name in names)
+    open_paths = frozenset(f"/agents/{name}/health" for name in names) | card_paths(names)
     app = create_app("agents", token=token, health=health, open_paths=open_paths)
 
     @app.get("/agents/{name}/health", tags=["agents"])
@@ -96,6 +98,8 @@ def build_api(chats: ChatService, *, token: str) -> FastAPI:
             headers = {"Retry-After": "2"} if error.status == 503 else None  # noqa: PLR2004 - HTTP's own number
             return JSONResponse(_error(error), error.status, headers=headers)
 
+    add_ag_ui(app, chats.definitions, chats.answer)
+    add_a2a(app, chats.definitions, chats.answer)
     _ = (read_health, list_models, complete)
     return app
 

@@ -54,6 +54,10 @@ class ChatAnswer:
     output_tokens: int | None
 
 
+Ask = Callable[[AgentName, Sequence[Said]], Awaitable[ChatAnswer]]
+"""What an agent says next to a conversation, as `ChatService.answer` does."""
+
+
 class ChatService:
     """All agents of a stack, as conversation partners."""
 

@@ -66,7 +66,7 @@ def remove(id_: Id, data_dir: DataDir = None, as_json: AsJson = False) -> None:
 
 
 @app.command("test")
-def test(id_: Id, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+def send_test(id_: Id, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Send one signed message now and show what is answered. Exit code 1 when that is not 2xx."""
     from devtools_platform.app.webhooks import try_webhook
 

@@ -105,11 +105,15 @@ def content_of(body: dict[str, Any]) -> bytes:
 def headers_of(secret: str, key: str, content: bytes, at_s: int) -> dict[str, str]:
     """The standard's three headers. `key` names the message; its id says nothing of what it is made from."""
     id_ = f"msg_{hashlib.sha256(key.encode()).hexdigest()[:32]}"
-    raw = base64.b64decode(secret.removeprefix(SECRET_PREFIX))
-    signature = hmac.digest(raw, f"{id_}.{at_s}.".encode() + content, hashlib.sha256)
     return {
         "content-type": "application/json",
         "webhook-id": id_,
         "webhook-timestamp": str(at_s),
-        "webhook-signature": f"v1,{base64.b64encode(signature).decode()}",
+        "webhook-signature": signature_of(secret, id_, at_s, content),
     }
+
+
+def signature_of(secret: str, id_: str, at_s: int, content: bytes) -> str:
+    """The standard's symmetric signature, version 1."""
+    raw = base64.b64decode(secret.removeprefix(SECRET_PREFIX))
+    return f"v1,{base64.b64encode(hmac.digest(raw, f'{id_}.{at_s}.'.encode() + content, hashlib.sha256)).decode()}"
