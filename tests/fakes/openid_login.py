@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from fakes.openid_provider import Provider
+from fakes.service import FakeService
 
 CLIENT, SECRET = "dev-tools", "s3cret/with+signs"
 
@@ -32,7 +33,10 @@ class LoginProvider(Provider):
     metadata_issuer: str | None = None
 
     def app(self) -> Starlette:
-        routes = [
+        return Starlette(routes=self.routes())
+
+    def routes(self) -> list[Route]:
+        return [
             Route("/.well-known/openid-configuration", self.metadata),
             Route("/keys", self.keys),
             Route("/authorize", self.authorize),
@@ -41,7 +45,6 @@ class LoginProvider(Provider):
             Route("/login/oauth/access_token", self.exchange_at_github, methods=["POST"]),
             *(Route(f"/user{path}", self.github_user) for path in ("", "/orgs", "/teams")),
         ]
-        return Starlette(routes=routes)
 
     async def metadata(self, _: Request) -> Response:
         if self.is_away:
@@ -95,3 +98,14 @@ class LoginProvider(Provider):
         proof = base64.urlsafe_b64encode(hashlib.sha256(form.get("code_verifier", "").encode()).digest()).decode()
         is_ours = asked is not None and asked["redirect_uri"] == form.get("redirect_uri")
         return asked if is_ours and asked["code_challenge"] == proof.rstrip("=") else None
+
+
+class LoginService(FakeService):
+    """The provider on a port of its own, for browsers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.provider = LoginProvider(url=self.url)
+
+    def routes(self) -> list[Route]:
+        return self.provider.routes()

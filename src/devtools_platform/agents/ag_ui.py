@@ -16,7 +16,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from devtools_platform.agents.chat import Ask, ChatAnswer, Said
+from devtools_platform.agents.chat import Ask, ChatAnswer, Role, Said
 from devtools_platform.agents.types import Definition
 from devtools_platform.core.agents import AgentName
 from devtools_platform.core.errors import DevToolsError, UnknownAgent
@@ -26,6 +26,14 @@ MAX_MESSAGES = 500
 PIECE = 400
 PROTOCOL = "1.0"
 NO_BUFFER = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+
+_ROLES: Mapping[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+}
 
 
 class _Camel(BaseModel):
@@ -44,8 +52,8 @@ class RunMessage(_Camel):
     content: str | list[Part] | dict[str, Any] | None = None
 
     def said(self) -> Said | None:
-        role = "system" if self.role == "developer" else self.role
-        if role not in {"system", "user", "assistant"} or not isinstance(self.content, str | list):
+        role = _ROLES.get(self.role)
+        if role is None or not isinstance(self.content, str | list):
             return None
         text = self.content if isinstance(self.content, str) else "\n".join(p.text for p in self.content if p.text)
         return Said(role, text) if text else None
