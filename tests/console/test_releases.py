@@ -87,8 +87,10 @@ async def test_only_what_a_host_would_take_is_offered(browser, delivery):
     assert "kind=deploy&amp;seq=2" not in page
     assert "kind=rollback&amp;seq=1" in page
     assert "kind=promote" not in page
-    delivery.delivered = delivered(host(doing=Doing("held", "deploy", 3, ())))
-    assert "kind=promote" in (await browser.get("/releases")).text
+    delivery.delivered = delivered(host(doing=Doing("held", "deploy", 3, ())), releases=(release(3),))
+    page = (await browser.get("/releases")).text
+    assert "kind=promote" in page
+    assert "kind=deploy" not in page, "no other one can begin"
 
 
 async def test_exactly_the_plan_that_was_seen_is_started_in_the_persons_name(browser, delivery):

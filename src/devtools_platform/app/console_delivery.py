@@ -71,6 +71,8 @@ class ConsoleDelivery:
     """Of rollouts begun here: as `dev-tools rollout start` has it by default."""
     wait_s: float = 2.5
     """How long a page waits for hosts and registry, before it shows what was seen last."""
+    _is_stale: bool = False
+    """A rollout has changed what was seen: it may still be shown, and is looked at anew."""
     _seen: tuple[float, Delivered] | None = None
     _looking: asyncio.Task[None] | None = None
     _releases: Releases | None = None
@@ -152,7 +154,7 @@ class ConsoleDelivery:
             self._change(id_, status="failed", why="Something broke on our side.", hint="The stack's log says what.")
         finally:
             self._change(id_, ended_at=datetime.now(UTC))
-            self._seen = None
+            self._is_stale = True
         done = self._rollouts[id_]
         facts = {"status": done.status, "release": done.seq, "why": done.why}
         await self.audit.record(by, "rollout.end", f"rollout:{id_}", facts)
@@ -203,6 +205,7 @@ class ConsoleDelivery:
     # -- looking -------------------------------------------------------------------------------------------------
 
     async def _look(self) -> None:
+        self._is_stale = False
         (hosts, deeds, broken), (releases, problem) = await asyncio.gather(
             self._ask_hosts(), asyncio.to_thread(self._ask_registry)
         )
@@ -252,7 +255,7 @@ class ConsoleDelivery:
         return found
 
     def _is_seen_since(self, seconds: float) -> bool:
-        return self._seen is not None and time.monotonic() - self._seen[0] < seconds
+        return self._seen is not None and not self._is_stale and time.monotonic() - self._seen[0] < seconds
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)

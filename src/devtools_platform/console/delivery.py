@@ -97,6 +97,11 @@ class Delivered:
         return bool(self.hosts) and all(h.doing is not None and h.doing.phase == "held" for h in self.hosts)
 
     @property
+    def is_busy(self) -> bool:
+        """Whether a rollout has begun on a host and not ended: no other one can begin."""
+        return any(host.doing is not None for host in self.hosts)
+
+    @property
     def newest_recorded(self) -> int:
         """The newest release that ever ran on a host; hosts refuse to deploy one that is not newer. 0 for none."""
         return max((seq for host in self.hosts for seq in host.recorded), default=0)
