@@ -12,6 +12,8 @@ from pathlib import Path
 import typer
 
 from devtools_platform.cli.main import app
+from devtools_platform.cli.rollout import ROLLED_BACK
+from devtools_platform.cli.task import NO_BRANCH
 from devtools_platform.config import Settings
 from devtools_platform.core.errors import DevToolsError
 
@@ -27,6 +29,7 @@ def pages() -> dict[str, str]:
         "reference/cli.md": NOTE + cli(),
         "reference/settings.md": NOTE + settings(),
         "reference/errors.md": NOTE + errors(),
+        "reference/exit-codes.md": NOTE + exit_codes(),
     }
 
 
@@ -93,7 +96,26 @@ def errors() -> str:
         if "code" in vars(error) and error.__module__.endswith("core.errors"):
             meaning = (error.__doc__ or "").split("\n")[0]
             lines.append(f"| `{error.code}` | {error.status} | {error.exit_code} | {meaning} |")
-    lines.append("| | | 20 | A task ended without a branch. |")
+    return "\n".join(lines) + "\n"
+
+
+def exit_codes() -> str:
+    """What a command's exit code says: its own outcomes, then the errors that share one."""
+    by_code: dict[int, list[str]] = {}
+    for error in _subclasses(DevToolsError):
+        if "code" in vars(error) and error.__module__.endswith("core.errors"):
+            by_code.setdefault(error.exit_code, []).append(f"`{error.code}`")
+    own = {
+        0: "done",
+        1: "a check did not hold (`audit verify`, `traces validate`, `doctor`), or an error of no other code",
+        NO_BRANCH: "a task ended without a branch, or a review blocks",
+        ROLLED_BACK: "a rollout did not make it; every host is on the release before",
+        130: "interrupted (Ctrl-C)",
+    }
+    lines = ["# Exit codes\n", "With `--json` the error's `code` and `hint` are on standard output.\n"]
+    lines += ["| exit code | meaning | errors |", "|---|---|---|"]
+    for code in sorted({*own, *by_code}):
+        lines.append(f"| {code} | {own.get(code, '')} | {', '.join(by_code.get(code, []))} |")
     return "\n".join(lines) + "\n"
 
 

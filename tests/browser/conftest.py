@@ -1,5 +1,6 @@
 """A really running stack with a scripted model, and people with real browsers in front of it."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,13 +10,22 @@ import httpx2
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
+from deploy.fleet import Fleet, make_fleet
 from devtools_platform.agents.adapters.scripted import Script
 from devtools_platform.app.demo import FILES
+from devtools_platform.deploy import signing
 from e2e import scenarios
+from fakes.oci_registry import FakeRegistry
 from fakes.openai_server import FakeOpenAI
+from fakes.openid_login import CLIENT, SECRET, LoginService
 from stacks import StackProcess, clean_env, make_repo, running_stack
 
 RULES = "rules:\n- {name: commands, kind: tool, tools: [workspace_run_command], min_risk: low}\n"
+PRICES = """
+prices:
+- {model: "*", input_usd: 2, output_usd: 8, source: the contract of May}
+"""
+ROLES = 'operator: ["group:dev"]\n'
 SHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 PATIENCE_MS = 30_000
 
@@ -34,12 +44,34 @@ def chromium() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackProcess]:
-    """Its agents ask before they run a command."""
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """A droplet on release 1; release 2 waits in the registry, 3 is signed by somebody else."""
+    with FakeRegistry() as registry:
+        made = make_fleet(tmp_path_factory.mktemp("fleet"), registry, "web-1")
+        made.publish(1)
+        made.publish(2)
+        made.publish(3, signer=signing.make_key())
+        yield made
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory, fleet: Fleet) -> Iterator[StackProcess]:
+    """Its agents ask before they run a command; a month has a budget; people sign in at a provider, too."""
     folder = tmp_path_factory.mktemp("browser")
     (folder / "rules.yaml").write_text(RULES)
-    with FakeOpenAI(Script.parse(scenarios.RULES)) as endpoint:
+    (folder / "prices.yaml").write_text(PRICES)
+    (folder / "roles.yaml").write_text(ROLES)
+    with FakeOpenAI(Script.parse(scenarios.RULES)) as endpoint, LoginService() as provider:
         env = clean_env(
+            **fleet.settings,
+            PATH=f"{fleet.program_folder}:{os.environ['PATH']}",
+            DEV_TOOLS_PRICES=str(folder / "prices.yaml"),
+            DEV_TOOLS_BUDGET_MONTH_USD="50",
+            DEV_TOOLS_CONSOLE_OIDC_ISSUER=provider.url,
+            DEV_TOOLS_CONSOLE_OIDC_CLIENT_ID=CLIENT,
+            DEV_TOOLS_CONSOLE_OIDC_CLIENT_SECRET=SECRET,
+            DEV_TOOLS_CONSOLE_OIDC_ALLOW_PRIVATE="true",
+            DEV_TOOLS_CONSOLE_ROLES=str(folder / "roles.yaml"),
             DEV_TOOLS_MODEL_BASE_URL=endpoint.base_url,
             DEV_TOOLS_MODEL_API_KEY=str(endpoint.api_key),
             DEV_TOOLS_MODEL=endpoint.models[0],

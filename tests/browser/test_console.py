@@ -9,6 +9,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from browser.conftest import PATIENCE_MS, SHOTS, People
+from deploy.fleet import Fleet
 from stacks import StackProcess, git, run_cli
 
 expect.set_options(timeout=PATIENCE_MS)
@@ -23,9 +24,12 @@ VIEWS = {
     "approvals": "/approvals",
     "approval": "/approvals/{approval}",
     "agents": "/agents",
+    "agent": "/agents/feature-dev",
     "gateway": "/gateway",
     "tool": "/gateway/tools/web_fetch",
     "knowledge": "/knowledge?q=order+discount",
+    "releases": "/releases",
+    "rollout-plan": "/rollouts/plan?kind=deploy&seq=2",
     "spend": "/spend",
     "health": "/checks",
     "audit": "/audit?verify=yes",
@@ -157,10 +161,55 @@ def test_knowledge_tools_spend_and_audit_answer(people: People, stack: StackProc
     expect(page.locator("#answer")).to_contain_text("Done")
     page.goto("/spend")
     expect(page.locator("main")).to_contain_text("feature-dev")
-    expect(page.locator(".figures")).to_contain_text("unknown")
+    expect(page.locator("main")).to_contain_text("the contract of May")
     page.goto("/audit?verify=yes")
     expect(page.locator("main")).to_contain_text("entries are there and as they were written")
     expect(page.locator("table")).to_contain_text("tool.call")
+
+
+def test_a_release_is_deployed_and_gone_back_from_with_its_log_live(people: People, fleet: Fleet) -> None:
+    page = people.sign_in("ann", "operator")
+    page.goto("/releases")
+    expect(page.locator("#releases")).to_contain_text("Refused")
+    for seq in ("1", "2"):
+        page.goto("/releases")
+        page.get_by_role("link", name=f"Deploy… release {seq}").click()
+        page.get_by_role("button", name=f"Deploy release {seq} on 1 host").click()
+        expect(page.locator("#log")).to_contain_text("preflight")
+        expect(page.locator("#state")).to_contain_text("Committed")
+        assert fleet.droplets["web-1"].live_release() == seq
+    page.goto("/releases")
+    page.get_by_role("link", name="Roll back…", exact=True).click()
+    page.get_by_role("button", name="Roll back to release 1").click()
+    expect(page.locator("#state")).to_contain_text("Committed")
+    assert fleet.droplets["web-1"].live_release() == "1"
+    page.goto("/")
+    expect(page.locator("#release")).to_contain_text("release 1, live")
+
+
+def test_a_limit_is_raised_and_an_agent_is_asked_whether_it_answers(people: People, stack: StackProcess) -> None:
+    page = people.sign_in("ann", "operator")
+    page.goto("/spend")
+    budget = page.locator("#budgets tr", has_text="everything in")
+    budget.get_by_label("New limit").fill("75")
+    budget.get_by_role("button", name="Set").click()
+    expect(page.locator("#budgets")).to_contain_text("$75.00")
+    page.goto("/agents/documentation")
+    page.get_by_role("button", name="Test").click()
+    expect(page.locator("#test .pill")).to_have_text(re.compile("Answers|Fails"))
+
+
+def test_one_signs_in_at_the_provider_and_comes_back_to_the_page(people: People) -> None:
+    page = people.sign_in("ann")
+    page.get_by_role("button", name="Log out").first.click()
+    page.goto("/spend?days=7")
+    page.get_by_role("link", name="Sign in with 127.0.0.1").click()
+    expect(page.locator("h1")).to_have_text("Spend")
+    expect(page.locator(".who")).to_contain_text("ann@example.org operator")
+    assert page.url.endswith("/spend?days=7")
+    assert [url.split("?")[0].rpartition("/")[2] for url in people.foreign] == ["authorize"]
+    people.foreign.clear()  # the provider's page, and nothing else
+    people.complaints.clear()  # the browser logs the 401 of a page that asks to log in
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (1440, "dark"), (390, "light"), (390, "dark")], ids=str)

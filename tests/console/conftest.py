@@ -7,7 +7,8 @@ import pytest
 from fastapi import FastAPI
 from httpx2 import ASGITransport, AsyncClient
 
-from console.memory import MemoryApprovals, MemoryDesks, MemoryStack, MemoryTasks
+from console.memory import MemoryApprovals, MemoryDelivery, MemoryDesks, MemoryStack, MemoryTasks
+from devtools_platform.console.addresses import Addresses
 from devtools_platform.console.api import build_api
 from devtools_platform.console.interfaces import Stack
 
@@ -37,11 +38,37 @@ def desks() -> MemoryDesks:
 
 
 @pytest.fixture
-def app(tasks: MemoryTasks, stack: MemoryStack, approvals: MemoryApprovals, desks: MemoryDesks) -> FastAPI:
+def delivery() -> MemoryDelivery:
+    return MemoryDelivery()
+
+
+@pytest.fixture
+def addresses() -> Addresses:
+    return Addresses(hosts=["console.example.org"])
+
+
+@pytest.fixture
+def app(
+    tasks: MemoryTasks,
+    stack: MemoryStack,
+    approvals: MemoryApprovals,
+    desks: MemoryDesks,
+    delivery: MemoryDelivery,
+    addresses: Addresses,
+) -> FastAPI:
     view = Stack(
-        tasks, tasks, approvals, stack, gateway=desks, knowledge=desks, ledger=desks, audit=desks, tokens=desks
+        tasks,
+        tasks,
+        approvals,
+        stack,
+        gateway=desks,
+        knowledge=desks,
+        delivery=delivery,
+        ledger=desks,
+        audit=desks,
+        tokens=desks,
     )
-    return build_api(view, token=TOKEN, secret=SECRET, host="console.example.org")
+    return build_api(view, token=TOKEN, secret=SECRET, addresses=addresses)
 
 
 @pytest.fixture

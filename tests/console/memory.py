@@ -2,13 +2,18 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from devtools_platform.console.access import Person
+from devtools_platform.console.delivery import Delivered, Rollout, RolloutKind, RolloutPlan
 from devtools_platform.console.types import (
+    AgentDetails,
     AgentStatus,
     Answer,
+    Budget,
     Chain,
     Check,
     Collection,
@@ -16,18 +21,21 @@ from devtools_platform.console.types import (
     Found,
     GatewayTool,
     HeldTool,
+    PriceLine,
     Server,
     ServiceStatus,
     Setting,
     Spending,
     Spent,
+    TaskLink,
+    TestCall,
     ToolCall,
     Wanted,
     WorkerStatus,
 )
 from devtools_platform.core.agents import AGENTS
 from devtools_platform.core.approvals import Approval, ApprovalStatus, Verdict
-from devtools_platform.core.errors import BadInput, Conflict, DiskFull, NotFound, TooLate
+from devtools_platform.core.errors import BadInput, Conflict, DiskFull, NotFound, TooLate, UnknownAgent
 from devtools_platform.core.tasks import FINAL, Event, Page, Step, TaskRequest, TaskResult
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -45,6 +53,7 @@ class MemoryTasks:
         self.deeds: list[tuple[str, str, str, object]] = []
         """(who, what, task, with what): every write, in order."""
         self.keys: dict[str, str] = {}
+        self.links: dict[str, list[TaskLink]] = {}
         self.changed = asyncio.Condition()
         self.followers = 0
         self.trouble: Exception | None = None
@@ -108,6 +117,9 @@ class MemoryTasks:
         start = int(cursor or 0)
         more = str(start + limit) if len(found) > start + limit else None
         return Page(items=tuple(found[start : start + limit]), next=more)
+
+    async def list_links(self, task: TaskResult) -> Sequence[TaskLink]:
+        return self.links.get(task.id, ())
 
     async def list_steps(self, id_: str) -> Sequence[Step]:
         return self.steps.get(id_, ())
@@ -263,6 +275,8 @@ class MemoryDesks:
         self.spent: Spending = empty_spending(30)
         self.recorded: list[tuple[str, str, str]] = []
         self.tokens: dict[str, Person] = {}
+        self.budget_list: list[Budget] = []
+        self.price_list: list[PriceLine] = []
         self.chain = Chain(0, "0" * 64, None, "")
 
     async def servers(self) -> Sequence[Server]:
@@ -305,6 +319,21 @@ class MemoryDesks:
 
     async def spending(self, days: int) -> Spending:
         return self.spent
+
+    async def budgets(self) -> Sequence[Budget]:
+        return self.budget_list
+
+    async def set_limit(self, key: str, usd: Decimal, *, was_usd: float, request: str, by: str) -> None:
+        budget = next((one for one in self.budget_list if one.key == key), None)
+        if budget is None or budget.limit_usd is None:
+            raise NotFound(f"No budget {key!r} has a limit.", hint="Set one.")
+        if budget.limit_usd != was_usd:
+            raise TooLate(f"The limit of {key} is ${budget.limit_usd} by now.", hint="Look again.")
+        self.budget_list = [replace(one, limit_usd=float(usd)) if one is budget else one for one in self.budget_list]
+        self.recorded.append((by, "budget.set", key))
+
+    async def prices(self) -> Sequence[PriceLine]:
+        return self.price_list
 
     async def list_deeds(self, *, subject: str | None, before: int | None, limit: int) -> Sequence[Deed]:
         return [
@@ -353,6 +382,18 @@ class MemoryStack:
     def environment(self) -> str:
         return "staging"
 
+    async def agent(self, name: str) -> AgentDetails:
+        found = next((one for one in self.agent_list if one.name == name), None)
+        if found is None:
+            raise UnknownAgent(f"There is no agent {name!r}.", hint="Look at Agents.")
+        return AgentDetails(found, "Do your work.", "report", 20, ("stack qwen3:4b",))
+
+    async def test_agent(self, name: str) -> Sequence[TestCall]:
+        return [
+            TestCall("stack qwen3:4b", is_ok=True, text="ready", hint="", duration_s=0.5),
+            TestCall("gradient x", is_ok=False, text="No answer.", hint="Is its key right?", duration_s=2.0),
+        ]
+
     async def workers(self) -> Sequence[WorkerStatus]:
         return [WorkerStatus("w1", "host", "alive", 2, ("tasks", "agents"), 0.5)]
 
@@ -364,3 +405,44 @@ class MemoryStack:
             Setting("DEV_TOOLS_HOST", "127.0.0.1", is_secret=False, source="default", meaning=""),
             Setting("DEV_TOOLS_MODEL_API_KEY", "***", is_secret=True, source="DEV_TOOLS_MODEL_API_KEY", meaning="Key."),
         ]
+
+
+class MemoryDelivery:
+    """A `DeliveryDesk` that shows what a test puts in it, and starts exactly the plan it showed."""
+
+    def __init__(self) -> None:
+        self.delivered: Delivered | None = None
+        self.planned: RolloutPlan | None = None
+        self.begun: list[Rollout] = []
+        self.started: list[tuple[RolloutKind, int | None, str, str]] = []
+
+    @property
+    def is_set_up(self) -> bool:
+        return self.delivered is not None
+
+    def glance(self) -> Delivered | None:
+        return self.delivered
+
+    async def look(self) -> Delivered | None:
+        return self.delivered
+
+    async def plan(self, kind: RolloutKind, seq: int | None) -> RolloutPlan:
+        if self.planned is None:
+            raise Conflict("No rollout is held on all hosts.", hint="Look at Releases.")
+        return self.planned
+
+    async def start(self, kind: RolloutKind, seq: int | None, plan: str, by: str) -> str:
+        self.started.append((kind, seq, plan, by))
+        return "r1"
+
+    def rollout(self, id_: str) -> Rollout:
+        for one in self.begun:
+            if one.id == id_:
+                return one
+        raise NotFound(f"This stack began no rollout {id_!r}.", hint="Look at Releases.")
+
+    def rollouts(self) -> Sequence[Rollout]:
+        return self.begun
+
+    async def aclose(self) -> None:
+        """Nothing runs here."""

@@ -7,6 +7,7 @@ from console.test_pages import csrf_of, text_of
 from devtools_platform.console.access import Person
 
 OPERATOR_PATHS = [
+    *("/rollouts", "/agents/cicd/test", "/spend/budgets"),
     *("/tasks", "/tasks/cancel", "/tasks/t1/cancel", "/tasks/t1/pause", "/tasks/t1/resume", "/tasks/t1/steer"),
     *("/tasks/t1/retry", "/tasks/t1/fork", "/approvals/t1-1/decision", "/gateway/tools/web_fetch/call", "/knowledge"),
 ]
@@ -24,7 +25,7 @@ def test_every_route_that_changes_something_is_in_the_lists_above(app):
     own = {"/login", "/logout", "/login-links"}
     listed = {*OPERATOR_PATHS, *ADMIN_PATHS}
     listed = {path.replace("/t1-1/", "/{id_}/").replace("/t1/", "/{id_}/") for path in listed}
-    assert routes - own == {path.replace("web_fetch", "{name}") for path in listed}
+    assert routes - own == {path.replace("web_fetch", "{name}").replace("cicd", "{name}") for path in listed}
 
 
 @pytest.mark.parametrize("path", [*OPERATOR_PATHS, *ADMIN_PATHS])

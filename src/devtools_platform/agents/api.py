@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Literal
 
 from fastapi import FastAPI
@@ -17,7 +17,10 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
+from devtools_platform.agents.a2a import add_a2a, card_paths
+from devtools_platform.agents.ag_ui import add_ag_ui
 from devtools_platform.agents.chat import ChatAnswer, ChatService, Said, new_session
+from devtools_platform.core.agents import AgentName
 from devtools_platform.core.errors import BadInput, DevToolsError, UnknownAgent
 from devtools_platform.kit.http import create_app
 
@@ -66,7 +69,7 @@ def build_api(chats: ChatService, *, token: str) -> FastAPI:
     async def health() -> dict[str, Any]:
         return {"agents": len(names)}
 
-    open_paths = frozenset(f"/agents/{name}/health" for name in names)
+    open_paths = frozenset(f"/agents/{name}/health" for name in names) | card_paths(names)
     app = create_app("agents", token=token, health=health, open_paths=open_paths)
 
     @app.get("/agents/{name}/health", tags=["agents"])
@@ -100,6 +103,11 @@ def build_api(chats: ChatService, *, token: str) -> FastAPI:
             headers = named | ({"Retry-After": "2"} if error.status == 503 else {})  # noqa: PLR2004 - HTTP's own
             return JSONResponse(_error(error), error.status, headers=headers)
 
+    async def ask(agent: AgentName, conversation: Sequence[Said]) -> ChatAnswer:
+        return await chats.answer(agent, conversation, new_session())
+
+    add_ag_ui(app, chats.definitions, ask)
+    add_a2a(app, chats.definitions, ask)
     _ = (read_health, list_models, complete)
     return app
 

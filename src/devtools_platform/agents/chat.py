@@ -7,7 +7,7 @@ id its model calls stand in the ledger and count against the budgets.
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -65,6 +65,10 @@ class ChatAnswer:
     model: str
     input_tokens: int | None
     output_tokens: int | None
+
+
+Ask = Callable[[AgentName, Sequence[Said]], Awaitable[ChatAnswer]]
+"""What an agent says next to a conversation, as `ChatService.answer` does, in a session of its own."""
 
 
 class ChatService:

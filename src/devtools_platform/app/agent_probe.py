@@ -8,6 +8,7 @@ from pydantic_ai import Agent
 
 from devtools_platform.agents.adapters import endpoints
 from devtools_platform.agents.definitions import load_definitions
+from devtools_platform.agents.types import Definition
 from devtools_platform.app.home import Home
 from devtools_platform.app.models import raw_model
 from devtools_platform.app.runtimes import Runtime, open_runtimes
@@ -37,14 +38,15 @@ async def probe_runtimes(settings: Settings, agent: str, progress: Callable[[str
     home.prepare()
     runtimes = await open_runtimes(settings, home, lambda text: progress("model", text), [agent])
     try:
-        instructions = known[agent].instructions
-        return [await _ask(settings, agent, instructions, runtime) for runtime in runtimes.chains[agent]]
+        return [await ask_runtime(settings, known[agent], runtime) for runtime in runtimes.chains[agent]]
     finally:
         await runtimes.stop()
 
 
-async def _ask(settings: Settings, agent: str, instructions: str, runtime: Runtime) -> ProbeResult:
+async def ask_runtime(settings: Settings, definition: Definition, runtime: Runtime) -> ProbeResult:
+    """One of them. What is wrong with it is in the result."""
     began = time.perf_counter()
+    agent, instructions = definition.name, definition.instructions
     try:
         await runtime.served.check_model()
         asked = Agent(raw_model(runtime.served, agent, settings.model_timeout_s), instructions=instructions, retries=0)

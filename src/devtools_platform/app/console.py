@@ -10,16 +10,25 @@ import sqlalchemy as sa
 from devtools_platform.app.admission import Admission
 from devtools_platform.app.client import Refused
 from devtools_platform.app.console_data import ConsoleStack, ConsoleTasks
+from devtools_platform.app.console_delivery import ConsoleDelivery
 from devtools_platform.app.console_desks import ConsoleAudit, ConsoleGateway, ConsoleKnowledge, ConsoleLedger
+from devtools_platform.app.console_sign_in import open_sign_in
+from devtools_platform.app.delivery import Delivery
 from devtools_platform.app.gateway_client import GatewayRest
+from devtools_platform.app.gateway_doors import names
+from devtools_platform.app.ledger import build_budgets
+from devtools_platform.app.price_table import list_prices
 from devtools_platform.app.runtimes import Runtimes
+from devtools_platform.app.task_links import TaskLinks
 from devtools_platform.config import Settings
 from devtools_platform.console.adapters.personal_tokens import SqlPersonalTokens
+from devtools_platform.console.addresses import Addresses
 from devtools_platform.console.interfaces import Stack
 from devtools_platform.context.service import ContextService
 from devtools_platform.core.errors import Unavailable
 from devtools_platform.gateway.adapters.audit_log import SqlAudit
 from devtools_platform.gateway.service import Gateway
+from devtools_platform.observability.adapters.sql import SqlLedger
 from devtools_platform.state.api import StateParts
 
 
@@ -33,8 +42,9 @@ def build_stack_view(
     urls: Mapping[str, str],
     token: str,
 ) -> Stack:
-    tasks = ConsoleTasks(parts, Admission(settings))
+    tasks = ConsoleTasks(parts, Admission(settings), TaskLinks(settings, store))
     audit = ConsoleAudit(parts.audit)
+    sign_in, roles = open_sign_in(settings)
     rest = GatewayRest(urls["gateway"], token)
     return Stack(
         tasks=tasks,
@@ -43,10 +53,24 @@ def build_stack_view(
         stack=ConsoleStack(settings, parts, gateway, runtimes, urls),
         gateway=ConsoleGateway(rest, gateway.policy, SqlAudit(store), audit),
         knowledge=ConsoleKnowledge(context, audit),
-        ledger=ConsoleLedger(store),
+        delivery=ConsoleDelivery(Delivery(settings, _quiet), settings.hosts_file.is_file, audit),
+        ledger=ConsoleLedger(
+            store, SqlLedger(store, build_budgets(settings)), lambda: list_prices(settings, runtimes), audit
+        ),
         audit=audit,
         tokens=SqlPersonalTokens(store),
+        sign_in=sign_in,
+        roles=roles,
     )
+
+
+def _quiet(part: str, text: str) -> None:
+    """The console's own pages tell what a rollout does."""
+
+
+def addresses_of(settings: Settings) -> Addresses:
+    """Under which names the console answers, beside loopback."""
+    return Addresses(settings.public_url, [settings.host, *names(settings.console_hosts)])
 
 
 async def invite(console: str, token: str, name: str | None = None, role: str = "admin") -> dict[str, Any]:

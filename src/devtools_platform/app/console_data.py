@@ -7,11 +7,25 @@ from dataclasses import dataclass
 import httpx2
 
 from devtools_platform.agents.definitions import load_definitions
+from devtools_platform.agents.types import Definition
 from devtools_platform.app.admission import Admission
+from devtools_platform.app.agent_probe import ask_runtime
 from devtools_platform.app.doctor import examine
 from devtools_platform.app.runtimes import Runtimes
+from devtools_platform.app.task_links import TaskLinks
 from devtools_platform.config import Settings, explain
-from devtools_platform.console.types import AgentStatus, Check, ServiceStatus, Setting, Wanted, WorkerStatus
+from devtools_platform.console.types import (
+    AgentDetails,
+    AgentStatus,
+    Check,
+    ServiceStatus,
+    Setting,
+    TaskLink,
+    TestCall,
+    Wanted,
+    WorkerStatus,
+)
+from devtools_platform.core.errors import UnknownAgent
 from devtools_platform.core.tasks import Event, Page, Step, TaskRequest, TaskResult
 from devtools_platform.gateway.service import Gateway
 from devtools_platform.state.api import StateParts
@@ -30,6 +44,10 @@ class ConsoleTasks:
 
     state: StateParts
     admission: Admission
+    links: TaskLinks
+
+    async def list_links(self, task: TaskResult) -> Sequence[TaskLink]:
+        return await self.links.of(task)
 
     async def list_tasks(self, limit: int, wanted: Wanted, cursor: str | None = None) -> Page[TaskResult]:
         status = (wanted.status,) if wanted.status else ()
@@ -90,20 +108,41 @@ class ConsoleStack:
             return await asyncio.gather(*(_ask(http, name, url) for name, url in self.urls.items()))
 
     async def agents(self) -> Sequence[AgentStatus]:
-        chains = self.runtimes.chains
         busy = await self._busy_agents()
-        return [
-            AgentStatus(
-                name=name,
-                role=definition.role,
-                # Whoever runs on the stack's own model runs our loop on it.
-                runtime="local" if chains[name][0].kind == "stack" else chains[name][0].kind,
-                model=f"{info.name} ({info.provider})" if (info := chains[name][0].served.info) else None,
-                tools=tuple(sorted(self.gateway.policy.tools_of(name))),
-                current_task=busy.get(name),
-            )
-            for name, definition in load_definitions(self.config.agent_definitions).items()
+        known = load_definitions(self.config.agent_definitions)
+        return [self._status(definition, busy.get(name)) for name, definition in known.items()]
+
+    def _status(self, definition: Definition, task: str | None) -> AgentStatus:
+        name = definition.name
+        first = self.runtimes.chains[name][0]
+        return AgentStatus(
+            name=name,
+            role=definition.role,
+            # Whoever runs on the stack's own model runs our loop on it.
+            runtime="local" if first.kind == "stack" else first.kind,
+            model=f"{info.name} ({info.provider})" if (info := first.served.info) else None,
+            tools=tuple(sorted(self.gateway.policy.tools_of(name))),
+            current_task=task,
+        )
+
+    async def agent(self, name: str) -> AgentDetails:
+        definition = self._definition(name)
+        status = self._status(definition, (await self._busy_agents()).get(name))
+        chain = tuple(runtime.name for runtime in self.runtimes.chains[definition.name])
+        return AgentDetails(status, definition.instructions, definition.output, definition.max_turns, chain)
+
+    async def test_agent(self, name: str) -> Sequence[TestCall]:
+        definition = self._definition(name)
+        results = [
+            await ask_runtime(self.config, definition, runtime) for runtime in self.runtimes.chains[definition.name]
         ]
+        return [TestCall(one.runtime, one.ok, one.text, one.hint, one.duration_s) for one in results]
+
+    def _definition(self, name: str) -> Definition:
+        known = load_definitions(self.config.agent_definitions)
+        if name not in known:
+            raise UnknownAgent(f"There is no agent {name!r}.", hint=f"The agents are: {', '.join(known)}.")
+        return known[name]
 
     async def _busy_agents(self) -> dict[str, str]:
         """Agent -> a task it works on now."""

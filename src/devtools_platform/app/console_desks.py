@@ -1,8 +1,10 @@
 """The console's view of the gateway, the code index, the cost ledger and the audit. Acts with the person's name."""
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote
@@ -12,12 +14,14 @@ import sqlalchemy as sa
 from devtools_platform.app.gateway_client import GatewayRest
 from devtools_platform.console.types import (
     Answer,
+    Budget,
     Chain,
     Collection,
     Deed,
     Found,
     GatewayTool,
     HeldTool,
+    PriceLine,
     Server,
     Spending,
     Spent,
@@ -27,13 +31,15 @@ from devtools_platform.context.names import name_collection
 from devtools_platform.context.service import ContextService
 from devtools_platform.context.types import IndexStatus
 from devtools_platform.core.agents import AGENTS
-from devtools_platform.core.errors import DevToolsError
+from devtools_platform.core.errors import DevToolsError, NotFound, TooLate
 from devtools_platform.core.tools import APPROVAL_REQUIRED
 from devtools_platform.gateway.adapters.audit_log import SqlAudit
 from devtools_platform.gateway.audit import Line
 from devtools_platform.gateway.types import Policy
 from devtools_platform.kit.database import in_thread
+from devtools_platform.observability.adapters.sql import SqlLedger
 from devtools_platform.observability.adapters.sql.reports import add_up
+from devtools_platform.observability.budgets import Account
 from devtools_platform.observability.reports import CostLine, CostReport
 from devtools_platform.state.audit import AuditLog, record
 from devtools_platform.state.audit import Deed as Done
@@ -137,7 +143,26 @@ class ConsoleLedger:
     """The console's `Ledger`."""
 
     database: sa.Engine
+    ledger: SqlLedger
+    price_table: Callable[[], Sequence[PriceLine]]
+    audit: ConsoleAudit
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+    async def budgets(self) -> Sequence[Budget]:
+        return [_budget(account) for account in await self.ledger.list_accounts()]
+
+    async def set_limit(self, key: str, usd: Decimal, *, was_usd: float, request: str, by: str) -> None:
+        budget = next((one for one in await self.budgets() if one.key == key), None)
+        if budget is None or budget.limit_usd is None:
+            raise NotFound(f"No budget {key!r} has a limit.", hint="Limits are made by DEV_TOOLS_BUDGET_* settings.")
+        id_ = f"console:{request}"
+        if round(budget.limit_usd, 9) != round(was_usd, 9):
+            raise TooLate(f"The limit of {key} is ${budget.limit_usd:.4f} by now.", hint="Look again, and decide anew.")
+        await self.ledger.raise_limit(id_, key, usd - Decimal(str(budget.limit_usd)))
+        await self.audit.record(by, "budget.set", f"budget:{key}", {"limit_usd": float(usd), "was_usd": was_usd})
+
+    async def prices(self) -> Sequence[PriceLine]:
+        return await asyncio.to_thread(self.price_table)
 
     async def spending(self, days: int) -> Spending:
         """The last `days` days in UTC, today included. Largest first; days in order, without gaps."""
@@ -156,6 +181,11 @@ class ConsoleLedger:
             [_spent(line) for line in tasks[:TOP_TASKS]],
             [of_day.get(day, Spent(day, 0, 0, 0, 0, None, 0)) for day in all_days],
         )
+
+
+def _budget(account: Account) -> Budget:
+    facts = account.to_dict()
+    return Budget(facts["key"], facts["limit_usd"], facts["spent_usd"], facts["held_usd"], facts["unpriced_calls"])
 
 
 def _part(text: str) -> str:

@@ -55,10 +55,12 @@ class Delivery:
         return Releases(self.settings.release_application, prefix.rstrip("/"), registry, self.progress)
 
     def rollouts(self, host: str | None = None) -> Rollouts:
-        hosts = load_hosts(self.settings.hosts_file, host)
+        return self.rollouts_as(f"{user_name()}@{socket.gethostname()}", self.progress, host)
+
+    def rollouts_as(self, actor: str, progress: Progress, host: str | None = None) -> Rollouts:
+        """The same in the name of somebody else: of the person at the console."""
         ssh = Ssh(environment=docker_environment())
-        actor = f"{user_name()}@{socket.gethostname()}"
-        return Rollouts(hosts, ssh.connect, actor, self.progress, self.login())
+        return Rollouts(load_hosts(self.settings.hosts_file, host), ssh.connect, actor, progress, self.login())
 
     def deployment(self, host: str | None = None) -> Rollouts:
         """Rollouts that can also look vulnerabilities up: what a new release needs."""

@@ -21,7 +21,7 @@ from devtools_platform.agents.adapters.git_workspaces import GitWorkspaces
 from devtools_platform.app.admission import Admission
 from devtools_platform.app.agent_door import open_agent_door
 from devtools_platform.app.ci import ci_tools
-from devtools_platform.app.console import build_stack_view, invite
+from devtools_platform.app.console import addresses_of, build_stack_view, invite
 from devtools_platform.app.context_client import ContextClient
 from devtools_platform.app.context_readers import readers_of
 from devtools_platform.app.crew import build_crew
@@ -40,6 +40,7 @@ from devtools_platform.app.runtimes import Runtimes, choose_runtimes
 from devtools_platform.app.search_engine import follow_remotes, open_service
 from devtools_platform.app.serving import Serving, bind
 from devtools_platform.app.team_memory import keep_learning
+from devtools_platform.app.webhooks import build_webhooks
 from devtools_platform.config import Settings
 from devtools_platform.console.api import build_api as build_console
 from devtools_platform.context.adapters.sql.task_memory import TaskMemory
@@ -188,15 +189,23 @@ class Stack:
         await serving.serve(state_api, sockets["state"])
         self.progress("state", urls.state)
         if "webhooks" in sockets:
-            index = ContextClient(urls.context, token)
             receiver = await run_integrations(
-                self.settings, home, store, parts, cleanup, urls.webhooks, index, self.progress
+                self.settings,
+                home,
+                store,
+                parts,
+                cleanup,
+                urls.webhooks,
+                ContextClient(urls.context, token),
+                self.progress,
             )
             await serving.serve(receiver, sockets["webhooks"])
+        cleanup.push_async_callback(_cancel, asyncio.create_task(build_webhooks(self.settings, home, store).run()))
         home.keep_secret("database_url", url)
         view = build_stack_view(self.settings, store, parts, gateway, context, runtimes, urls.as_dict(), token)
+        cleanup.push_async_callback(view.delivery.aclose)
         await serving.serve(
-            build_console(view, token=token, secret=secret, host=self.settings.host), sockets["console"]
+            build_console(view, token=token, secret=secret, addresses=addresses_of(self.settings)), sockets["console"]
         )
         self.progress("console", urls.console)
         link = (await invite(urls.console, token))["url"]

@@ -32,6 +32,7 @@ from devtools_platform.cli import (
     task,
     tools,
     traces,
+    webhooks,
     worker,
 )
 from devtools_platform.cli.output import fail, print_json
@@ -52,6 +53,7 @@ app.add_typer(traces.app, name="traces")
 app.add_typer(model.app, name="model")
 app.add_typer(migrate.app, name="migrate")
 app.add_typer(integrations.app, name="integrations")
+app.add_typer(webhooks.app, name="webhooks")
 app.add_typer(dev.app, name="dev")
 app.add_typer(tools.app, name="tools")
 app.add_typer(agents.app, name="agents")

@@ -16,6 +16,7 @@ from devtools_platform.cli.connection import AsJson, running_stack, show_task
 from devtools_platform.cli.output import err, no_progress, out, print_json, progress
 from devtools_platform.cli.stack import DataDir, stack_settings
 from devtools_platform.cli.summary import describe_event
+from devtools_platform.cli.tree import follow_as_tree
 from devtools_platform.config import Settings
 from devtools_platform.core.agents import AGENTS, MAX_NAME, NAME_PATTERN, WORKING_AGENTS, AgentName
 from devtools_platform.core.errors import BadInput, NotRunning, UnknownAgent
@@ -95,10 +96,7 @@ async def _run(data_dir: Path | None, request: TaskRequest, *, watch: bool, quie
         task = await client.create_task(request)
         if not quiet:
             err.print(f"  task {task.id}: branch task/{task.id} of {request.repo}")
-        async for event in client.follow_events(task.id):
-            line = describe_event(event, in_full=watch, data_dir=data_dir)
-            if line and not quiet:
-                err.print(line)
+        await _follow(client, task, watch=watch, quiet=quiet, data_dir=data_dir)
         return await client.get_task(task.id)
 
 
@@ -166,8 +164,18 @@ def watch(task_id: str, data_dir: DataDir = None, as_json: AsJson = False) -> No
 
 async def _watch(data_dir: Path | None, task_id: str, *, quiet: bool) -> TaskResult:
     client = running_stack(data_dir)
-    async for event in client.follow_events(task_id):
-        line = describe_event(event, in_full=True, data_dir=data_dir)
+    await _follow(client, await client.get_task(task_id), watch=True, quiet=quiet, data_dir=data_dir)
+    return await client.get_task(task_id)
+
+
+async def _follow(client: StackClient, task: TaskResult, *, watch: bool, quiet: bool, data_dir: Path | None) -> None:
+    """A tree for a person at a terminal, a line per event for what is piped, nothing for `--json`."""
+    events = client.follow_events(task.id)
+    if err.is_terminal and not quiet:
+        title = f"task {task.id}: {task.text}".splitlines()[0]
+        await follow_as_tree(events, title, err, in_full=watch, data_dir=data_dir)
+        return
+    async for event in events:
+        line = describe_event(event, in_full=watch, data_dir=data_dir)
         if line and not quiet:
             err.print(line)
-    return await client.get_task(task_id)

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from decimal import Decimal
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from devtools_platform.core.errors import BadInput
@@ -28,6 +29,17 @@ def _default_data_dir() -> Path:
 def _default_cache_dir() -> Path:
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "dev-tools"
+
+
+def _origin(url: str) -> str:
+    """`https://dev-tools.example.org`, perhaps with a port: the console's links start at the root."""
+    parts = urlsplit(url.rstrip("/"))
+    is_origin = (
+        parts.scheme in {"http", "https"} and parts.hostname and not (parts.path or parts.query or parts.fragment)
+    )
+    if not is_origin or parts.username is not None:
+        raise ValueError("expected http(s)://HOST or http(s)://HOST:PORT, and nothing after it")
+    return url.rstrip("/")
 
 
 class Settings(BaseSettings):
@@ -252,10 +264,30 @@ class Settings(BaseSettings):
 
     webhook_port: int = Field(default=8009, ge=0, le=65535)
     """Where webhooks of GitHub and Linear come in; listened on only when one of their secrets is set."""
-    public_url: str | None = None
-    """Where people reach the console from outside, for links in comments: `https://dev-tools.example.org`."""
+    public_url: Annotated[str, AfterValidator(_origin)] | None = None
+    """Where people reach the console from outside: `https://dev-tools.example.org`. It answers to that name, links in
+    comments and sign-ins lead there, and with https its cookies go out by https only."""
+    console_hosts: str = ""
+    """Names, parted by commas, under which the console answers beside this machine's own and the public URL's."""
+    console_oidc_issuer: str | None = None
+    """An OpenID provider people sign in at: its issuer URL, exactly; `https://github.com` for GitHub. Its redirect URI
+    is `/sign-in/callback` under the public URL."""
+    console_oidc_client_id: str | None = None
+    console_oidc_client_secret: SecretStr | None = None
+    """None for a public client, which proves itself by PKCE alone."""
+    console_oidc_scopes: str = "openid email profile"
+    """What is asked for; add what your provider wants for the claim with the groups."""
+    console_oidc_groups_claim: str = "groups"
+    """The claim of the ID token that lists groups."""
+    console_oidc_allow_private: bool = False
+    """Whether the provider may be at an address that is not public, or without TLS."""
+    console_roles: Path | None = None
+    """A YAML file that says who has which role: `operator: ["group:developers", "email:ann@example.org"]`. Who is on
+    no line does not come in. Needed with `console_oidc_issuer`."""
     public_webhook_url: str | None = None
     """Where GitHub and Linear reach `webhook_port` from outside; Linear's sign-in comes back there, too."""
+    webhooks_allow_private: bool = False
+    """Whether webhooks out (`dev-tools webhooks add`) may go to addresses that are not public, or without TLS."""
     integrations_ask_before: tuple[Literal["plan", "publish"], ...] = ()
     """What tasks that come from GitHub or Linear ask about in their thread, beside what the approval rules say."""
     github_app_id: str | None = None

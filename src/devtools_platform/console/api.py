@@ -10,14 +10,16 @@ from starlette.exceptions import HTTPException
 
 from devtools_platform import __version__
 from devtools_platform.console.access import Role
+from devtools_platform.console.addresses import Addresses
 from devtools_platform.console.approval_pages import ApprovalPages
 from devtools_platform.console.doors import Doors
-from devtools_platform.console.gate import Gate
+from devtools_platform.console.gate import CALLBACK, Gate
 from devtools_platform.console.gateway_pages import GatewayPages
 from devtools_platform.console.home_page import HomePage
 from devtools_platform.console.interfaces import Stack
 from devtools_platform.console.knowledge_pages import KnowledgePages
 from devtools_platform.console.pages import session_of
+from devtools_platform.console.release_pages import ReleasePages
 from devtools_platform.console.render import Renderer
 from devtools_platform.console.sessions import Session, Sessions
 from devtools_platform.console.stack_pages import StackPages
@@ -27,15 +29,15 @@ from devtools_platform.core.errors import DevToolsError, Forbidden
 log = logging.getLogger(__name__)
 
 
-def build_api(stack: Stack, *, token: str, secret: str, host: str = "127.0.0.1") -> FastAPI:
+def build_api(stack: Stack, *, token: str, secret: str, addresses: Addresses) -> FastAPI:
     """The console as an app.
 
     `token` is the stack's, for programs; `secret` signs sessions and must outlive the process if they shall;
-    `host` is the one name beside loopback the console answers to.
+    `addresses` says under which names beside loopback the console answers.
     """
-    renderer = Renderer()
+    renderer = Renderer(stack.sign_in.label if stack.sign_in else None)
     sessions = Sessions(secret)
-    doors = Doors(renderer, sessions, stack.audit, stack.tokens, token)
+    doors = Doors(renderer, sessions, stack, token, addresses)
     app = FastAPI(title="Dev-Tools console", version=__version__, openapi_url=None, telemetry={"tracing": False})
     for method, path, endpoint in (
         ("GET", "/health", doors.health),
@@ -45,14 +47,16 @@ def build_api(stack: Stack, *, token: str, secret: str, host: str = "127.0.0.1")
         ("GET", "/login", doors.log_in),
         ("POST", "/login", doors.log_in_with_token),
         ("POST", "/logout", doors.log_out),
+        ("GET", "/sign-in", doors.begin_sign_in),
+        ("GET", CALLBACK, doors.finish_sign_in),
     ):
         app.add_api_route(path, endpoint, methods=[method])
-    for section in (HomePage, TaskPages, ApprovalPages, GatewayPages, KnowledgePages, StackPages):
+    for section in (HomePage, TaskPages, ApprovalPages, GatewayPages, KnowledgePages, ReleasePages, StackPages):
         for door in section(stack, renderer).doors():
             needs = [Depends(_require(door.role))]
             app.add_api_route(door.path, door.endpoint, methods=[door.method], dependencies=needs)
     _add_error_pages(app, renderer)
-    app.add_middleware(Gate, sessions=sessions, tokens=stack.tokens, renderer=renderer, host=host)
+    app.add_middleware(Gate, sessions=sessions, tokens=stack.tokens, renderer=renderer, addresses=addresses)
     return app
 
 

@@ -14,12 +14,14 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from devtools_platform import __version__
 from devtools_platform.console.access import Person, read_person
+from devtools_platform.console.addresses import Addresses
 from devtools_platform.console.gate import RETURN_COOKIE
-from devtools_platform.console.interfaces import Auditor, PersonalTokens
+from devtools_platform.console.interfaces import Stack
 from devtools_platform.console.pages import read_fields, read_form, session_of
 from devtools_platform.console.render import Renderer
 from devtools_platform.console.sessions import LINK_LIFETIME_S, OWNER, LoginLinks, Sessions
-from devtools_platform.core.errors import BadInput, DevToolsError, Unauthorized
+from devtools_platform.console.sign_in import SignInDoors
+from devtools_platform.core.errors import BadInput, DevToolsError, NotFound, Unauthorized
 from devtools_platform.kit.http import error_response, has_token
 from devtools_platform.kit.metrics import render_metrics
 
@@ -28,14 +30,24 @@ MAX_LINK_BODY = 10_000
 
 class Doors:
     def __init__(
-        self, renderer: Renderer, sessions: Sessions, audit: Auditor, tokens: PersonalTokens, stack_token: str
+        self,
+        renderer: Renderer,
+        sessions: Sessions,
+        stack: Stack,
+        stack_token: str,
+        addresses: Addresses,
     ) -> None:
         self.renderer = renderer
         self.sessions = sessions
-        self.audit = audit
-        self.tokens = tokens
+        self.audit = stack.audit
+        self.tokens = stack.tokens
         self.stack_token = stack_token
+        self.addresses = addresses
         self.links = LoginLinks()
+        self.sign_in = None
+        if stack.sign_in is not None:
+            key = sessions.sign_in_key
+            self.sign_in = SignInDoors(stack.sign_in, stack.roles, addresses, renderer, key, self._enter)
 
     async def health(self) -> Response:
         return JSONResponse({"service": "console", "version": __version__, "ok": True})
@@ -54,8 +66,8 @@ class Doors:
             person = await _read_invited(request)
         except DevToolsError as error:
             return error_response(error)
-        url = request.url.replace(path="/login", query=f"token={self.links.issue(person)}")
-        facts = {"url": str(url), "expires_in_s": LINK_LIFETIME_S, "name": person.name, "role": person.role}
+        url = self.addresses.link(request, "/login", f"token={self.links.issue(person)}")
+        facts = {"url": url, "expires_in_s": LINK_LIFETIME_S, "name": person.name, "role": person.role}
         return JSONResponse(facts, status_code=201)
 
     async def log_in(self, request: Request, token: str = "") -> Response:
@@ -73,6 +85,20 @@ class Doors:
             return self.renderer.page("login.html", status=401, path="/login", is_link=False, is_refused=True)
         return await self._start(request, person)
 
+    async def begin_sign_in(self, request: Request) -> Response:
+        return await self._provider().begin(request, _return_path(request))
+
+    async def finish_sign_in(self, request: Request) -> Response:
+        return await self._provider().finish(request)
+
+    def _provider(self) -> SignInDoors:
+        if self.sign_in is None:
+            raise NotFound(
+                "No identity provider is set up here.",
+                hint="Log in with a link or a token, or set DEV_TOOLS_CONSOLE_OIDC_ISSUER.",
+            )
+        return self.sign_in
+
     async def log_out(self, request: Request) -> Response:
         await read_form(request)
         response = RedirectResponse("/login", status_code=303, headers={"Cache-Control": "no-store"})
@@ -81,14 +107,22 @@ class Doors:
         return response
 
     async def _start(self, request: Request, person: Person) -> Response:
-        await self.audit.record(person.name, "console.login", "console", {"role": person.role})
         response = RedirectResponse(_return_path(request), status_code=303, headers={"Cache-Control": "no-store"})
+        return await self._let_in(request, person, response, "link or token")
+
+    async def _enter(self, request: Request, person: Person, back: str) -> Response:
+        """After a provider's redirect the browser counts as coming from there, so a page of ours takes it on."""
+        response = self.renderer.page("signed_in.html", back=back)
+        return await self._let_in(request, person, response, self.renderer.provider or "")
+
+    async def _let_in(self, request: Request, person: Person, response: Response, by: str) -> Response:
+        await self.audit.record(person.name, "console.login", "console", {"role": person.role, "by": by})
         response.delete_cookie(RETURN_COOKIE)
         response.set_cookie(
             self.sessions.cookie_name,
             self.sessions.start(person),
             max_age=self.sessions.lifetime_s,
-            secure=request.url.scheme == "https",
+            secure=self.addresses.is_secure(request),
             httponly=True,
             samesite="strict",
         )
@@ -113,5 +147,5 @@ async def _read_invited(request: Request) -> Person:
 def _return_path(request: Request) -> str:
     """The page that asked to log in. Only a path of ours: the cookie is the browser's word."""
     path = unquote(request.cookies.get(RETURN_COOKIE, ""))
-    is_ours = path.startswith("/") and not path.startswith(("//", "/\\", "/login")) and path.isprintable()
+    is_ours = path.startswith("/") and not path.startswith(("//", "/\\", "/login", "/sign-in")) and path.isprintable()
     return path if is_ours and "\\" not in path else "/"

@@ -6,22 +6,24 @@ something (a page on another port of this machine counts as the same site), and 
 """
 
 import time
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from devtools_platform.console.addresses import Addresses
 from devtools_platform.console.interfaces import PersonalTokens
 from devtools_platform.console.render import Renderer
 from devtools_platform.console.sessions import Session, Sessions
 from devtools_platform.kit.http import LATENCY, OPEN_PATHS, REQUESTS
 
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+CALLBACK = "/sign-in/callback"
+"""Where an identity provider sends the browser back to."""
 RETURN_COOKIE = "dev_tools_return"
 RETURN_LIFETIME_S = 3600
 MAX_RETURN = 1000
-_OPEN = OPEN_PATHS | {"/login", "/login-links"}
+_OPEN = OPEN_PATHS | {"/login", "/login-links", "/sign-in", CALLBACK}
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -29,13 +31,13 @@ class Gate:
     """Lets a request through to the console, or answers it with a page that says why not."""
 
     def __init__(
-        self, app: ASGIApp, *, sessions: Sessions, tokens: PersonalTokens, renderer: Renderer, host: str
+        self, app: ASGIApp, *, sessions: Sessions, tokens: PersonalTokens, renderer: Renderer, addresses: Addresses
     ) -> None:
         self.app = app
         self.tokens = tokens
         self.sessions = sessions
         self.renderer = renderer
-        self.hosts = LOOPBACK | {host.lower().strip("[]")}
+        self.addresses = addresses
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -58,14 +60,13 @@ class Gate:
             LATENCY.labels("console").observe(time.perf_counter() - started)
 
     async def _refuse(self, request: Request) -> Response | None:
-        host = request.headers.get("host", "")
-        if _hostname(host) not in self.hosts:
+        if not self.addresses.has(request):
             return self.renderer.error(
                 400,
-                f"This console does not answer as {host!r}.",
-                "Open it under the address `dev-tools up` prints; `dev-tools config show` names the host.",
+                f"This console does not answer as {request.headers.get('host', '')!r}.",
+                "Open it under the address `dev-tools up` prints, or set DEV_TOOLS_PUBLIC_URL to the one people use.",
             )
-        if request.method not in _SAFE_METHODS and not _is_same_origin(request, host):
+        if request.method not in _SAFE_METHODS and not self.addresses.is_same_origin(request):
             return self.renderer.error(403, "Another site sent this form.", "Open the console itself and do it there.")
         if request.url.path in _OPEN or request.url.path.startswith("/static/"):
             return None
@@ -88,22 +89,8 @@ class Gate:
                 RETURN_COOKIE,
                 quote(path[:MAX_RETURN]),
                 max_age=RETURN_LIFETIME_S,
+                secure=self.addresses.is_secure(request),
                 httponly=True,
                 samesite="strict",
             )
         return response
-
-
-def _hostname(host: str) -> str:
-    """`[::1]:8080` is `::1`, `localhost:8080` is `localhost`; what cannot be parsed is nobody."""
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
-
-
-def _is_same_origin(request: Request, host: str) -> bool:
-    origin = request.headers.get("origin")
-    if origin is None:  # a program, or an old browser: the session and the form's token decide
-        return request.headers.get("sec-fetch-site", "none") in {"none", "same-origin"}
-    return origin.lower().partition("://")[2] == host.lower()

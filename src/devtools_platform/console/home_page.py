@@ -27,6 +27,8 @@ class HomePage(Pages):
             request,
             "home.html",
             services=await self.stack.stack.services(),
+            has_hosts=self.stack.delivery.is_set_up,
+            delivered=self.stack.delivery.glance(),
             agents=await self.stack.stack.agents(),
             approvals=approvals,
             titles={task.id: task.text for task in tasks},

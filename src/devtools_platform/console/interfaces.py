@@ -4,13 +4,18 @@ Who acts is always told: `by` is the signed-in person's name, for the audit.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Protocol
 
 from devtools_platform.console.access import Person
+from devtools_platform.console.delivery import DeliveryDesk
+from devtools_platform.console.roles import Identified, Roles
 from devtools_platform.console.types import (
+    AgentDetails,
     AgentStatus,
     Answer,
+    Budget,
     Chain,
     Check,
     Collection,
@@ -18,10 +23,13 @@ from devtools_platform.console.types import (
     Found,
     GatewayTool,
     HeldTool,
+    PriceLine,
     Server,
     ServiceStatus,
     Setting,
     Spending,
+    TaskLink,
+    TestCall,
     ToolCall,
     Wanted,
     WorkerStatus,
@@ -49,6 +57,10 @@ class TaskReader(Protocol):
 
     async def list_steps(self, id_: str) -> Sequence[Step]:
         """The stored steps, from which a task can be done again."""
+        ...
+
+    async def list_links(self, task: TaskResult) -> Sequence[TaskLink]:
+        """The thread it came from, its pull request, its trace: those that are known."""
         ...
 
 
@@ -106,6 +118,14 @@ class StackReader(Protocol):
 
     async def agents(self) -> Sequence[AgentStatus]: ...
 
+    async def agent(self, name: str) -> AgentDetails:
+        """Raises `UnknownAgent`."""
+        ...
+
+    async def test_agent(self, name: str) -> Sequence[TestCall]:
+        """Ask each of its runtimes one question, which may cost money. Raises `UnknownAgent`."""
+        ...
+
     async def workers(self) -> Sequence[WorkerStatus]: ...
 
     async def examine(self) -> Sequence[Check]:
@@ -148,6 +168,19 @@ class KnowledgeDesk(Protocol):
 class Ledger(Protocol):
     async def spending(self, days: int) -> Spending: ...
 
+    async def budgets(self) -> Sequence[Budget]:
+        """Those of this month and of tasks, the fullest first."""
+        ...
+
+    async def set_limit(self, key: str, usd: Decimal, *, was_usd: float, request: str, by: str) -> None:
+        """Change a limit from what the person saw. The same `request` twice changes it once.
+
+        Raises `NotFound`, and `TooLate` when the limit is another one by now.
+        """
+        ...
+
+    async def prices(self) -> Sequence[PriceLine]: ...
+
 
 class Auditor(Protocol):
     async def list_deeds(self, *, subject: str | None, before: int | None, limit: int) -> Sequence[Deed]:
@@ -158,6 +191,23 @@ class Auditor(Protocol):
 
     async def record(self, actor: str, action: str, subject: str, data: Mapping[str, object]) -> None:
         """Append an entry: for what the console itself does, such as letting somebody in."""
+        ...
+
+
+class SignIn(Protocol):
+    """An identity provider that people sign in at."""
+
+    @property
+    def label(self) -> str:
+        """What the login page calls it."""
+        ...
+
+    async def begin(self, redirect_uri: str) -> tuple[str, Mapping[str, str]]:
+        """Where the browser goes (without `state`), and what must come back with it. Raises `Unavailable`."""
+        ...
+
+    async def finish(self, redirect_uri: str, kept: Mapping[str, str], query: Mapping[str, str]) -> Identified:
+        """Who came back with `code`. Raises `Forbidden` for whatever does not hold, and `Unavailable`."""
         ...
 
 
@@ -183,6 +233,11 @@ class Stack:
     stack: StackReader
     gateway: GatewayDesk
     knowledge: KnowledgeDesk
+    delivery: DeliveryDesk
     ledger: Ledger
     audit: Auditor
     tokens: PersonalTokens
+    sign_in: SignIn | None = None
+    """Where people sign in; None for links and tokens only."""
+    roles: Roles = field(default_factory=Roles)
+    """Who of those the provider vouches for may come in, and as what."""

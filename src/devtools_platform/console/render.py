@@ -44,6 +44,7 @@ _TITLES: Mapping[int, str] = {
 _FILTERS = (
     "ago",
     "ask_words",
+    "budget_words",
     "clock",
     "command_line",
     "count",
@@ -52,6 +53,8 @@ _FILTERS = (
     "headline",
     "money",
     "risk_tone",
+    "rollout_tone",
+    "running_on",
     "spent_words",
     "stage_words",
     "stamp",
@@ -69,7 +72,9 @@ class _Asset:
 class Renderer:
     """Makes pages and fragments from the package's templates."""
 
-    def __init__(self) -> None:
+    def __init__(self, provider: str | None = None) -> None:
+        """`provider`: where people sign in, for the login page."""
+        self.provider = provider
         self._assets, self._addresses = _load_assets()
         self._templates = Environment(
             loader=PackageLoader(PACKAGE),
@@ -85,6 +90,7 @@ class Renderer:
             asset=self._addresses.__getitem__,
             status_words=words.STATUS_WORDS,
             version=__version__,
+            provider=provider,
             session=None,
             section="",
             environment=None,

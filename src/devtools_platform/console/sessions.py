@@ -61,6 +61,8 @@ class Sessions:
     def __init__(self, secret: str, lifetime_s: float = SESSION_LIFETIME_S) -> None:
         self._cookie_key = _derive(secret, "session cookie")
         self._csrf_key = _derive(secret, "form token")
+        self.sign_in_key = _derive(secret, "sign-in")
+        """For what a browser keeps between its two visits at an identity provider."""
         self.lifetime_s = int(lifetime_s)
         # Browsers share cookies between ports of a host: two stacks on one machine need two names.
         self.cookie_name = "dev_tools_session_" + _derive(secret, "cookie name").hex()[:8]

@@ -187,6 +187,7 @@ class TaskPages(Pages):
             "is_pausing": _is_pausing(events) and task.status not in FINAL,
             "steps": (await self.stack.tasks.list_steps(id_))[-MAX_SHOWN_STEPS:],
             "changes": view_changes(_last_diff(events), findings),
+            "elsewhere": await self.stack.tasks.list_links(task),
         }
 
     async def _stream(self, id_: str, after: int) -> AsyncIterator[ServerSentEvent]:

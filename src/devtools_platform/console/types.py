@@ -186,6 +186,68 @@ class Spending:
 
 
 @dataclass(frozen=True)
+class Budget:
+    """What was spent under one limit, in US dollars."""
+
+    key: str
+    """`task:ID`, or `agent:NAME:MONTH`, `environment:NAME:MONTH`, `month:MONTH`."""
+    limit_usd: float | None
+    """None where there is no limit; only the settings make one."""
+    spent_usd: float
+    held_usd: float
+    """Reserved for calls that are being made."""
+    unpriced_calls: int
+
+
+@dataclass(frozen=True)
+class PriceLine:
+    """What a model costs, in US dollars per million tokens. None where no table says it."""
+
+    provider: str
+    model: str
+    input_usd: float | None
+    output_usd: float | None
+    source: str
+    """Which table, with its date or version; empty where the price is unknown."""
+    is_used: bool
+    """Whether an agent of this stack runs on it now."""
+
+
+@dataclass(frozen=True)
+class AgentDetails:
+    """One agent as it is defined."""
+
+    status: AgentStatus
+    instructions: str
+    output: str
+    """What it must give back: `plan`, `report` or `judgement`."""
+    max_turns: int
+    chain: tuple[str, ...]
+    """What carries it, then what stands in, in order."""
+
+
+@dataclass(frozen=True)
+class TestCall:
+    """One question to one runtime of an agent, outside any task."""
+
+    __test__ = False
+
+    runtime: str
+    is_ok: bool
+    text: str
+    hint: str
+    duration_s: float
+
+
+@dataclass(frozen=True)
+class TaskLink:
+    """Where else a task can be seen."""
+
+    label: str
+    url: str
+
+
+@dataclass(frozen=True)
 class Deed:
     """An entry of the audit."""
 

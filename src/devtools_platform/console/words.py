@@ -1,11 +1,12 @@
 """Figures and states in plain words, for the templates. Unknown is the word "unknown", never 0."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Literal
 
-from devtools_platform.console.types import Spent
+from devtools_platform.console.delivery import Host, RolloutStatus
+from devtools_platform.console.types import Budget, Spent
 from devtools_platform.core.approvals import Approval, ApprovalStatus, Risk
 from devtools_platform.core.tasks import FINAL, Reason, Status, TaskResult, TestRun
 
@@ -53,6 +54,14 @@ _REASONS: Mapping[Reason, str] = {
 _RISK_TONES: Mapping[Risk, Tone] = {"low": "plain", "medium": "warn", "high": "bad"}
 
 _DECISION_TONES: Mapping[ApprovalStatus, Tone] = {"pending": "warn", "approved": "good", "denied": "bad"}
+
+_ROLLOUT_TONES: Mapping[RolloutStatus, Tone] = {
+    "running": "busy",
+    "committed": "good",
+    "held": "warn",
+    "reverted": "bad",
+    "failed": "bad",
+}
 
 _STAGES: Mapping[str, str] = {
     "baseline": "Before the change",
@@ -151,6 +160,24 @@ def risk_tone(risk: Risk) -> Tone:
 
 def decision_tone(status: ApprovalStatus) -> Tone:
     return _DECISION_TONES.get(status, "plain")
+
+
+def budget_words(budget: Budget) -> str:
+    """`agent:cicd:2026-11` is `cicd in 2026-11`."""
+    scope, _, rest = budget.key.partition(":")
+    if scope == "task":
+        return f"task {rest}"
+    name, _, month = rest.rpartition(":")
+    return f"{name} in {month}" if name else f"everything in {month}"
+
+
+def rollout_tone(status: RolloutStatus) -> Tone:
+    return _ROLLOUT_TONES[status]
+
+
+def running_on(hosts: Sequence[Host], seq: int) -> list[str]:
+    """The colours in which a release is, on any host."""
+    return sorted({colour.name for host in hosts for colour in host.colours if colour.seq == seq and colour.is_up})
 
 
 def ask_words(approval: Approval) -> str:

@@ -51,6 +51,10 @@ class Builder(Protocol):
 class Registry(Protocol):
     """An OCI registry. Repositories are `HOST/NAME`."""
 
+    def close(self) -> None:
+        """End its connections."""
+        ...
+
     def digest_of(self, repository: str, tag: str) -> str | None: ...
 
     def list_tags(self, repository: str) -> list[str]: ...

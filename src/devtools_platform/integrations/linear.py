@@ -77,7 +77,7 @@ class LinearEvents:
         session, issue = payload.agentSession, payload.agentSession.issue
         if issue is None:
             return Outcome("ignored", "a session without an issue")
-        origin = {"session": session.id, "issue": issue.id, "team": issue.team.id}
+        origin = {"session": session.id, "issue": issue.id, "identifier": issue.identifier, "team": issue.team.id}
         served = self.teams.get(issue.team.key)
         if served is None:
             text = f"No repository is set for team {issue.team.key}; see DEV_TOOLS_LINEAR_TEAMS."

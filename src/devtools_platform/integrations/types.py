@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-Service = Literal["github", "linear"]
+Service = Literal["github", "linear", "webhook"]
 
 Json = Mapping[str, Any]
 

@@ -482,6 +482,20 @@ task_links = Table(
 )
 """Which thread outside a task came from. `told` is the number of its last event that went into the outbox."""
 
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("url", Text, nullable=False),
+    Column("events", StorableJson, nullable=False),
+    _now("created_at"),
+    _time("told_at", nullable=False),
+    _time("ended_at"),
+    Column("note", StorableText, nullable=False, server_default=""),
+)
+"""Who wants to be told of tasks. What happened before `told_at` is in the outbox; its secret is made from the stack's
+and its id. `ended_at`: it was removed, or said itself that it is gone (`note`)."""
+
 service_tokens = Table(
     "service_tokens",
     metadata,

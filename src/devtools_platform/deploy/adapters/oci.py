@@ -33,6 +33,9 @@ class OciRegistry:
     http: httpx2.Client = field(default_factory=lambda: httpx2.Client(trust_env=False, timeout=TIMEOUT_S))
     _tokens: dict[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])
 
+    def close(self) -> None:
+        self.http.close()
+
     def digest_of(self, repository: str, tag: str) -> str | None:
         """The digest of what a tag names now; None when there is no such tag."""
         response = self._send("HEAD", repository, f"manifests/{tag}")

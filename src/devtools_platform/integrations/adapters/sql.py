@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from devtools_platform.core.redact import redact, redact_text
-from devtools_platform.integrations.types import Delivery, Link, Message, Outcome, Parcel, Received
+from devtools_platform.integrations.types import Delivery, Link, Message, Outcome, Parcel, Received, Service
 from devtools_platform.kit import schema
 from devtools_platform.kit.database import in_thread, insert_each_once, insert_once
 
@@ -88,6 +88,8 @@ class SqlOutbox:
 
     database: sa.Engine
     owner: str
+    services: tuple[Service, ...] = ("github", "linear")
+    """Whose messages are taken from it."""
 
     async def put(self, messages: Sequence[Message]) -> None:
         await in_thread(self.database, lambda c: _put(c, messages))
@@ -104,11 +106,13 @@ class SqlOutbox:
 
     async def recover(self) -> int:
         table = schema.outbox
-        mine = sa.update(table).where(table.c.state == "sending", table.c.owner == self.owner)
+        mine = sa.update(table).where(
+            table.c.state == "sending", table.c.owner == self.owner, table.c.service.in_(self.services)
+        )
         return await in_thread(self.database, lambda c: c.execute(mine.values(_IN_DOUBT)).rowcount)
 
     async def take(self, limit: int) -> Sequence[Parcel]:
-        return await in_thread(self.database, lambda c: _take(c, self.owner, limit))
+        return await in_thread(self.database, lambda c: _take(c, self.owner, self.services, limit))
 
     async def arrive(self, parcel: Parcel, remote_id: str | None) -> None:
         place = parcel.message.place
@@ -188,7 +192,7 @@ def _put(connection: sa.Connection, messages: Sequence[Message]) -> None:
     insert_each_once(connection, schema.outbox, rows, on=("key",))
 
 
-def _take(connection: sa.Connection, owner: str, limit: int) -> list[Parcel]:
+def _take(connection: sa.Connection, owner: str, services: Sequence[Service], limit: int) -> list[Parcel]:
     table, now = schema.outbox, _now()
     _give_up_dead(connection, now)
     _replace_outdated(connection)
@@ -198,7 +202,9 @@ def _take(connection: sa.Connection, owner: str, limit: int) -> list[Parcel]:
         earlier.c.id < table.c.id,
         earlier.c.state.in_(("waiting", "sending")),
     )
-    due = sa.select(table).where(table.c.state == "waiting", table.c.not_before <= now, is_first)
+    due = sa.select(table).where(
+        table.c.state == "waiting", table.c.not_before <= now, is_first, table.c.service.in_(services)
+    )
     parcels: list[Parcel] = []
     for row in connection.execute(due.order_by(table.c.id).limit(limit)).all():
         # Of two stacks that want it, one finds it waiting.

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from devtools_platform.agents.adapters.endpoints.endpoint import Endpoint
 
 DIGITALOCEAN_HOST = "inference.do-ai.run"
+DIGITALOCEAN_SOURCE = "DigitalOcean, read 2026-07"
 DIGITALOCEAN_USD: Mapping[str, tuple[Decimal, Decimal]] = {
     "llama3.3-70b-instruct": (Decimal("0.65"), Decimal("0.65")),
     "llama3-8b-instruct": (Decimal("0.198"), Decimal("0.198")),
@@ -42,7 +43,7 @@ def price_source(endpoint: Endpoint) -> str:
     if endpoint.provider in {"embedded", "scripted", "ollama"}:
         return "nobody charges"
     if is_digitalocean(endpoint):
-        return "DigitalOcean, read 2026-07"
+        return DIGITALOCEAN_SOURCE
     return f"genai-prices {version('genai-prices')}"
 
 
