@@ -4,16 +4,19 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := src tests bench docs deploy
 
-.PHONY: help demo test check chaos conformance e2e-deploy bench eval docs format lock clean site
+.PHONY: help demo test check chaos conformance e2e-deploy bench eval eval-peers docs format lock clean site e2e-phoenix soak
 help:
 	@echo "make demo    a real task, from nothing to a reviewed branch, with the embedded model"
 	@echo "make check   format, lint, types, imports"
 	@echo "make test    the whole suite"
 	@echo "make chaos   100 kills of workers over six-agent tasks"
+	@echo "make soak    two hours of everything at once with kills at random (SOAK_MINUTES=120)"
 	@echo "make conformance  the official MCP suite through the gateway, and its OAuth scenarios for clients (needs npm)"
 	@echo "make e2e-deploy  releases and rollouts on real engines, in network namespaces (needs root; says what is missing)"
+	@echo "make e2e-phoenix  a task's spans at a real Phoenix server, in an environment of its own (900 MB)"
 	@echo "make bench   measured figures, written to docs/benchmarks.md by hand"
 	@echo "make eval    an evaluation set over the six agents, against the configured model"
+	@echo "make eval-peers  the same twenty small bugs for ours and for mini-swe-agent"
 	@echo "make docs    the generated reference pages"
 	@echo "make site    the documentation as a site, in build/site"
 
@@ -50,6 +53,10 @@ test: $(VENV)/.dev
 
 chaos: $(VENV)/.dev
 	CHAOS_KILLS=100 $(BIN)/python -m pytest -s tests/e2e/test_chaos.py
+
+SOAK_MINUTES ?= 120
+soak: $(VENV)/.dev
+	SOAK_MINUTES=$(SOAK_MINUTES) $(BIN)/python -m pytest -s tests/e2e/test_soak.py
 conformance: $(VENV)/.dev
 	$(BIN)/python tests/gateway/conformance.py
 	$(BIN)/python tests/gateway/conformance_client.py
@@ -58,7 +65,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python bench/small_tasks.py
 	$(BIN)/python bench/state.py
 
-# Needs root, docker.io, docker-registry, openssh-server, iproute2; says which is missing.
+# Needs root on Debian 12 and what .ci/install-docker installs; says what is missing.
 $(VENV)/.deploy-test: requirements/deploy-test.txt $(VENV)/.dev
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/deploy-test.txt
 	@touch $@
@@ -66,8 +73,27 @@ $(VENV)/.deploy-test: requirements/deploy-test.txt $(VENV)/.dev
 e2e-deploy: $(VENV)/.deploy-test
 	E2E_DEPLOY=1 $(BIN)/python -m pytest tests/e2e_deploy $(PYTEST_ARGS)
 
+# Phoenix brings 140 packages and a licence that is not ours: an environment of its own, from its own lock file.
+$(VENV)-phoenix/.done: requirements/phoenix.txt
+	@$(PYTHON) -m venv $(VENV)-phoenix
+	@$(VENV)-phoenix/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/phoenix.txt
+	@touch $@
+
+e2e-phoenix: $(VENV)/.dev $(VENV)-phoenix/.done
+	E2E_PHOENIX_PYTHON=$(abspath $(VENV)-phoenix/bin/python) $(BIN)/python -m pytest -s tests/e2e_phoenix $(PYTEST_ARGS)
+
 eval: $(VENV)/.dev
 	$(BIN)/python bench/evaluate.py $(EVAL_ARGS)
+
+build/peers/.complete: $(VENV)/.dev
+	@$(PYTHON) -m venv build/peers
+	@build/peers/bin/python -m pip install --quiet --disable-pip-version-check mini-swe-agent==2.4.6 \
+		langgraph==1.2.24 langchain langchain-openai langgraph-checkpoint-postgres 'psycopg[binary,pool]' openai-agents==0.24.0
+	@touch $@
+
+eval-peers: build/peers/.complete
+	$(BIN)/python bench/evaluate.py --agent feature-dev $(EVAL_ARGS)
+	$(BIN)/python bench/eval_peers.py --peers build/peers/bin/python $(EVAL_PEERS_ARGS)
 
 docs: $(VENV)/.dev
 	$(BIN)/python docs/generate.py
@@ -86,6 +112,7 @@ lock: $(VENV)/.dev
 	cp requirements/runtime.txt requirements/image.txt
 	$(BIN)/pip-compile -q -o requirements/image.txt pyproject.toml
 	$(BIN)/pip-compile -q -o requirements/deploy-test.txt requirements/deploy-test.in
+	$(BIN)/pip-compile -q -o requirements/phoenix.txt requirements/phoenix.in
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-phoenix .pytest_cache .ruff_cache

@@ -2,6 +2,7 @@
 
     python bench/context.py docstrings DIR --packages a,b,c     functions by their docstrings, of installed packages
     python bench/context.py history REPO...                     files by the subject of the commit that changed them
+    python bench/context.py files DIR --packages a,b,c          files by what their docstrings say they are for
     python bench/context.py docs DIR                            sections by their headings
     python bench/context.py speed REPO                          index, query, save: times and memory
     python bench/context.py many DIR --chunks 200000            many chunks: storing, asking, memory, kill -9
@@ -27,6 +28,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -145,6 +147,51 @@ def take_sections(source: Path, out: Path, asked: int) -> list[Question]:
     random.Random(SEED).shuffle(questions)
     commit(out)
     return questions[:asked]
+
+
+def take_files(source: Path, package: str, out: Path, asked: int) -> list[Question]:
+    """A package without the docstrings of modules and classes; their first sentences ask for the file."""
+    found: dict[str, list[Question]] = {"module": [], "class": []}
+    for file in sorted((source / package).rglob("*.py")):
+        path = str(file.relative_to(source))
+        if re.search(r"(^|/)tests?/|test_", path) or file.stat().st_size > 600_000:
+            continue
+        try:
+            text = file.read_text()
+            tree = ast.parse(text)
+        except (SyntaxError, ValueError):
+            continue
+        lines = text.split("\n")
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Module | ast.ClassDef) or not (docstring := ast.get_docstring(node)):
+                continue
+            first, last = node.body[0].lineno, node.body[0].end_lineno or 0
+            paragraph = " ".join(docstring.split("\n\n")[0].split())
+            sentence = re.split(r"(?<=[.!?])\s", paragraph)[0].rstrip(".")[:300]
+            if len(sentence.split()) >= 4 and not re.search(r"copyright|licen[cs]e|generated", sentence, re.IGNORECASE):
+                kind = "class" if isinstance(node, ast.ClassDef) else "module"
+                found[kind].append(Question(sentence, path, 1, len(lines)))
+            if len(node.body) > 1:
+                lines[first - 1 : last] = [""] * (last - first + 1)
+        (out / path).parent.mkdir(parents=True, exist_ok=True)
+        (out / path).write_text("\n".join(lines))
+    commit(out)
+    times = collections.Counter(question.text.lower() for question in [*found["module"], *found["class"]])
+    questions: list[Question] = []
+    for kind in found.values():
+        once = [question for question in kind if times[question.text.lower()] == 1]
+        random.Random(SEED).shuffle(once)
+        questions += once[: asked // 2]
+    return questions
+
+
+def judge_by_file(questions: Sequence[Question], answers: Sequence[Sequence[Answer]]) -> dict[str, float]:
+    """nDCG@10 over files, each counted at its best place."""
+    gains: list[float] = []
+    for question, given in zip(questions, answers, strict=True):
+        paths = list(dict.fromkeys(answer.path for answer in given))[:TOP]
+        gains.append(1 / math.log2(paths.index(question.path) + 2) if question.path in paths else 0.0)
+    return {"ndcg@10": round(statistics.mean(gains), 4)}
 
 
 def commit(repo: Path) -> None:
@@ -273,6 +320,20 @@ async def run_docstrings(source: Path, packages: list[str], size: int, asked: in
         texts = [question.text for question in questions]
         result = await compare(Path(folder), texts, lambda answers: judge(questions, answers))
     return {"functions": size, "questions": len(questions), "packages": packages, **result}
+
+
+async def run_files(source: Path, packages: list[str], asked: int) -> Any:
+    """Each package is a repository of its own; the means are over packages."""
+    of_package: dict[str, Any] = {}
+    for package in packages:
+        with tempfile.TemporaryDirectory() as folder:
+            questions = take_files(source, package, Path(folder), asked)
+            texts = [question.text for question in questions]
+            judged = partial(judge_by_file, questions)
+            of_package[package] = {"questions": len(texts), **await compare(Path(folder), texts, judged)}
+    names = [name for name in ("ours, words", "ours", "semble, words") if name in of_package[packages[0]]]
+    means = {name: round(statistics.mean(p[name]["ndcg@10"] for p in of_package.values()), 4) for name in names}
+    return {"mean ndcg@10": means, "packages": of_package}
 
 
 async def run_docs(source: Path, asked: int) -> Any:
@@ -495,6 +556,8 @@ async def run(arguments: argparse.Namespace) -> Any:
     if arguments.what == "fit":
         packages = arguments.packages.split(",")
         return await run_fit(arguments.where[0], packages, arguments.functions, arguments.questions)
+    if arguments.what == "files":
+        return await run_files(arguments.where[0], arguments.packages.split(","), arguments.questions)
     if arguments.what == "docs":
         return await run_docs(arguments.where[0], arguments.questions)
     if arguments.what == "history":
@@ -506,7 +569,7 @@ async def run(arguments: argparse.Namespace) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["docstrings", "history", "docs", "speed", "many", "fit"])
+    parser.add_argument("what", choices=["docstrings", "files", "history", "docs", "speed", "many", "fit"])
     parser.add_argument("where", nargs="+", type=Path)
     parser.add_argument("--packages", default="")
     parser.add_argument("--functions", type=int, default=4_000)

@@ -77,6 +77,8 @@ SERVICES = [
     panel("Tool calls", "ops", (rate("devtools_tool_calls_total", "server, outcome"), "{{server}} {{outcome}}")),
     panel("MCP servers", "bool_yes_no", ("devtools_mcp_server_up", "{{server}}"), kind="stat"),
     panel("Searches", "ops", (rate("devtools_context_queries_total", "job"), "searches")),
+    panel("Releases", "none", ("devtools_rollout_release * devtools_rollout_colour_live > 0", "{{host}} {{colour}}")),
+    panel("Last rollout", "s", ("devtools_rollout_last_duration_seconds", "{{host}}"), kind="stat"),
     panel("Indexes that fail", "none", ("devtools_context_indexes_failing", "failing"), kind="stat"),
     panel("Spans that wait", "none", ("devtools_trace_spans_pending", "{{sink}}")),
     panel("Spans lost", "none", ("increase(devtools_trace_spans_lost_total[$__range])", "{{sink}}"), kind="stat"),
@@ -89,6 +91,9 @@ AGENTS = [
         "percentunit",
         ("devtools:task_failures:ratio1h", "1 h"),
         ("devtools:task_failures:ratio6h", "6 h"),
+    ),
+    panel(
+        "Runs of agents", "ops", (rate("devtools_agent_runs_ended_total", "agent, outcome"), "{{agent}} {{outcome}}")
     ),
     panel("Open tasks", "none", ("max by (status) (devtools_tasks_open)", "{{status}}")),
     panel(

@@ -110,7 +110,7 @@ async def test_a_process_killed_between_storing_and_indexing_is_completed_at_the
     await SqlDocuments(database).forget("wiki", "a.md")
 
     again = ContextService(engine, tmp_path / "data" / "manifests", documents=SqlDocuments(database))
-    await again.resume()
+    await again.resume_all()
     async with asyncio.timeout(10):
         while not (await again.freshness("wiki")).is_current:  # noqa: ASYNC110 - the run tells nobody
             await asyncio.sleep(0.01)

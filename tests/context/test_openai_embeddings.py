@@ -178,7 +178,7 @@ async def test_a_wrong_key_leaves_search_by_words_and_stands_in_the_status(
 async def test_what_an_endpoint_owes_is_asked_for_again_by_itself(
     make: Make, endpoint: FakeEndpoint, tmp_path: Path, commit: Any, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("devtools_platform.context.service.REFILL_S", 0.01)
+    monkeypatch.setattr("devtools_platform.context.filling.REFILL_S", 0.01)
     commit(tmp_path / "repo", {"a.py": "def open_door(): ...\n"})
     engine = EdgeEngine(tmp_path / "edge", vector_size=SIZE)
     service = ContextService(engine, tmp_path / "m" / "m", make())

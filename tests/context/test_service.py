@@ -19,6 +19,7 @@ from context.conftest import git
 from devtools_platform.context.adapters.edge import EdgeEngine
 from devtools_platform.context.names import name_collection
 from devtools_platform.context.service import ContextService
+from devtools_platform.context.types import IndexStatus
 from devtools_platform.core.errors import BadInput, NotARepository, NotFound, ProgramFailed, TooLarge, Unavailable
 
 Commit = Callable[[Path, Mapping[str, str | bytes | None]], str]
@@ -403,6 +404,32 @@ class TestOnJinja2:
         status = await service.index("shop", repo)
         assert status.chunks == (await service.index("whole", repo)).chunks
         assert (status.chunks < expected, status.error) == (True, None)
+
+    async def test_a_paused_run_stops_within_a_batch_and_goes_on_where_it_was(
+        self, service: ContextService, engine: EdgeEngine, tmp_path: Path, repo: Path
+    ):
+        expected = (await service.index("whole", repo)).chunks
+        pausing: list[asyncio.Task[IndexStatus]] = []
+
+        def pause_once(done: int, _: int) -> None:
+            if done and not pausing:
+                pausing.append(asyncio.create_task(service.pause("shop")))
+
+        await service.index("shop", repo, pause_once)
+        status = await pausing[0]
+        assert (status.is_paused, status.is_indexing, status.error) == (True, False, None)
+        assert 0 < status.chunks < expected
+        assert (await service.index("shop", repo)).chunks == status.chunks, "asked again, it stays paused"
+
+        again = ContextService(engine, tmp_path / "data" / "manifests")
+        await again.resume_all()
+        assert (await again.start_index("shop", repo)).is_paused, "over a restart, too"
+        await again.aclose()
+
+        await service.resume("shop")
+        await service.index("shop", repo)
+        status = await service.status("shop")
+        assert (status.is_paused, status.chunks) == (False, expected)
 
     async def test_searching_goes_on_while_indexing(self, service: ContextService, repo: Path):
         await service.index("shop", repo)

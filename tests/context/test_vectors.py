@@ -136,7 +136,7 @@ async def test_a_search_without_its_embedder_goes_by_words(
 async def test_a_chunk_is_found_by_its_vector_alone(engine: EdgeEngine, counting: Counting, tmp_path: Path):
     chunks = [Chunk("a.py", n, n, "function", f"f{n}", f"body {n}", "a.py") for n in range(3)]
     await engine.put("c", {"b": chunks})
-    filled = await fill_vectors(engine, counting, VectorCache(tmp_path / "v.sqlite"), "c")
+    filled = await fill_vectors(engine, counting, VectorCache(tmp_path / "v.sqlite"), "c", lambda _: False)
     assert (filled, await engine.count("c", without_vector=True)) == (3, 0)
     vector = counting._embed("f 1. a py. body 1")
     found = {c.chunk.name: c.dense_score for c in await engine.search("c", "zebra", limit=1, vector=vector)}

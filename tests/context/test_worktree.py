@@ -175,7 +175,7 @@ async def test_watching_goes_on_after_a_restart(service: ContextService, root: P
     await service.aclose()
     write(root, {"a.py": MODULE.format(name="edited_meanwhile")})
     again = ContextService(service.engine, service.manifests.directory)
-    await again.resume()
+    await again.resume_all()
     await wait_until_found(again, "edited_meanwhile")
     await again.aclose()
 

@@ -77,12 +77,19 @@ def make_droplet(folder: Path, registry: FakeRegistry) -> Droplet:
 
 
 def make_release(
-    registry: FakeRegistry, seq: int, *, is_bad: bool = False, signer: signing.Signer = SIGNER, **change: Any
+    registry: FakeRegistry,
+    seq: int,
+    *,
+    is_bad: bool = False,
+    signer: signing.Signer = SIGNER,
+    image: str | None = None,
+    **change: Any,
 ) -> tuple[ReleaseManifest, Bundle]:
-    """A signed release in the registry; a bad one becomes unhealthy."""
+    """A signed release in the registry; a bad one becomes unhealthy. `image` is the digest of one that is there."""
     repository = f"{registry.host}/acme/shop-web"
+    digest = ""
     for salt in range(100000):
-        digest = hash_of(f"{seq}-{salt}".encode())
+        digest = image.removeprefix("sha256:") if image else hash_of(f"{seq}-{salt}".encode())
         if not is_bad or digest.endswith("bad"):
             break
     sha = f"{seq:040x}"

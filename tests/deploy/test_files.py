@@ -115,3 +115,29 @@ def test_scripts_with_the_documented_names_call_commands_that_exist() -> None:
         assert f"## dev-tools {command}\n" in reference
     for name in ("push-docr.ps1", "deploy-to-droplet.ps1", "debug-agent.ps1"):
         assert "& dev-tools @arguments" in (ROOT / "scripts" / name).read_text()
+
+
+def test_a_machine_that_cannot_run_engines_fails_ci_with_what_is_missing(tmp_path: Path) -> None:
+    """Not root, no namespaces: said, and never a skip that looks green."""
+    for name, words in {"id": "needs root", "ip": "does not allow network namespaces"}.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        program = folder / name
+        program.write_text("#!/bin/sh\necho 1000\nexit 1\n" if name == "ip" else "#!/bin/sh\necho 1000\n")
+        program.chmod(0o755)
+        others = {"dpkg-query", "dockerd", "docker-registry", "sshd", "ssh", "iptables", "openssl", "ip", "id"} - {name}
+        for other in others:
+            (folder / other).write_text("#!/bin/sh\necho 0\n")
+            (folder / other).chmod(0o755)
+        done = subprocess.run(
+            [ROOT / ".ci/install-docker"],
+            env={"PATH": f"{folder}:/usr/bin:/bin"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+        )
+
+        assert done.returncode == 1
+        assert words in done.stderr
+        assert "next:" in done.stderr

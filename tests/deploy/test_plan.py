@@ -25,7 +25,7 @@ def recorded(seq: int, rollout: str = "r", revision: str | None = None) -> Recor
     )
 
 
-def manifest(seq: int, *, smoke: bool = False, revision: str | None = None) -> ReleaseManifest:
+def manifest(seq: int, *, smoke: bool = False, traces: bool = False, revision: str | None = None) -> ReleaseManifest:
     from datetime import UTC, datetime
 
     return ReleaseManifest(
@@ -36,6 +36,7 @@ def manifest(seq: int, *, smoke: bool = False, revision: str | None = None) -> R
         images={"web": f"r.example/acme/shop-web@sha256:{HASH}"},
         endpoints=(Endpoint(name="web", service="web", port=8000),),
         smoke=(Smoke(service="web", command=("true",)),) if smoke else (),
+        traces=Smoke(service="web", command=("validate",)) if traces else None,
         compose_sha256=HASH,
         config_sha256=HASH,
         database_revision=revision,
@@ -55,7 +56,13 @@ def host_states(draw: st.DrawFn) -> HostState:
 
 
 fleets = st.dictionaries(st.sampled_from(["web-1", "web-2", "web-3"]), host_states(), min_size=1)
-options = st.builds(Options, watch_s=st.integers(0, 60), has_gate=st.booleans(), is_held=st.booleans())
+options = st.builds(
+    Options,
+    watch_s=st.integers(0, 60),
+    has_gate=st.booleans(),
+    refuse_severity=st.none() | st.sampled_from(["low", "critical"]),
+    is_held=st.booleans(),
+)
 
 
 def check_plan(plan: Plan, hosts: set[str]) -> None:
@@ -75,15 +82,25 @@ def check_plan(plan: Plan, hosts: set[str]) -> None:
     assert [step for _, steps in waves(plan) for step in steps] == list(plan.steps)
 
 
-@given(fleets, options, st.booleans())
-def test_a_deploy_never_flips_before_it_has_verified_and_probed_every_host(
+@given(fleets, options, st.booleans(), st.booleans())
+def test_a_deploy_never_flips_before_it_has_verified_and_probed_every_host_and_asked_the_gates(
     states: dict[str, HostState],
     chosen: Options,
     smoke: bool,  # noqa: FBT001 - hypothesis passes it
+    traces: bool,  # noqa: FBT001 - hypothesis passes it
 ) -> None:
-    plan = plan_deploy(manifest(9, smoke=smoke), HASH, states, chosen)
+    plan = plan_deploy(manifest(9, smoke=smoke, traces=traces), HASH, states, chosen)
 
     check_plan(plan, set(states))
+    order = [step.id for step in plan.steps]
+    assert order.count("vulnerabilities@deployer") == (chosen.refuse_severity is not None)
+    for host in states:
+        assert (f"gate@{host}" in order) == chosen.has_gate
+        assert (f"traces@{host}" in order) == (chosen.has_gate and traces)
+        gates = [order.index(f"{name}@{host}") for name in ("gate", "traces") if f"{name}@{host}" in order]
+        assert all(order.index(f"health@{host}") < gate < order.index(f"flip@{host}") for gate in gates)
+        if chosen.refuse_severity:
+            assert order.index("vulnerabilities@deployer") < order.index(f"pull@{host}")
     assert all(target.colour != states[target.host].live for target in plan.targets)
 
 

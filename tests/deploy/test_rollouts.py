@@ -139,7 +139,7 @@ async def test_a_second_deployer_meets_the_lock_and_learns_who_holds_it(
     droplets: Droplets, registry: FakeRegistry
 ) -> None:
     works, other = rollouts(droplets["web-1"]), rollouts(droplets["web-1"], actor="bob")
-    async with works._locked():
+    async with works.locked():
         with pytest.raises(Conflict, match="A rollout is in progress, by ada"):
             await other.deploy(*make_release(registry, 1), QUICK)
 
@@ -289,7 +289,7 @@ def test_an_old_release_cannot_be_offered_again(droplets: Droplets, registry: Fa
         old = make_release(registry, 1)
         await works.deploy(*old, QUICK)
         await works.deploy(*make_release(registry, 2), QUICK)
-        async with works._locked() as (sessions, _):
+        async with works.locked() as (sessions, _):
             args = {"rollout": "x", "plan": "x", "kind": "deploy", "seq": 1, "colour": "blue"}
             await sessions["web-1"].call("begin", args)
             import base64

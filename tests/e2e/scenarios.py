@@ -109,6 +109,34 @@ AT_ONCE: list[dict[str, Any]] = [
     },
     {
         "agent": "orchestrator",
+        "when": "KILLED TOGETHER",
+        "turns": [
+            plan(
+                {"agent": "infrastructure", "goal": "KILLED TOGETHER: one.", "needs": []},
+                {"agent": "documentation", "goal": "KILLED TOGETHER: two.", "needs": []},
+                {"agent": "feature-dev", "goal": "KILLED TOGETHER: three.", "needs": [1, 2]},
+            )
+        ],
+    },
+    # Done twice, either edit leaves its line twice.
+    *(
+        {
+            "agent": agent,
+            "when": "KILLED TOGETHER",
+            "turns": [
+                edit(path, f"{first}\n", f"{first}\n{line}\n"),
+                call("workspace_read_file", path=path),
+                done(f"{agent} did its share.", "Two at once"),
+            ],
+        }
+        for agent, path, first, line in (
+            ("infrastructure", "shop/__init__.py", '"""A small shop."""', "# packed"),
+            ("documentation", "README.md", "# shop", "Documented."),
+        )
+    ),
+    {"agent": "feature-dev", "when": "KILLED TOGETHER", "turns": [FIX, done("Mended.", "Mend the discount")]},
+    {
+        "agent": "orchestrator",
         "when": "IN EACH OTHER'S WAY",
         "turns": [
             plan(
@@ -267,5 +295,17 @@ RULES: list[dict[str, Any]] = [
             }
         ],
     },
+    {
+        "agent": "cicd",
+        "when": "pipeline is red",
+        "turns": [
+            call("ci_runs", only_failed=True),
+            call("ci_job_log", run=501),
+            call("workspace_scaffold", kind="github-pipeline"),
+            call("ci_rerun_failed", run=501),
+            done("`make` has no target 'tset': the workflow runs the tests now.", "Run the tests in the workflow"),
+        ],
+    },
+    {"agent": "cicd", "when": "CHAT", "turns": [{"text": "I write pipelines."}]},
     {"agent": "code-review", "turns": [APPROVE]},
 ]

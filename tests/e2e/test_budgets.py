@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from fakes.openai_server import FakeOpenAI
@@ -66,6 +67,18 @@ def test_a_raised_task_goes_on_where_it_stopped_even_after_a_kill(
     assert task["cost_usd"] == pytest.approx(sum(event["data"]["cost_usd"] for event in calls))
     assert task["cost_usd"] > 0
 
+    of_agent = sum(event["data"]["cost_usd"] for event in calls if event["data"]["agent"] == "feature-dev")
+    runs = sum(
+        run["agent"] == "feature-dev" and run["status"] == "completed" for run in poor.get(f"/tasks/{task_id}/runs")
+    )
+    assert task["plan"]["steps"][0]["cost_usd"] is None, "there was nothing to tell it by"
+    following = poor.create_task(TASK, shop, ask_before=["plan"])["id"]
+    plan = poor.wait_for_event(following, "plan")["data"]["steps"][0]
+    assert (plan["cost_usd"], plan["cost_runs"]) == (pytest.approx(of_agent / runs), runs)
+    asked = poor.get(f"/approvals/{poor.wait_for_event(following, 'approval')['data']['id']}")
+    assert f"about ${of_agent / runs:.4f} a run, from {runs}" in asked["preview"]
+    assert decide(poor, asked, "deny") == 200
+
 
 def test_a_person_who_says_stop_ends_the_task(poor: StackProcess, shop: Path) -> None:
     task_id, approval = stopped(poor, shop)
@@ -74,3 +87,37 @@ def test_a_person_who_says_stop_ends_the_task(poor: StackProcess, shop: Path) ->
     assert (task["status"], task["reason"]) == ("failed", "over_budget")
     assert "Enough." in task["message"]
     assert task["cost_usd"] < 0.008
+
+
+def chat(stack: StackProcess, text: str, **more: Any) -> httpx2.Response:
+    assert stack.facts is not None
+    url = f"{stack.facts['urls']['gateway']}/agents/cicd/v1/chat/completions"
+    headers = {"Authorization": f"Bearer {(stack.data_dir / 'token').read_text()}"}
+    body = {"model": "cicd", "messages": [{"role": "user", "content": text}], **more}
+    return httpx2.post(url, json=body, headers=headers, trust_env=False, timeout=30)
+
+
+def costs_of(stack: StackProcess, session: str) -> dict[str, Any]:
+    lines = {line["key"]: line for line in stack.get("/costs?by=task")["lines"]}
+    return lines[session]
+
+
+@pytest.mark.parametrize("more", [{}, {"stream": True}], ids=["whole", "streamed"])
+def test_a_conversation_is_paid_from_the_budgets_and_stands_in_the_ledger(
+    poor: StackProcess, endpoint: FakeOpenAI, more: dict[str, Any]
+) -> None:
+    answer = chat(poor, "CHAT: what do you do?", **more)
+    assert answer.status_code == 200, answer.text
+    line = costs_of(poor, answer.headers["dev-tools-session"])
+    assert line["calls"] == 1
+    assert line["cost_usd"] > 0
+    account = f"task:{answer.headers['dev-tools-session']}"
+    (kept,) = [budget for budget in poor.get("/budgets") if budget["key"] == account]
+    assert kept["spent_usd"] == pytest.approx(line["cost_usd"])
+    assert kept["held_usd"] == 0
+
+    before = len(endpoint.chats)
+    refused = chat(poor, "CHAT: " + "word " * 12_000, **more)
+    assert "over_budget" in refused.text
+    assert (refused.status_code, "[DONE]" in refused.text) == (200 if more else 402, False)
+    assert len(endpoint.chats) == before, "nothing was asked"

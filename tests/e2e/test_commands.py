@@ -1,4 +1,4 @@
-"""The commands around a running stack, as typed: workers, control, approvals, audit, backup and restore."""
+"""The commands around a running stack, as typed: workers, control, approvals, audit."""
 
 import json
 import signal
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from devtools_platform.app.demo import TASK
-from stacks import StackProcess, clean_env, run_cli, running_stack
+from stacks import StackProcess, clean_env, run_cli
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -116,27 +116,15 @@ def test_a_task_is_paused_steered_resumed_retried_and_forked(stack: StackProcess
         cli(stack, "task", "cancel", id_)
 
 
-def test_a_running_stack_is_backed_up_and_comes_back_elsewhere(
-    stack: StackProcess, shop: Path, tmp_path: Path, endpoint_env: dict[str, str]
-) -> None:
-    task = stack.run_task(TASK, shop)["id"]
-    file = tmp_path / "stack.backup"
-    assert cli(stack, "state", "backup", str(file))["bytes"] == file.stat().st_size
-    refused = cli(stack, "state", "restore", str(file), "--replace", exit_code=8)
-    assert refused["error"]["code"] == "already_running"
+def test_the_doctor_of_a_running_stack_reminds_of_a_token_that_ends(stack: StackProcess) -> None:
+    made = cli(stack, "token", "create", "ana", "--scope", "tools:*", "--days", "3")
 
-    other = tmp_path / "other"
-    with running_stack(other, clean_env(**endpoint_env)) as fresh:
-        fresh.stop()
-        assert cli_keeping(fresh, "state", "restore", str(file))["safety_backup"] is None
-        fresh.start()
-        assert fresh.get(f"/tasks/{task}")["status"] == "completed"
-        assert all(chain["broken_at"] is None for chain in cli(fresh, "audit", "verify").values())
+    checks = {check["name"]: check for check in cli(stack, "doctor")}
 
-
-def cli_keeping(stack: StackProcess, *arguments: str) -> Any:
-    """As `cli`, but the cluster of the stack that is down stays."""
-    command = [sys.executable, "-m", "devtools_platform", *arguments, "--json", f"--data-dir={stack.data_dir}"]
-    done = subprocess.run(command, capture_output=True, text=True, env=dict(stack.env), check=False, timeout=120)
-    assert done.returncode == 0, done.stderr + done.stdout
-    return json.loads(done.stdout)
+    assert "'ana' ends" in checks["tokens"]["found"]
+    assert checks["tokens"]["fix"] == f"dev-tools token rotate {made['id']} --overlap 24"
+    assert "schema" in checks["database"]["found"]
+    assert "servers ready" in checks["upstreams"]["found"]
+    renewed = cli(stack, "token", "rotate", made["id"], "--overlap", "1")
+    ends = {token["id"]: token["is_valid"] for token in cli(stack, "token", "list")}
+    assert (ends[made["id"]], ends[renewed["id"]]) == (True, True)

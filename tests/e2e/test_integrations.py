@@ -12,6 +12,7 @@ import pytest
 
 from devtools_platform.agents.adapters.scripted import Script
 from devtools_platform.app.demo import FILES
+from devtools_platform.context.remotes import name_remote
 from e2e import scenarios
 from fakes import github_server, linear_server
 from fakes.github_server import APP_ID, FakeGitHub
@@ -48,11 +49,14 @@ class Team:
         return self.post("linear", body, linear_server.signed(body))
 
 
-def comment_payload(text: str, number: int, *, association: str = "MEMBER", user: str = "ann") -> dict[str, Any]:
+def comment_payload(
+    text: str, number: int, *, association: str = "MEMBER", user: str = "ann", is_pull: bool = False
+) -> dict[str, Any]:
     person = {"login": user, "type": "User"}
+    issue = {"number": number, "title": "Discount", "body": "It is wrong at 100.", "author_association": "NONE"}
     return {
         "action": "created",
-        "issue": {"number": number, "title": "Discount", "body": "It is wrong at 100.", "author_association": "NONE"},
+        "issue": {**issue, **({"pull_request": {}} if is_pull else {})},
         "comment": {"id": number, "body": text, "author_association": association, "user": person},
         "repository": {"full_name": "acme/shop", "default_branch": "main"},
         "sender": person,
@@ -97,6 +101,8 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
             DEV_TOOLS_LINEAR_API_URL=linear.url,
             DEV_TOOLS_LINEAR_TEAMS='{"ENG": "acme/shop"}',
             DEV_TOOLS_INTEGRATIONS_ASK_BEFORE='["publish"]',
+            DEV_TOOLS_CONTEXT_REMOTES=remote.as_uri(),
+            DEV_TOOLS_CONTEXT_POLL_S="86400",
             DEV_TOOLS_PUBLIC_URL="https://dev-tools.example.org",
         )
         with running_stack(folder / "data", env) as stack:
@@ -157,6 +163,46 @@ def test_a_github_comment_becomes_a_reviewed_pull_request_through_a_kill(team: T
     assert numbers.count(github.pulls[-1]["number"]) == 1
 
 
+def test_a_failed_run_is_explained_mended_and_run_again_once_a_person_agrees(team: Team) -> None:
+    github = team.github
+    github.runs = [{"id": 501, "head_branch": "main", "conclusion": "failure"}]
+    github.jobs[501] = [{"id": 502, "name": "test", "conclusion": "failure", "steps": []}]
+    github.logs[502] = "setting up\nmake: *** No rule to make target 'tset'.\n##[error]exit code 2."
+    order = "@dev-tools Our pipeline is red: find out why the run failed and mend the workflow."
+    assert team.comment(order, 21, "d-21").status_code == 202
+    wait_for(lambda: any("ci_rerun_failed" in text for text in github.texts(21)), "nothing was asked")
+    assert github.reruns == []
+    assert team.comment("@dev-tools approve", 21, "d-22").status_code == 202
+    wait_for(lambda: any("may I go on with the change" in text for text in github.texts(21)), "no change was shown")
+    assert github.reruns == [501]
+    assert team.comment("@dev-tools approve", 21, "d-23").status_code == 202
+    wait_for(lambda: any(": done**" in text for text in github.texts(21)), "it never ended")
+    branch = github.pulls[-1]["head"]
+    assert "unittest" in git(team.remote, "show", f"{branch}:.github/workflows/ci.yml")
+    tasks = team.stack.get("/tasks?limit=1")["items"]
+    events = team.stack.get(f"/tasks/{tasks[0]['id']}/events")
+    read = [event["data"]["tool"] for event in events if event["kind"] == "tool_call" and not event["data"]["is_error"]]
+    assert read[:3] == ["workspace_run_tests", "ci_runs", "ci_job_log"]
+
+
+def test_a_task_of_a_pull_request_starts_from_its_head(team: Team, tmp_path: Path) -> None:
+    github, other = team.github, tmp_path / "other"
+    git(tmp_path, "clone", "-q", str(team.remote), str(other))
+    (other / "from_the_pull.txt").write_text("Only in the pull request.\n")
+    git(other, "add", "-A")
+    git(other, "-c", "user.name=T", "-c", "user.email=t@example.com", "commit", "-q", "-m", "pull")
+    git(other, "push", "-q", "origin", "HEAD:refs/pull/31/head", "HEAD:refs/heads/feature")
+    head = git(other, "rev-parse", "HEAD")
+    github.heads[31] = {"ref": "feature", "sha": head, "repo": {"full_name": "acme/shop"}}
+    assert team.comment(ORDER, 31, "d-31", is_pull=True).status_code == 202
+    wait_for(lambda: any("asks: may I" in text for text in github.texts(31)), "nothing was asked")
+    assert team.comment("@dev-tools approve", 31, "d-32").status_code == 202
+    wait_for(lambda: any(": done**" in text for text in github.texts(31)), "it never ended")
+    pull = github.pulls[-1]
+    assert pull["base"] == "feature"
+    assert git(team.remote, "merge-base", pull["head"], head) == head
+
+
 def test_a_question_of_the_crew_is_answered_in_linear(team: Team) -> None:
     linear, session = team.linear, "session-3"
     team.say(session, text="Make it right, please.", description="")
@@ -187,3 +233,23 @@ def test_what_strangers_and_quotes_say_is_no_order(team: Team) -> None:
     wait_for(lambda: team.github.texts(22), "the order was not taken")
     assert len(team.stack.get("/tasks")["items"]) == tasks + 1
     assert team.github.texts(21) == []
+
+
+def test_a_push_brings_the_index_up_to_date_before_its_next_turn(team: Team, tmp_path: Path) -> None:
+    assert team.stack.facts is not None
+    url = f"{team.stack.facts['urls']['context']}/collections/{name_remote(team.remote.as_uri())}"
+
+    def is_indexed(commit: str) -> bool:
+        return httpx2.get(url, headers=team.stack.http.headers, trust_env=False).json().get("commit") == commit
+
+    wait_for(lambda: is_indexed(git(team.remote, "rev-parse", "HEAD")), "not followed from the beginning")
+    git(tmp_path, "clone", "-q", str(team.remote), "work")
+    (tmp_path / "work" / "news.py").write_text("def news(): ...\n")
+    git(tmp_path / "work", "add", "-A")
+    git(tmp_path / "work", "commit", "-q", "-m", "News")
+    git(tmp_path / "work", "push", "-q", "origin", "HEAD")
+    repository = {"full_name": "acme/shop", "default_branch": "main", "clone_url": team.remote.as_uri()}
+    body = json.dumps({"ref": "refs/heads/main", "repository": repository, "sender": {"login": "ann"}}).encode()
+    assert not is_indexed(git(tmp_path / "work", "rev-parse", "HEAD"))
+    assert team.post("github", body, github_server.signed(body, "push", "d-push")).status_code == 202
+    wait_for(lambda: is_indexed(git(tmp_path / "work", "rev-parse", "HEAD")), "the push changed nothing")

@@ -55,6 +55,32 @@ def kill_at(stack: StackProcess, task_id: str, kind: str, agent: str | None) -> 
     raise AssertionError(f"the task ended without an event {kind!r}")
 
 
+@pytest.mark.parametrize(
+    ("kind", "agent"), [("tool_call", "infrastructure"), ("reported", None)], ids=["work", "merge"]
+)
+def test_steps_that_run_at_once_are_neither_lost_nor_done_twice_by_a_kill(
+    mortal: StackProcess, tmp_path: Path, kind: str, agent: str | None
+) -> None:
+    repo = make_repo(tmp_path / "shop", FILES)
+    created = mortal.create_task("Please do what follows, KILLED TOGETHER.", repo)
+    kill_at(mortal, created["id"], kind, agent)
+
+    mortal.start()
+    task = mortal.wait_for_end(created["id"])
+
+    assert task["status"] == "completed", task
+    for path, line in (("shop/__init__.py", "# packed"), ("README.md", "Documented.")):
+        assert git(repo, "show", f"{task['branch']}:{path}").splitlines().count(line) == 1
+    assert "total >= DISCOUNT_FROM" in git(repo, "show", f"{task['branch']}:shop/prices.py")
+    runs = [(run["agent"], run["status"]) for run in mortal.get(f"/tasks/{created['id']}/runs")]
+    agents = ["code-review", "documentation", "feature-dev", "infrastructure", "orchestrator"]
+    assert sorted(runs) == [(name, "completed") for name in agents]
+    events = mortal.get(f"/tasks/{created['id']}/events")
+    steps = [event["data"]["step"] for event in events if event["kind"] == "reported"]
+    assert sorted(steps) == ["1", "2", "3"]
+    assert not list((mortal.data_dir / "workspaces").glob(f"{created['id']}--*")), "the clones of the steps are gone"
+
+
 def test_a_task_interrupted_by_ctrl_c_goes_on_with_the_next_up(mortal: StackProcess, tmp_path: Path) -> None:
     repo = make_repo(tmp_path / "shop", FILES)
     created = mortal.create_task(TASK, repo)

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,28 @@ def test_the_same_task_passes_with_every_agent_managed(all_managed: StackProcess
     assert task["cost_usd"] is None, "what a managed agent's call costs, its endpoint does not say"
 
 
+def test_digitaloceans_own_count_and_prices_are_kept_and_shown(all_managed: StackProcess, shop: Path) -> None:
+    all_managed.run_task(TASK, shop)
+    where = ("--json", "--data-dir", str(all_managed.data_dir))
+    today = datetime.now(UTC).date()
+    asked = run_cli("cost", "reconcile", "--day", str(today), *where, env=all_managed.env)
+    lines = {line["subject"]: line for line in json.loads(asked.stdout)}
+    assert lines["account"]["said_usd"] == pytest.approx(11.21)
+    assert lines["account"]["recorded_usd"] is None, "managed agents say no cost"
+    worked = lines["feature-dev"]
+    assert worked["recorded_tokens"] > 0
+    assert worked["missing_tokens"] == worked["said_tokens"] - worked["recorded_tokens"]
+    assert asked.returncode == int(any(line["is_off"] for line in lines.values()))
+    report = json.loads(run_cli("cost", "report", *where, env=all_managed.env).stdout)
+    assert {line["subject"] for line in report["reconciled"]} == set(lines)
+
+    refreshed = run_cli("cost", "prices", "--refresh", *where, env=all_managed.env)
+    (price,) = [one for one in json.loads(refreshed.stdout) if one["model"] == MODEL]
+    assert (price["provider"], price["input_usd"], price["since"]) == ("digitalocean", 0.1, str(today))
+    future = run_cli("cost", "reconcile", "--day", "2199-01-01", *where, env=all_managed.env)
+    assert (future.returncode, "has begun" in future.stderr) == (2, True)
+
+
 def agent_of(fake: FakeDigitalOcean, agent: str) -> ManagedAgent:
     return next(a for a in fake.resources.agents.values() if a.spec["name"] == f"dev-tools-staging-{agent}")
 
@@ -265,6 +288,7 @@ def test_keys_are_rotated_with_overlap_and_the_running_stack_goes_on(
     assert all(len(a.keys) == 1 and not set(a.keys) & before[a.spec["name"]] for a in fake.resources.agents.values())
     assert task["status"] == "completed", task
     assert "secret" not in json.dumps(rotated)
+    assert agents_command(all_managed, "rotate-keys", "--older-than", "1") == (0, []), "a timer finds nothing to do"
 
 
 def test_one_agent_can_be_asked_whether_it_answers(all_managed: StackProcess, fake: FakeDigitalOcean) -> None:

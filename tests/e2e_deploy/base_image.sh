@@ -1,17 +1,21 @@
 #!/bin/bash
 # A Python base image from files of Debian packages that are installed here: stands in for python:3.11-slim where no
-# registry of base images can be reached. Same packages, same bytes.
+# registry of base images can be reached. Same packages, same bytes. `--packages` prints which.
 set -euo pipefail
-OUT=$1; PIP=$2
 PACKAGES="base-files libc6 libc-bin dash coreutils python3.11-minimal libpython3.11-minimal libpython3.11-stdlib python3.11
 python3-minimal zlib1g libexpat1 libssl3 libffi8 libbz2-1.0 liblzma5 libsqlite3-0 libuuid1 libacl1 libattr1 libselinux1
 libpcre2-8-0 libgmp10 ca-certificates libgcc-s1 libstdc++6 libreadline8 libtinfo6 libncursesw6 libcrypt1 libdb5.3 libnsl2
 libtirpc3 libgssapi-krb5-2 libkrb5-3 libk5crypto3 libcom-err2 libkrb5support0 libkeyutils1 media-types tzdata netbase
 login passwd libaudit1 libcap-ng0 libsemanage2 libsepol2 libpam0g openssl git libgomp1"
+if [ "$1" = --packages ]; then echo $PACKAGES; exit; fi
+OUT=$1; PIP=$2
+for p in $PACKAGES; do
+  dpkg-query -s "$p" >/dev/null 2>&1 || { echo "The base image needs Debian 12's package $p: .ci/install-docker installs it." >&2; exit 1; }
+done
 R=$(mktemp -d); LIST=$(mktemp); trap 'rm -rf "$R" "$LIST"' EXIT
 mkdir -p "$R"/usr/{bin,sbin,lib,lib64} "$R"/{tmp,proc,sys,dev,etc,root,var,run,home}; chmod 1777 "$R/tmp"
 for d in bin sbin lib lib64; do ln -s "usr/$d" "$R/$d"; done
-for p in $PACKAGES; do dpkg-query -L "$p" 2>/dev/null || true; done \
+for p in $PACKAGES; do dpkg-query -L "$p"; done \
   | grep -vE '^/usr/share/(doc|man|locale|lintian|bug)' | sort -u \
   | while read -r f; do if [ ! -d "$f" ] || [ -L "$f" ]; then echo "$f"; fi; done > "$LIST"
 { tar -C / -c --no-recursion --ignore-failed-read -T <(sed -E 's#^/(bin|sbin|lib|lib64)/#/usr/\1/#; s#^/##' "$LIST") 2>/dev/null || true; } \

@@ -35,6 +35,7 @@ NEEDED = {
     "sshd": "openssh-server",
     "ssh": "openssh-client",
     "ip": "iproute2",
+    "iptables": "iptables",
     "nsenter": "util-linux",
     "openssl": "openssl",
 }
@@ -47,7 +48,7 @@ def why_not() -> str | None:
         return "it needs root: network namespaces and a Docker engine"
     missing = sorted({package for name, package in NEEDED.items() if shutil.which(name, path=path) is None})
     if missing:
-        return f"Debian packages are missing: apt-get install -y --no-install-recommends {' '.join(missing)}"
+        return f"Debian packages are missing: {' '.join(missing)}. Run .ci/install-docker."
     programs = [name for name in ("caddy", "docker-compose") if not (BIN / name).exists()]
     return f"not installed from requirements/deploy-test.txt: {', '.join(programs)}" if programs else None
 
@@ -122,9 +123,12 @@ class Fleet:
     def start_cli(self, *args: str | Path, env: Mapping[str, str] | None = None) -> "subprocess.Popen[str]":
         return self.start(str(BIN / "dev-tools"), *args, "--json", env=env)
 
-    def start(self, *argv: str | Path, env: Mapping[str, str] | None = None) -> "subprocess.Popen[str]":
+    def start(
+        self, *argv: str | Path, env: Mapping[str, str] | None = None, stdin: int | None = None
+    ) -> "subprocess.Popen[str]":
         return subprocess.Popen(
             [*self.ci.enter, *map(str, argv)],
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

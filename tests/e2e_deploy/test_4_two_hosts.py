@@ -1,10 +1,12 @@
 """Must hold 4: two hosts, and both end on the new release or neither."""
 
+import json
+import subprocess
 import sys
 
 import pytest
 
-from e2e_deploy.fleet import HERE, run
+from e2e_deploy.fleet import HERE, HOSTS, run
 from e2e_deploy.shop import Shop, finish
 
 pytestmark = pytest.mark.timeout(240)
@@ -59,6 +61,33 @@ def test_a_deployer_that_dies_between_two_commits_is_finished_on_both(shop: Shop
     assert shop.fleet.cli("rollout", "status")["recovered"] == "finished"
     assert {shop.version("web-1"), shop.version("web-2")} == {"v9"}
     assert {shop.current("web-1"), shop.current("web-2")} == {seq}
+
+
+def test_requests_go_to_the_other_droplet_by_one_command_and_both_hosts_remember_it(shop: Shop) -> None:
+    """The cloud is a fake, everything else is real."""
+    fleet = shop.fleet
+    path = {"PYTHONPATH": f"{fleet.env['PYTHONPATH']}:{HERE.parent}"}
+    process = fleet.start(sys.executable, str(HERE / "cloud.py"), env=path, stdin=subprocess.PIPE)
+    assert process.stdout is not None
+    cloud = json.loads(process.stdout.readline())
+    file = fleet.folder / "hosts.yaml"
+    before = file.read_text()
+    inventory = json.loads(before)
+    for name, droplet in zip(("web-1", "web-2"), cloud["droplets"], strict=True):
+        inventory["hosts"][name]["droplet"] = droplet
+    inventory["network"] = {"reserved_ip": cloud["ip"], "check_urls": [f"http://{HOSTS['web-2']}/health"]}
+    file.write_text(json.dumps(inventory))
+    account = {"DIGITALOCEAN_ACCESS_TOKEN": cloud["token"], "DEV_TOOLS_DIGITALOCEAN_URL": cloud["url"]}
+
+    plan = fleet.cli("rollout", "switch", "web-2", "--watch", "1", "--dry-run", env=account)
+    outcome = fleet.cli("rollout", "switch", "web-2", "--watch", "1", "--plan", plan["hash"], env=account)
+    file.write_text(before)
+    out, err = process.communicate("", timeout=30)
+
+    assert (outcome["status"], outcome["serving"]) == ("switched", "web-2"), outcome
+    assert json.loads(out) == {"serving": cloud["droplets"][1], "snapshots": 1}, err
+    last = {name: one["entries"][-1] for name, one in fleet.cli("rollout", "history").items()}
+    assert {(one["action"], one["data"]["to"]) for one in last.values()} == {("switch", "web-2")}
 
 
 def test_a_host_that_cannot_be_reached_stops_a_rollout_before_it_begins(shop: Shop) -> None:

@@ -78,6 +78,10 @@ class Resources:
         self.snapshots: list[Json] = []
         self.balancer: Json = _balancer()
         self.reserved: dict[str, int | None] = {"203.0.113.7": None}
+        self.actions: dict[int, Json] = {}
+        self.looks: dict[int, int] = {}
+        self.actions_end: str = "completed"
+        """What an action comes to, once it was looked at `fake.finishes_after` times."""
         self.tags: list[Json] = [_tag(f"v{n}", n) for n in range(1, 4)]
         self.credentials: list[Json] = []
         self.status = "STATUS_RUNNING"
@@ -122,6 +126,8 @@ class Resources:
                 ("POST", lb + "/droplets", self._add_members),
                 ("DELETE", lb + "/droplets", self._remove_members),
                 ("POST", r"/v2/reserved_ips/(?P<ip>[\d.]+)/actions", self._move_ip),
+                ("GET", r"/v2/reserved_ips/(?P<ip>[\d.]+)", self._get_ip),
+                ("GET", r"/v2/actions/(?P<number>\d+)", self._get_action),
                 ("GET", "/v2/customers/my/balance", self._balance),
             )
         ]
@@ -358,7 +364,7 @@ class Resources:
         return 204, None
 
     def _action(self, type_: str, resource: int, kind: str) -> Json:
-        return {
+        action: Json = {
             "id": self._next_id(),
             "status": "in-progress",
             "type": type_,
@@ -369,6 +375,17 @@ class Resources:
             "region": REGION,
             "region_slug": "nyc3",
         }
+        self.actions[action["id"]] = action
+        return dict(action)
+
+    def _get_action(self, _: Request, __: Any, number: str) -> Answer:
+        action = self.actions.get(int(number))
+        if action is None:
+            raise Refusal(404, "not_found", "The resource you requested could not be found.")
+        looks = self.looks[int(number)] = self.looks.get(int(number), 0) + 1
+        if looks >= self.fake.finishes_after and action["status"] == "in-progress":
+            action |= {"status": self.actions_end, "completed_at": now()}
+        return 200, {"action": dict(action)}
 
     def _droplet_action(self, _: Request, body: Any, number: str) -> Answer:
         droplet = self._find_droplet(number)
@@ -425,6 +442,13 @@ class Resources:
     def _remove_members(self, _: Request, body: Any, lb: str) -> Answer:
         self.balancer["droplet_ids"] = sorted({*self.balancer["droplet_ids"]} - {*body["droplet_ids"]})
         return 204, None
+
+    def _get_ip(self, _: Request, __: Any, ip: str) -> Answer:
+        if ip not in self.reserved:
+            raise Refusal(404, "not_found", "reserved ip not found")
+        droplet = self.reserved[ip]
+        shown = None if droplet is None else self._find_droplet(str(droplet))
+        return 200, {"reserved_ip": {"ip": ip, "droplet": shown, "region": REGION, "locked": False}}
 
     def _move_ip(self, _: Request, body: Any, ip: str) -> Answer:
         if ip not in self.reserved:

@@ -94,6 +94,8 @@ class FakeDigitalOcean:
     inference_key: str = "sk-do-0123456789abcdef"
     deploys_after: int = 1
     """How often an agent is looked at before it is running."""
+    finishes_after: int = 2
+    """How often an action is looked at before it has ended."""
     per_hour: int = 5000
     contract: Contract | None = field(default_factory=lambda: load_contract(DIGITALOCEAN))
     requests: list[Recorded] = field(default_factory=list[Recorded], init=False)

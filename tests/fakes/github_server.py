@@ -100,6 +100,8 @@ class FakeGitHub(FakeService):
         self.reruns: list[int] = []
         self.deployments: list[dict[str, Any]] = []
         self.files = [{"filename": "shop/prices.py", "patch": "@@ -1,3 +1,4 @@\n a\n-b\n+c\n+d\n e"}]
+        self.runs: list[dict[str, Any]] = []
+        self.heads: dict[int, dict[str, Any]] = {}
         self.jobs: dict[int, list[dict[str, Any]]] = {}
         self.logs: dict[int, str] = {}
         self.tokens: dict[str, float] = {"ghp_" + "p" * 36: time.time() + 3600}
@@ -158,7 +160,8 @@ class FakeGitHub(FakeService):
 
     def _breach(self, request: Request, body: bytes, check: Callable[[Any, Any], None]) -> str | None:
         checker, path = _checker(), request.url.path
-        if checker is None or path.endswith("/jobs") or re.fullmatch(r"/repos/[^/]+/[^/]+", path):
+        # What the pruned description leaves out cannot be judged.
+        if checker is None or path.endswith(("/jobs", "/actions/runs")) or re.fullmatch(r"/repos/[^/]+/[^/]+", path):
             return None
         from openapi_core.exceptions import OpenAPIError
         from openapi_core.testing import MockRequest
@@ -230,6 +233,8 @@ class FakeGitHub(FakeService):
             "GET": {
                 r"/issues/(\d+)/comments": lambda m, _, r: self._page(self.comments, r, number=int(m[1])),
                 r"/pulls": self._find_pulls,
+                r"/pulls/(\d+)": self._show_pull,
+                r"/actions/runs": self._find_runs,
                 r"/pulls/(\d+)/reviews": lambda m, _, r: self._page(self.reviews, r, number=int(m[1])),
                 r"/pulls/(\d+)/files": lambda *_: JSONResponse(
                     [{**_example("diff-entry-items")[0], **f} if _description() else f for f in self.files]
@@ -264,6 +269,21 @@ class FakeGitHub(FakeService):
                  "requested_teams": []}  # fmt: skip
         self.pulls.append({"head": data["head"], "number": shown["number"], "base": data["base"], "shown": shown})
         return JSONResponse(shown, 201)
+
+    def _show_pull(self, match: re.Match[str], _: Any, __: Request) -> Response:
+        example, given = _example("pull-request"), self.heads[int(match[1])]
+        head = example.get("head", {})
+        repo = {**head.get("repo", {}), **given["repo"]}
+        return JSONResponse({**example, "head": {**head, **given, "repo": repo}})
+
+    def _find_runs(self, _: re.Match[str], __: Any, request: Request) -> Response:
+        wanted = {"head_branch": request.query_params.get("branch"), "conclusion": request.query_params.get("status")}
+        found = [{**_example("workflow-run"), **run} for run in self.runs]
+        for name, value in wanted.items():
+            found = [run for run in found if value is None or run[name] == value]
+        return JSONResponse(
+            {"total_count": len(found), "workflow_runs": found[: int(request.query_params["per_page"])]}
+        )
 
     def _find_pulls(self, _: re.Match[str], __: Any, request: Request) -> Response:
         head = request.query_params["head"].partition(":")[2]

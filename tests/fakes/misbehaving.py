@@ -1,6 +1,6 @@
 """An MCP server over stdio that does, on demand, what servers do on bad days. Speaks one era; needs no package.
 
-python misbehaving.py [--legacy] [--state FILE]
+python misbehaving.py [--legacy] [--state FILE [--silent]]
 """
 
 import json
@@ -116,7 +116,7 @@ def handle(message: dict[str, Any]) -> None:
 def main() -> None:
     sys.stderr.write("misbehaving: started\n")
     sys.stderr.flush()
-    if STATE is not None:
+    if STATE is not None and "--silent" not in sys.argv:
         threading.Thread(target=watch, daemon=True).start()
     for line in sys.stdin.buffer:
         message = json.loads(line)

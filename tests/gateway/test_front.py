@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,24 @@ async def test_a_token_ends_at_once_when_revoked_or_rotated(rig: Rig) -> None:
             await rig.identity.create("x", **wrong)
     with pytest.raises(NotFound):
         await rig.identity.revoke("nothing")
+
+
+async def test_a_rotated_token_counts_through_its_overlap_and_no_longer_than_it_would_have(rig: Rig) -> None:
+    record, first = await rig.identity.create("editor", scopes=["tools:*"])
+    short, _ = await rig.identity.create("short", scopes=["tools:*"], days=1 / 86_400)
+
+    renewed, second = await rig.identity.rotate(record.id, overlap_s=3600)
+    await rig.identity.rotate(short.id, overlap_s=3600)
+
+    for token in (first, second):
+        assert (await rig.rpc("tools/list", {}, token=token)).status_code == 200
+    ends = {one.id: one.expires_at for one in rig.identity.list_tokens()}
+    assert ends[record.id] == pytest.approx(time.time() + 3600, abs=60)
+    assert ends[renewed.id] == pytest.approx(record.expires_at, abs=60)
+    assert ends[short.id] == short.expires_at
+    again, _ = await rig.identity.rotate(renewed.id, overlap_s=1e-9)
+    assert (await rig.rpc("tools/list", {}, token=second)).status_code == 401
+    assert again.id != renewed.id
 
 
 async def test_a_rate_limit_of_a_token_holds(rig: Rig) -> None:

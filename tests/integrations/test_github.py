@@ -9,17 +9,19 @@ from typing import Any
 import httpx2
 import pytest
 
+from devtools_platform.core.tools import Caller
 from devtools_platform.integrations.adapters.github import (
     AppIdentity,
     GitHub,
-    GitHubActions,
     GitHubCourier,
     PersonalToken,
     shown_lines,
 )
+from devtools_platform.integrations.adapters.github_actions import GitHubActions
 from devtools_platform.integrations.adapters.sql import SqlOutbox
 from devtools_platform.integrations.outbox import Outbox
 from devtools_platform.integrations.publication import marker, publish
+from devtools_platform.integrations.tools import CiTools
 from devtools_platform.integrations.types import Message, TaskView
 from fakes.github_server import APP_ID, FakeGitHub, private_key
 from fakes.service import ABSENT, CONTRACTS, Fault
@@ -184,6 +186,41 @@ async def test_workflows_are_started_run_again_and_read(github: FakeGitHub, http
     # The log lies at another host, which must not see our token; the fake's refuses one that comes with it.
     assert await actions.read_log(TARGET, 9) == "E   assert 1 == 2"
     assert (github.dispatches[0]["ref"], github.reruns, github.deployments[0]["state"]) == ("main", [5], "success")
+
+
+async def test_the_tools_say_why_a_run_failed_and_nothing_of_other_jobs(github: FakeGitHub, http: httpx2.AsyncClient):
+    async def find_target(_caller: Caller) -> dict[str, Any]:
+        return TARGET
+
+    tools = CiTools(GitHubActions(GitHub(github.url, app(github, http), http)), find_target)
+    caller = Caller("t1", "cicd")
+    github.runs = [
+        {"id": 6, "head_branch": "main", "conclusion": "success"},
+        {"id": 5, "head_branch": "main", "conclusion": "failure"},
+        {"id": 4, "head_branch": "old", "conclusion": "failure"},
+    ]
+    steps = [{"name": "Set up", "conclusion": "success"}, {"name": "Test", "conclusion": "failure"}]
+    github.jobs[5] = [{"id": 8, "name": "lint", "conclusion": "success"},
+                      {"id": 9, "name": "test", "conclusion": "failure", "steps": steps}]  # fmt: skip
+    stamp = "2026-01-01T00:00:00.0000000Z "
+    noise = [f"{stamp}line {number}" for number in range(5000)]
+    token = "ghp_" + "z" * 36
+    end = [f"{stamp}\x1b[31mE   assert 1 == 2\x1b[0m", f"{stamp}using {token}", f"{stamp}##[error]exit code 1."]
+    github.logs[9] = "\n".join([*noise, *end, f"{stamp}Cleaning up"])
+
+    listed = await tools.call("runs", {"branch": "main", "only_failed": True}, caller)
+    assert [run["id"] for run in listed.data["runs"]] == [5]
+    told = await tools.call("job_log", {"run": 5}, caller)
+    (job,) = told.data["jobs"]
+    assert (job["id"], job["failed_steps"]) == (9, ["Test"])
+    assert "\nE   assert 1 == 2\n" in job["log"]
+    assert "##[error]exit code 1." in job["log"]
+    assert "line 4999" in job["log"]
+    assert "line 100\n" not in job["log"]
+    assert token not in told.text
+    lost = await tools.call("job_log", {"run": 4}, caller)
+    assert (lost.is_error, lost.data["code"]) == (True, "bad_input")
+    assert {tool.name for tool in tools.list_tools() if tool.risk == "high"} == {"rerun_failed", "set_deployment"}
 
 
 def test_the_lines_a_patch_shows_are_those_a_comment_may_stand_at():

@@ -305,8 +305,7 @@ async def test_a_change_in_the_second_of_the_checkout_is_seen(clone: Path) -> No
         run("checkout", "-q", "HEAD", "--", "app.py", cwd=clone)
         second = int((clone / ".git" / "index").stat().st_mtime)
         (clone / "app.py").write_text("ONE\ntwo\nthree\n")
-    while int(time.time()) == second:
-        await asyncio.sleep(0.01)
+    await asyncio.sleep(max(0.0, second + 1 - time.time()))
     assert await added_lines(clone, "HEAD", 100_000) == {"app.py": {1: "ONE"}}
 
 

@@ -167,6 +167,23 @@ TASKS = 20
 PRICES = 'prices:\n- {model: "*", input_usd: 1, output_usd: 2, source: this test}\n'
 
 
+OF_A_RUNNING_STACK = [
+    f"count({text}) >= bool 1"
+    for text in (
+        'devtools_http_requests_total{service="console"}',
+        'devtools_http_request_duration_seconds_bucket{service="state"}',
+        'devtools_tasks_open{status="queued"}',
+        "devtools_queue_oldest_seconds",
+        "devtools_approvals_waiting",
+        "devtools_workers_alive",
+        "devtools_context_indexes_failing",
+        "devtools_context_last_index_timestamp_seconds",
+        "devtools_gauges_refreshed_timestamp_seconds",
+    )
+]
+"""What the issue asks to be measured, and no other line here counts."""
+
+
 class Webhook:
     """Takes what Alertmanager sends."""
 
@@ -313,6 +330,8 @@ def test_prometheus_counts_what_the_ledger_has_and_tells_when_a_service_is_kille
         "sum(devtools_llm_cost_usd_total)": ledger["total"]["cost_usd"],
         'devtools_budget_spent_usd{scope="month"}': ledger["total"]["cost_usd"],
         "sum(devtools_tasks_ended_total)": TASKS,
+        'sum(devtools_agent_runs_ended_total{agent="documentation", outcome="completed"})': TASKS / 2,
+        **dict.fromkeys(OF_A_RUNNING_STACK, 1),
         **{f'sum(devtools_llm_cost_usd_total{{agent="{line["key"]}"}})': line["cost_usd"] for line in ledger["lines"]},
     }
     for text, number in expected.items():

@@ -78,7 +78,7 @@ def test_a_backup_comes_back_in_an_empty_database(new_database: NewDatabase, tmp
     assert file.stat().st_mode & 0o777 == 0o600
     restored = restore(target, file, PROGRAMS)
 
-    assert (restored.tasks, restored.safety_backup) == (2, None)
+    assert restored == 2
     assert list_texts(target) == ["one", "two"]
     assert verify_audit(target) == (2, None)
     run(target, "INSERT INTO dbos.workflow_status VALUES (8)")
@@ -88,53 +88,45 @@ def test_a_backup_comes_back_in_an_empty_database(new_database: NewDatabase, tmp
     assert [path.name for path in tmp_path.iterdir()] == ["stack.backup"]
 
 
-def test_a_full_database_is_replaced_only_when_asked_and_is_saved_first(
-    new_database: NewDatabase, tmp_path: Path
-) -> None:
-    source, target, third = new_database("new"), new_database("old", "older"), new_database(is_migrated=False)
+def test_a_database_that_holds_tasks_is_not_overwritten(new_database: NewDatabase, tmp_path: Path) -> None:
+    source, target = new_database("new"), new_database("old", "older")
     file = tmp_path / "stack.backup"
     back_up(source, file, PROGRAMS)
 
-    with pytest.raises(Conflict, match="holds 2 tasks"):
+    with pytest.raises(Conflict, match="holds 2 tasks") as caught:
         restore(target, file, PROGRAMS)
-    assert list_texts(target) == ["old", "older"]
 
-    restored = restore(target, file, PROGRAMS, replace=True)
-    assert list_texts(target) == ["new"]
-    assert verify_audit(target) == (1, None)
-    assert restored.safety_backup is not None
-    assert restored.safety_backup.parent == tmp_path
-    restore(third, restored.safety_backup, PROGRAMS)
-    assert list_texts(third) == ["old", "older"]
+    assert "DATABASE_URL" in caught.value.hint
+    assert list_texts(target) == ["old", "older"]
 
 
 def test_what_a_newer_release_added_does_not_stop_an_older_backup(new_database: NewDatabase, tmp_path: Path) -> None:
-    source, target = new_database("old"), new_database("new")
+    source, target = new_database("old"), new_database()
     run(target, "CREATE TABLE devtools.from_the_future (task text REFERENCES devtools.tasks (id))")
     file = tmp_path / "stack.backup"
     back_up(source, file, PROGRAMS)
 
-    restore(target, file, PROGRAMS, replace=True)
+    restore(target, file, PROGRAMS)
 
     assert list_texts(target) == ["old"]
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.3, 0.9, 0.999])
 def test_a_truncated_file_changes_nothing(new_database: NewDatabase, tmp_path: Path, kept: float) -> None:
-    source, target = new_database(*(secrets.token_hex(2000) for _ in range(20))), new_database("stays")
+    source, target = new_database(*(secrets.token_hex(2000) for _ in range(20))), new_database()
     file = tmp_path / "stack.backup"
     back_up(source, file, PROGRAMS)
     file.write_bytes(file.read_bytes()[: int(file.stat().st_size * kept)])
 
     with pytest.raises(BadInput, match="no whole backup"):
-        restore(target, file, PROGRAMS, replace=True)
+        restore(target, file, PROGRAMS)
 
-    assert list_texts(target) == ["stays"]
+    assert list_texts(target) == []
     assert [path.name for path in tmp_path.iterdir()] == ["stack.backup"]
 
 
 def test_a_restore_that_fails_half_way_changes_nothing(new_database: NewDatabase, tmp_path: Path) -> None:
-    source, target = new_database("new"), new_database("stays")
+    source, target = new_database("new"), new_database()
     file = tmp_path / "stack.backup"
     back_up(source, file, PROGRAMS)
     forbid = """
@@ -145,23 +137,23 @@ def test_a_restore_that_fails_half_way_changes_nothing(new_database: NewDatabase
     run(target, forbid)
 
     with pytest.raises(ProgramFailed, match="no index today"):
-        restore(target, file, PROGRAMS, replace=True)
+        restore(target, file, PROGRAMS)
 
-    assert list_texts(target) == ["stays"]
-    assert verify_audit(target) == (1, None)
+    assert list_texts(target) == []
+    assert verify_audit(target) == (0, None)
 
 
 def test_a_backup_of_something_else_is_refused(new_database: NewDatabase, tmp_path: Path) -> None:
-    stranger, target = new_database(is_migrated=False), new_database("stays")
+    stranger, target = new_database(is_migrated=False), new_database()
     run(stranger, "CREATE SCHEMA devtools")
     file = tmp_path / "stack.backup"
     back_up(stranger, file, PROGRAMS)
 
     with pytest.raises(BadInput, match="no table of tasks"):
-        restore(target, file, PROGRAMS, replace=True)
+        restore(target, file, PROGRAMS)
     with pytest.raises(BadInput, match="There is no file"):
         restore(target, tmp_path / "none", PROGRAMS)
-    assert list_texts(target) == ["stays"]
+    assert list_texts(target) == []
 
 
 def test_a_backup_under_load_is_one_moment(new_database: NewDatabase, tmp_path: Path) -> None:
@@ -183,8 +175,8 @@ def test_a_backup_under_load_is_one_moment(new_database: NewDatabase, tmp_path: 
         writer.join()
     restored = restore(target, tmp_path / "stack.backup", PROGRAMS)
 
-    assert 2 <= restored.tasks <= count_tasks(source)
-    assert verify_audit(target) == (restored.tasks, None)
+    assert 2 <= restored <= count_tasks(source)
+    assert verify_audit(target) == (restored, None)
 
 
 def test_a_failed_backup_leaves_the_older_file(new_database: NewDatabase, tmp_path: Path) -> None:
@@ -212,13 +204,36 @@ def test_the_password_is_no_argument_of_a_program(url: str) -> None:
     assert target.env["PGPASSWORD"] == "s3cret"
 
 
-def test_sqlite_is_refused(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/store.db"
-    with pytest.raises(BadInput, match="The store is sqlite"):
-        back_up(url, tmp_path / "file", PROGRAMS)
-    with pytest.raises(BadInput, match="The store is sqlite"):
-        restore(url, tmp_path / "file", PROGRAMS)
-    assert not (tmp_path / "file").exists()
+def test_an_sqlite_file_comes_back_as_it_was_at_one_moment(tmp_path: Path) -> None:
+    source, target, file = f"sqlite:///{tmp_path}/a.db", f"sqlite:///{tmp_path}/b.db", tmp_path / "stack.backup"
+    engine = connect(source)
+    migrate(engine)
+    add_tasks(source, "one", "two")
+    with engine.begin() as writer:  # a writer in the middle of its work: it neither waits nor is copied
+        writer.execute(sa.delete(schema.tasks))
+        assert back_up(source, file, PROGRAMS) == file.stat().st_size
+    engine.dispose()
+
+    assert restore(target, file, PROGRAMS) == 2
+    assert list_texts(target) == ["one", "two"]
+    assert verify_audit(target) == (2, None)
+    with pytest.raises(Conflict, match="holds 2 tasks"):
+        restore(target, file, PROGRAMS)
+
+
+@pytest.mark.parametrize("content", [b"", b"SQLite format 3\0 and then nonsense", None])
+def test_what_is_no_sqlite_store_of_ours_is_not_restored(tmp_path: Path, content: bytes | None) -> None:
+    source, target, file = tmp_path / "a.db", tmp_path / "b.db", tmp_path / "file"
+    engine = connect(f"sqlite:///{source}")
+    migrate(engine)
+    engine.dispose()
+    back_up(f"sqlite:///{source}", file, PROGRAMS)
+    file.write_bytes(file.read_bytes()[:-5000] if content is None else content)
+
+    with pytest.raises(BadInput, match="no whole backup"):
+        restore(f"sqlite:///{target}", file, PROGRAMS)
+
+    assert not target.exists()
 
 
 class NewerServer:

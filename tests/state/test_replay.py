@@ -13,7 +13,8 @@ import pytest
 import sqlalchemy as sa
 from dbos import DBOS
 
-from devtools_platform.agents.orchestration import AGENT_RUN, Crew, TaskWorkflow
+from devtools_platform.agents.crew import AGENT_RUN, Crew
+from devtools_platform.agents.orchestration import TaskWorkflow
 from devtools_platform.agents.questions import People
 from devtools_platform.agents.tool_calls import DurableTools
 from devtools_platform.core.approvals import ApprovalRules

@@ -1,15 +1,15 @@
 """Each agent as an OpenAI-compatible endpoint: `/agents/NAME/v1/chat/completions`, streamed on request.
 
 Served by `app` on the gateway's port. The agent calls its tools itself, as a managed one does: a client gets text,
-never tool calls. A stream begins at once, is kept alive while the agent works, and carries its answer at the end.
+never tool calls. A stream carries what the model writes, word by word as it comes, also what it writes before it calls
+a tool; while the agent is silent the stream is kept alive.
 """
 
 import asyncio
 import contextlib
 import json
 import time
-import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Literal
 
 from fastapi import FastAPI
@@ -19,14 +19,14 @@ from starlette.responses import Response
 
 from devtools_platform.agents.a2a import add_a2a, card_paths
 from devtools_platform.agents.ag_ui import add_ag_ui
-from devtools_platform.agents.chat import ChatAnswer, ChatService, Said
+from devtools_platform.agents.chat import ChatAnswer, ChatService, Said, new_session
 from devtools_platform.core.errors import BadInput, DevToolsError, UnknownAgent
 from devtools_platform.kit.http import create_app
 
 KEEP_ALIVE_S = 10.0
 """Proxies close what is silent for longer, often after 30 s."""
-PIECE = 400
-"""Characters of the answer in one event."""
+SESSION = "Dev-Tools-Session"
+"""The header of an answer that names its session: under it its model calls stand in the cost ledger."""
 MAX_MESSAGES = 500
 
 
@@ -83,19 +83,23 @@ def build_api(chats: ChatService, *, token: str) -> FastAPI:
 
     @app.post("/agents/{name}/v1/chat/completions", tags=["agents"])
     async def complete(name: str, request: ChatRequest) -> Response:
-        id_, created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
+        session = new_session()
+        head = {"id": f"chatcmpl-{session.partition(':')[2]}", "created": int(time.time())}
+        named = {SESSION: session}
         try:
             _require(name, names)
             if request.tools:
                 raise BadInput("This agent calls its own tools and takes none from outside.", hint="Leave out `tools`.")
-            work = chats.answer(name, [message.said() for message in request.messages])
+            said = [message.said() for message in request.messages]
             if request.stream:
-                task = asyncio.ensure_future(work)
-                events = _stream(task, id_, created, has_usage=request.stream_options.include_usage)
-                return StreamingResponse(events, media_type="text/event-stream", headers=NO_BUFFER)
-            return JSONResponse(_completion(await work, id_, created))
+                pieces = asyncio.Queue[str | None]()
+                task = asyncio.ensure_future(chats.answer(name, said, session, pieces.put_nowait))
+                task.add_done_callback(lambda _: pieces.put_nowait(None))
+                events = _stream(task, pieces, {**head, "model": name}, has_usage=request.stream_options.include_usage)
+                return StreamingResponse(events, media_type="text/event-stream", headers={**NO_BUFFER, **named})
+            return JSONResponse(_completion(await chats.answer(name, said, session), head), headers=named)
         except DevToolsError as error:
-            headers = {"Retry-After": "2"} if error.status == 503 else None  # noqa: PLR2004 - HTTP's own number
+            headers = named | ({"Retry-After": "2"} if error.status == 503 else {})  # noqa: PLR2004 - HTTP's own
             return JSONResponse(_error(error), error.status, headers=headers)
 
     add_ag_ui(app, chats.definitions, chats.answer)
@@ -117,10 +121,10 @@ def _error(error: DevToolsError) -> dict[str, Any]:
     return {"error": {"message": str(error), "type": error.code, "param": None, "code": error.code, "hint": error.hint}}
 
 
-def _completion(answer: ChatAnswer, id_: str, created: int) -> dict[str, Any]:
+def _completion(answer: ChatAnswer, head: Mapping[str, Any]) -> dict[str, Any]:
     message = {"role": "assistant", "content": answer.text, "refusal": None}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
-    body = {"id": id_, "object": "chat.completion", "created": created, "model": answer.model, "choices": [choice]}
+    body = {**head, "object": "chat.completion", "model": answer.model, "choices": [choice]}
     usage = _usage(answer)
     return body if usage is None else {**body, "usage": usage}
 
@@ -136,25 +140,38 @@ def _usage(answer: ChatAnswer) -> dict[str, int] | None:
     }
 
 
-async def _stream(work: asyncio.Task[ChatAnswer], id_: str, created: int, *, has_usage: bool) -> AsyncGenerator[str]:
+async def _stream(
+    work: asyncio.Task[ChatAnswer], pieces: asyncio.Queue[str | None], head: Mapping[str, Any], *, has_usage: bool
+) -> AsyncGenerator[str]:
     """Events as OpenAI's. Ends without `[DONE]` when the agent failed; who hangs up ends the work."""
+    base = {**head, "object": "chat.completion.chunk"}
+
+    def chunk(delta: Mapping[str, str], finish: str | None = None) -> str:
+        return _event({**base, "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]})
+
     try:
-        while not work.done():
-            await asyncio.wait([work], timeout=KEEP_ALIVE_S)
-            if not work.done():
+        has_begun = False
+        while True:
+            try:
+                piece = await asyncio.wait_for(pieces.get(), KEEP_ALIVE_S)
+            except TimeoutError:
                 yield ": still working\n\n"
+                continue
+            if piece is None:
+                break
+            if not has_begun:
+                yield chunk({"role": "assistant", "content": ""})
+                has_begun = True
+            if piece:
+                yield chunk({"content": piece})
         try:
             answer = work.result()
         except DevToolsError as error:
             yield _event(_error(error))
             return
-        head = {"id": id_, "object": "chat.completion.chunk", "created": created, "model": answer.model}
-        pieces = [answer.text[at : at + PIECE] for at in range(0, len(answer.text), PIECE)]
-        for delta in ({"role": "assistant", "content": ""}, *({"content": piece} for piece in pieces)):
-            yield _event({**head, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
-        yield _event({**head, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+        yield chunk({}, "stop")
         if has_usage:
-            yield _event({**head, "choices": [], "usage": _usage(answer)})
+            yield _event({**base, "choices": [], "usage": _usage(answer)})
         yield "data: [DONE]\n\n"
     finally:
         work.cancel()

@@ -1,29 +1,42 @@
 """An agent in conversation, outside any task: its instructions, its runtime, and the tools that need no workspace.
 
 What a managed agent is at its endpoint, this is at ours, so that a client need not know which it talks to. Nothing
-here is durable or recorded as a task's; a call that a person would have to approve is refused.
+here is durable; a call that a person would have to approve is refused. Each answer is a session of its own, by whose
+id its model calls stand in the ledger and count against the budgets.
 """
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, Protocol, cast
 
 from prometheus_client import Counter
 from pydantic_ai import Agent, UsageLimits
 from pydantic_ai.exceptions import UnexpectedModelBehavior, UsageLimitExceeded
-from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, SystemPromptPart, TextPart, UserPromptPart
+from pydantic_ai.messages import (
+    AgentStreamEvent,
+    ModelMessage,
+    ModelRequest,
+    ModelResponse,
+    PartDeltaEvent,
+    PartStartEvent,
+    SystemPromptPart,
+    TextPart,
+    TextPartDelta,
+    UserPromptPart,
+)
 from pydantic_ai.models import Model
 
+from devtools_platform.agents.at_once import AtOnce
 from devtools_platform.agents.interfaces import TaskLog, ToolClient
 from devtools_platform.agents.tool_calls import DurableTools
 from devtools_platform.agents.toolset import AgentDeps, GatewayToolset
 from devtools_platform.agents.types import Definition
 from devtools_platform.core.agents import AgentName
 from devtools_platform.core.errors import BadInput, ToolFailed, Unavailable, UnknownAgent
-from devtools_platform.core.interfaces import Durable
 from devtools_platform.core.tools import Caller
+from devtools_platform.kit.telemetry import TaskScope, current_scope
 
 CHATS = Counter("devtools_agent_chats_total", "Conversations answered outside tasks", ["agent", "outcome"])
 
@@ -32,7 +45,7 @@ MAX_WAITING = 16
 TIMEOUT_S = 600.0
 """One answer, all its model and tool calls together."""
 
-T = TypeVar("T")
+Say = Callable[[str], None]
 Role = Literal["system", "user", "assistant"]
 
 
@@ -54,8 +67,12 @@ class ChatAnswer:
     output_tokens: int | None
 
 
-Ask = Callable[[AgentName, Sequence[Said]], Awaitable[ChatAnswer]]
-"""What an agent says next to a conversation, as `ChatService.answer` does."""
+class Ask(Protocol):
+    """What an agent says next to a conversation, as `ChatService.answer` does."""
+
+    async def __call__(
+        self, agent: AgentName, conversation: Sequence[Said], session: str, say: Say | None = None
+    ) -> ChatAnswer: ...
 
 
 class ChatService:
@@ -76,7 +93,7 @@ class ChatService:
         self._slots = asyncio.Semaphore(MAX_AT_ONCE)
         self._waiting = 0
         # Neither durable nor told to a task: both are of tasks, and here is none.
-        toolset = GatewayToolset(DurableTools(tools, cast("Durable", _AtOnce()), cast("TaskLog", _NoLog())))
+        toolset = GatewayToolset(DurableTools(tools, AtOnce(), cast("TaskLog", _NoLog())))
         self._agents = {
             name: Agent(
                 models(name),
@@ -89,8 +106,13 @@ class ChatService:
             for name, definition in definitions.items()
         }
 
-    async def answer(self, agent: AgentName, conversation: Sequence[Said]) -> ChatAnswer:
-        """What the agent says next. Raises `UnknownAgent`, `BadInput`, `Unavailable` and what models raise."""
+    async def answer(
+        self, agent: AgentName, conversation: Sequence[Said], session: str, say: Say | None = None
+    ) -> ChatAnswer:
+        """What the agent says next. Raises `UnknownAgent`, `BadInput`, `Unavailable` and what models raise.
+
+        `say` is given every piece of text as the model writes it, also what it writes before it calls a tool.
+        """
         if agent not in self._agents:
             raise UnknownAgent(f"There is no agent {agent!r}.", hint=f"The agents are: {', '.join(self._agents)}.")
         if not conversation or conversation[-1].role != "user":
@@ -100,7 +122,7 @@ class ChatService:
         self._waiting += 1
         try:
             async with asyncio.timeout(self._timeout_s), self._slots:
-                answer = await self._run(agent, conversation)
+                answer = await self._run(agent, conversation, session, say)
         except TimeoutError:
             CHATS.labels(agent, "timeout").inc()
             raise Unavailable(f"{agent} did not answer within {self._timeout_s:g} s.", hint="Ask for less.") from None
@@ -112,24 +134,49 @@ class ChatService:
         CHATS.labels(agent, "ok").inc()
         return answer
 
-    async def _run(self, agent: AgentName, conversation: Sequence[Said]) -> ChatAnswer:
-        id_ = f"chat:{uuid.uuid4()}"
+    async def _run(self, agent: AgentName, conversation: Sequence[Said], session: str, say: Say | None) -> ChatAnswer:
+        turns = min(self._max_turns, self.definitions[agent].max_turns)
+        given = self._agents[agent].iter(
+            conversation[-1].text,
+            deps=AgentDeps(Caller(session, agent), session, is_attentive=False),
+            message_history=_history(conversation[:-1]),
+            usage_limits=UsageLimits(request_limit=turns),
+        )
+        reset = current_scope.set(TaskScope(session, agent))
         try:
-            result = await self._agents[agent].run(
-                conversation[-1].text,
-                deps=AgentDeps(Caller(id_, agent), id_, is_attentive=False),
-                message_history=_history(conversation[:-1]),
-                usage_limits=UsageLimits(request_limit=min(self._max_turns, self.definitions[agent].max_turns)),
-            )
+            async with given as run:
+                async for node in run:
+                    if say is not None and Agent.is_model_request_node(node):
+                        async with node.stream(run.ctx) as stream:
+                            await _pass_on(stream, say)
+            result = run.result
+            if result is None:
+                raise Unavailable(f"{agent} ended without an answer.", hint="Ask again.")
         except UsageLimitExceeded as error:
             raise ToolFailed(f"{agent} used up its turns: {error}.", hint="Ask for less at once.") from None
         except UnexpectedModelBehavior as error:
             raise Unavailable(f"The model's answers could not be used: {error}.", hint="Use a stronger one.") from None
+        finally:
+            current_scope.reset(reset)
         used = result.usage
         has_count = used.input_tokens + used.output_tokens > 0
         model = result.response.model_name or agent
         counts = (used.input_tokens, used.output_tokens) if has_count else (None, None)
         return ChatAnswer(str(result.output), model, *counts)
+
+
+def new_session() -> str:
+    """An id that no task has, and no token's work either."""
+    return f"chat:{uuid.uuid4().hex}"
+
+
+async def _pass_on(stream: AsyncIterable[AgentStreamEvent], say: Say) -> None:
+    async for event in stream:
+        match event:
+            case PartStartEvent(part=TextPart(content=text)) | PartDeltaEvent(delta=TextPartDelta(content_delta=text)):
+                say(text)
+            case _:
+                pass
 
 
 def _history(said: Sequence[Said]) -> list[ModelMessage]:
@@ -143,13 +190,6 @@ def _history(said: Sequence[Said]) -> list[ModelMessage]:
             case "user":
                 history.append(ModelRequest(parts=[UserPromptPart(one.text)]))
     return history
-
-
-class _AtOnce:
-    """Steps that are simply made."""
-
-    async def step(self, name: str, call: Callable[[], Awaitable[T]], returns: type[T]) -> T:
-        return await call()
 
 
 class _NoLog:

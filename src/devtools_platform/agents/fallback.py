@@ -1,14 +1,16 @@
 """A model with others that stand in for it, as a team declared them. Never silently: told, traced and counted."""
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from opentelemetry import trace
 from prometheus_client import Counter
+from pydantic_ai import RunContext
 from pydantic_ai.messages import ModelMessage, ModelResponse
-from pydantic_ai.models import Model, ModelRequestParameters
+from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 
@@ -86,11 +88,44 @@ class FallbackModel(WrapperModel):
             return response if member is self._members[0] else await self._note(member, response)
         raise AssertionError("the last member answered or raised")
 
+    @asynccontextmanager
+    async def request_stream(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+        run_context: RunContext[Any] | None = None,
+    ) -> AsyncGenerator[StreamedResponse]:
+        """The same until the first word: after it, nobody else can take over."""
+        last = self._members[-1]
+        async with AsyncExitStack() as stack:
+            for member in self._members:
+                if member is not last and self._is_resting(member):
+                    continue
+                opened = member.model.request_stream(messages, model_settings, model_request_parameters, run_context)
+                try:
+                    stream = await stack.enter_async_context(opened)
+                except FAILURES as error:
+                    if member is last:
+                        raise
+                    self._failed[member.name] = (self._clock() + COOL_DOWN_S, str(error))
+                    continue
+                self._failed.pop(member.name, None)
+                if member is not self._members[0]:
+                    await self._say(member)
+                yield stream
+                return
+
     def _is_resting(self, member: Member) -> bool:
         until, _ = self._failed.get(member.name, (0.0, ""))
         return until > self._clock()
 
     async def _note(self, used: Member, response: ModelResponse) -> ModelResponse:
+        facts = await self._say(used)
+        return replace(response, metadata={**(response.metadata or {}), MARK: facts})
+
+    async def _say(self, used: Member) -> dict[str, str]:
+        """Tell that one stood in; returns what is to be known of it."""
         declared = self._members[0].name
         _, why = self._failed.get(declared, (0.0, "it did not answer"))
         fallback = Fallback(self._agent, declared, used.name, why)
@@ -98,7 +133,7 @@ class FallbackModel(WrapperModel):
         facts = {"declared": declared, "used": used.name, "why": why[:500]}
         trace.get_current_span().set_attributes({f"{MARK}.{key}": value for key, value in facts.items()})
         await self._tell(fallback)
-        return replace(response, metadata={**(response.metadata or {}), MARK: facts})
+        return facts
 
 
 def fallbacks_in(agent: str, messages: Sequence[ModelMessage]) -> list[Degradation]:

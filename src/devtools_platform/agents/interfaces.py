@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Literal, Protocol
 
-from devtools_platform.agents.types import Diff, Merge, Workspace
+from devtools_platform.agents.types import Diff, Merge, RunCost, Workspace
 from devtools_platform.core.approvals import Approval, ApprovalRequest
 from devtools_platform.core.tasks import Degradation, Reason, Status, TaskRequest, Usage
 from devtools_platform.core.tools import Caller, Tool, ToolResult
@@ -116,10 +116,18 @@ class ModelLedger(Protocol):
     async def usage(self, task_id: str) -> Usage: ...
 
 
+class Estimates(Protocol):
+    """What the stack's own history says that work will cost."""
+
+    async def cost_of_run(self, agent: str) -> RunCost: ...
+
+
 class Workspaces(Protocol):
     """Private clones. Every method may be repeated after a crash."""
 
-    async def create(self, task_id: str, repo: str) -> Workspace: ...
+    async def create(self, task_id: str, repo: str, start_at: str | None = None) -> Workspace:
+        """A clone of the repository's HEAD, or of the commit `start_at`."""
+        ...
 
     async def commit(self, workspace: Workspace, message: str) -> str | None:
         """Commit what changed; None when nothing did. A commit already made is found again."""

@@ -9,9 +9,9 @@ import math
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from decimal import Decimal
-from typing import Any, cast
+from typing import Any
 
 from opentelemetry import trace
 from prometheus_client import Counter, Histogram
@@ -94,9 +94,48 @@ class MeteredModel(WrapperModel):
         model_request_parameters: ModelRequestParameters,
         run_context: RunContext[Any] | None = None,
     ) -> AsyncGenerator[StreamedResponse]:
-        """Refused: a stream would pass by the ledger and the budgets."""
-        raise NotImplementedError("Model calls are not streamed: a stream would not be metered.")
-        yield cast("StreamedResponse", None)  # makes it the generator it has to be
+        """As `request`; what fails before the first word is tried again, what fails later is the caller's to see.
+
+        An answer that was broken off may be charged: what was reserved for it counts as spent.
+        """
+        async with AsyncExitStack() as stack:
+            call_id, started, stream = await self._open(
+                stack, messages, model_settings, model_request_parameters, run_context
+            )
+            try:
+                yield stream
+            except BaseException as error:
+                text = redact_text(f"{type(error).__name__}: {error}")[:1000]
+                await self._record(call_id, None, time.perf_counter() - started, text, may_be_charged=True)
+                if isinstance(error, Exception):
+                    raise self._explain(error) from error
+                raise
+            await self._record(call_id, stream.usage, time.perf_counter() - started, None)
+
+    async def _open(
+        self,
+        stack: AsyncExitStack,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        parameters: ModelRequestParameters,
+        run_context: RunContext[Any] | None,
+    ) -> tuple[str, float, StreamedResponse]:
+        for attempt in range(1, self._attempts + 1):
+            call_id = uuid.uuid4().hex
+            settings = await self._reserve(call_id, messages, model_settings, parameters)
+            started = time.perf_counter()
+            try:
+                opened = self.wrapped.request_stream(messages, settings, parameters, run_context)
+                return call_id, started, await stack.enter_async_context(opened)
+            except Exception as error:
+                text = redact_text(f"{type(error).__name__}: {error}")[:1000]
+                spent_s = time.perf_counter() - started
+                await self._record(call_id, None, spent_s, text, may_be_charged=ran_out_of_time(error))
+                wait = self._is_retryable(error)
+                if wait is None or attempt == self._attempts:
+                    raise self._explain(error) from error
+                await asyncio.sleep(min(wait * attempt, MAX_WAIT_S))
+        raise AssertionError("the last attempt returned or raised")
 
     async def _reserve(
         self,

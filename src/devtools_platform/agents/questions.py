@@ -63,7 +63,7 @@ class Questions:
     async def plan(self, plan: Plan) -> None:
         """Raises `TaskEnded` when the plan is not approved."""
         risk: Risk = "medium" if any(step.agent in RISKY_AGENTS for step in plan.steps) else "low"
-        steps = "\n".join(f"{step.id}. {step.agent}: {step.goal}" for step in plan.steps)
+        steps = "\n".join(f"{step.id}. {step.agent}: {step.goal} ({step.cost_words})" for step in plan.steps)
         await self._about("plan", risk, steps, "The plan")
 
     async def clarify(self, question: str) -> str:

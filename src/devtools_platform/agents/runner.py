@@ -37,7 +37,7 @@ OutputT = TypeVar("OutputT")
 OUTPUTS: dict[str, type[Any]] = {"plan": PlanDraft, "report": AgentReport, "judgement": Judgement}
 
 DurableCapability = Callable[[], AbstractCapability[AgentDeps]]
-"""Makes an agent's model requests durable steps; chosen by `app` with the engine."""
+"""Makes an agent's model requests durable steps; chosen by `app` with the engine. Without one nothing is durable."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class AgentRunner:
         models: Callable[[AgentName], Model],
         tools: DurableTools,
         *,
-        durable: DurableCapability,
+        durable: DurableCapability | None = None,
         max_turns: int,
     ) -> None:
         self.definitions: dict[str, Definition] = {**definitions}
@@ -77,7 +77,7 @@ class AgentRunner:
                 output_type=[outputs[definition.output], DeferredToolRequests],
                 instructions=definition.instructions,
                 toolsets=[GatewayToolset(tools)],
-                capabilities=[durable()],
+                capabilities=[durable()] if durable else [],
                 retries=3,
             )
             for name, definition in definitions.items()
@@ -89,7 +89,7 @@ class AgentRunner:
                 name=f"{name}-plain",
                 deps_type=AgentDeps,
                 instructions=f"You are an expert Python programmer.\nAgent: {name}",
-                capabilities=[durable()],
+                capabilities=[durable()] if durable else [],
                 retries=2,
             )
             for name in definitions
@@ -112,7 +112,9 @@ class AgentRunner:
                 message_history=resumed.messages if resumed else None,
                 deferred_tool_results=resumed.results if resumed else None,
             )
-            with capture_run_messages() as messages:
+            # One call after the other, whatever the engine: their order is part of the stored history.
+            in_order = self._agents[agent].parallel_tool_call_execution_mode("sequential")
+            with in_order, capture_run_messages() as messages:
                 result = await _ended(work, messages)
         self._note(run, result.new_messages())
         if isinstance(result.output, DeferredToolRequests):

@@ -110,6 +110,13 @@ class Merge(BaseModel):
     """Files that the step and another one changed in the same place. Then nothing was brought in."""
 
 
+class RunCost(BaseModel):
+    """What a run of an agent has cost on average, in US dollars; None when no price is known, or there was no run."""
+
+    cost_usd: float | None = None
+    runs: int = 0
+
+
 class Refusal(BaseModel):
     """Why a task cannot even begin; empty when it can."""
 

@@ -9,7 +9,7 @@ from devtools_platform.agents.definitions import load_definitions, working_agent
 from devtools_platform.config import Settings
 from devtools_platform.core.errors import BadInput, DiskFull, UnknownAgent
 from devtools_platform.core.tasks import TaskRequest
-from devtools_platform.kit.git import resolve_repository
+from devtools_platform.kit.git import at_commit, resolve_repository
 from devtools_platform.kit.sandbox import find_sandbox
 
 
@@ -29,6 +29,8 @@ class Admission:
         if not Path(request.repo).is_absolute():
             raise BadInput(f"{request.repo!r} is not an absolute path.", hint="Give the path from the root folder.")
         repository = await resolve_repository(Path(request.repo))
+        if request.start_at is not None:
+            await at_commit(repository, request.start_at)
         free_mb = shutil.disk_usage(self.settings.data_dir).free // 2**20
         if free_mb < self.settings.min_free_disk_mb:
             raise DiskFull(

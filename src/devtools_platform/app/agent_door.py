@@ -3,7 +3,9 @@
 `/agents/NAME/...` takes the stack's own token, or a named one (`dev-tools token create`) with the scope `agents:NAME`.
 """
 
+import logging
 from fnmatch import fnmatchcase
+from typing import cast
 
 import sqlalchemy as sa
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -12,6 +14,7 @@ from devtools_platform.agents.adapters.mcp_tools import GatewayClient
 from devtools_platform.agents.api import build_api
 from devtools_platform.agents.chat import ChatService
 from devtools_platform.agents.definitions import load_definitions
+from devtools_platform.agents.interfaces import TaskLog
 from devtools_platform.app.ledger import LedgerBridge, build_ledger
 from devtools_platform.app.models import ServedModel
 from devtools_platform.app.runtimes import RuntimeModels, Runtimes
@@ -20,7 +23,8 @@ from devtools_platform.core.errors import DevToolsError, Forbidden
 from devtools_platform.gateway.identity import Identity
 from devtools_platform.gateway.principal import AGENTS_SCOPE
 from devtools_platform.kit.http import error_response
-from devtools_platform.state.journal import Journal
+
+log = logging.getLogger(__name__)
 
 PREFIX = "/agents/"
 
@@ -62,6 +66,15 @@ class AgentDoor:
         return {**scope, "headers": [*headers, (b"authorization", f"Bearer {self._token}".encode())]}
 
 
+class _Spoken:
+    """The timeline of a conversation: there is none. Its model calls stand in the ledger; the rest is logged."""
+
+    async def append_event(self, session: str, _key: str, kind: str, agent: str | None, data: object) -> int:
+        if kind != "model_call":
+            log.warning("%s of %s: %s %s", session, agent, kind, data)
+        return 0
+
+
 def open_agent_door(
     gateway: ASGIApp,
     identity: Identity,
@@ -74,12 +87,12 @@ def open_agent_door(
     secret: str,
 ) -> AgentDoor:
     """The gateway's app with the agents' endpoints beside it."""
-    journal = Journal(store, "chat")
+    spoken = cast("TaskLog", _Spoken())
 
     def ledger_of(served: ServedModel) -> LedgerBridge:
-        return build_ledger(settings, store, journal, served)
+        return build_ledger(settings, store, spoken, served)
 
-    models = RuntimeModels(runtimes, ledger_of, journal, settings.model_timeout_s)
+    models = RuntimeModels(runtimes, ledger_of, spoken, settings.model_timeout_s)
     client = GatewayClient(f"{url}/mcp", secret, timeout_s=settings.command_timeout_s + 30)
     definitions = load_definitions(settings.agent_definitions)
     chats = ChatService(definitions, models, client, max_turns=settings.max_agent_turns)

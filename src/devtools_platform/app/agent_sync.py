@@ -218,8 +218,9 @@ class AgentSync:
         ), made["id"]
 
     async def _add_key(self, name: str, known: Managed) -> Managed:
-        made = await self.do.agents.create_key(known.uuid, f"{TAG}-{datetime.now(UTC):%Y%m%d-%H%M%S}")
-        known = replace(known, key=made.secret_key, key_uuid=made.uuid)
+        now = datetime.now(UTC)
+        made = await self.do.agents.create_key(known.uuid, f"{TAG}-{now:%Y%m%d-%H%M%S}")
+        known = replace(known, key=made.secret_key, key_uuid=made.uuid, key_made_at=now.isoformat(timespec="seconds"))
         self.record.keep(self.environment, name, known)
         return known
 
@@ -258,9 +259,15 @@ class AgentSync:
             await sleep(5)
 
     async def rotate_keys(
-        self, overlap_s: float, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+        self,
+        overlap_s: float,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        older_than: timedelta = timedelta(),
     ) -> list[dict[str, str | None]]:
-        """New access keys. A running stack takes them at its next call; the old ones end after `overlap_s`."""
+        """New access keys. A running stack takes them at its next call; the old ones end after `overlap_s`.
+
+        Keys younger than `older_than` stay, so that a timer may call this every night.
+        """
         old: list[tuple[str, Managed]] = []
         for agent, spec in self.managed().items():
             name = managed_name(self.environment, agent, spec)
@@ -270,6 +277,8 @@ class AgentSync:
                     f"The managed agent {name!r} is not known here.",
                     hint=f"Run `dev-tools agents sync --env {self.environment}`.",
                 )
+            if known.key_made_at and datetime.now(UTC) - datetime.fromisoformat(known.key_made_at) < older_than:
+                continue
             self.progress(agent, "new access key")
             await self._add_key(name, known)
             old.append((name, known))
@@ -303,6 +312,21 @@ class AgentSync:
             )
         await self.do.agents.roll_back(known.uuid, target.version_hash)
         return target
+
+    async def remove(self, agent: str) -> None:
+        """Delete the managed agent of `agent`, its key and its gateway tokens. One that is gone already is no error."""
+        spec = self.managed().get(agent)
+        name = managed_name(self.environment, agent, spec) if spec else ""
+        known = self.record.find(self.environment, name)
+        if known is None:
+            return
+        if await self.do.agents.find(name) is not None:
+            await self.do.agents.delete(known.uuid)
+        gateway = GatewayRest.of(self.home)
+        for token in (known.token_id, known.last_token_id):
+            if token is not None:
+                await _revoke(gateway, token)
+        self.record.forget(self.environment, name)
 
     def _known(self, agent: str) -> Managed:
         spec = self.managed().get(agent)

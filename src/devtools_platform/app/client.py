@@ -124,7 +124,17 @@ class StackClient:
     async def list_budgets(self) -> list[dict[str, Any]]:
         return await self._get("/budgets")
 
+    async def list_prices(self) -> list[dict[str, Any]]:
+        return await self._get("/prices")
+
     # -- writing -------------------------------------------------------------------------------------------------
+
+    async def refresh_prices(self) -> list[dict[str, Any]]:
+        return await self._write("/prices/refresh", None)
+
+    async def reconcile_costs(self, day: str | None) -> list[dict[str, Any]]:
+        query = "" if day is None else f"?day={_part(day)}"
+        return await self._write(f"/costs/reconciliation{query}", None)
 
     async def create_task(self, request: TaskRequest) -> TaskResult:
         return TaskResult.model_validate(await self._write("/tasks", request.model_dump(mode="json")))

@@ -1,13 +1,14 @@
 """The console's view of the gateway, the code index, the cost ledger and the audit. Acts with the person's name."""
 
-import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote
+
+import sqlalchemy as sa
 
 from devtools_platform.app.gateway_client import GatewayRest
 from devtools_platform.console.types import (
@@ -35,9 +36,10 @@ from devtools_platform.gateway.adapters.audit_log import SqlAudit
 from devtools_platform.gateway.audit import Line
 from devtools_platform.gateway.types import Policy
 from devtools_platform.kit.database import in_thread
-from devtools_platform.observability.adapters.spending import SqlSpending, Sum
 from devtools_platform.observability.adapters.sql import SqlLedger
+from devtools_platform.observability.adapters.sql.reports import add_up
 from devtools_platform.observability.budgets import Account
+from devtools_platform.observability.reports import CostLine, CostReport
 from devtools_platform.state.audit import AuditLog, record
 from devtools_platform.state.audit import Deed as Done
 
@@ -136,13 +138,42 @@ class ConsoleKnowledge:
 
 
 @dataclass(frozen=True)
+class ConsoleSums:
+    """What was spent, added up as the spend page shows it."""
+
+    database: sa.Engine
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+    async def spending(self, days: int) -> Spending:
+        """The last `days` days in UTC, today included. Largest first; days in order, without gaps."""
+        until = self.now().date() + timedelta(days=1)
+        since = until - timedelta(days=days)
+        agents, models, tasks, dated = [
+            await add_up(self.database, by, since, until) for by in ("agent", "model", "task", "day")
+        ]
+        of_day = {line.key: _spent(line) for line in dated}
+        all_days = [str(since + timedelta(days=n)) for n in range(days)]
+        return Spending(
+            days,
+            _spent(CostReport("agent", since, until, agents, ()).total),
+            [_spent(line) for line in agents],
+            [replace(_spent(line), key=_name_model(line.key)) for line in models],
+            [_spent(line) for line in tasks[:TOP_TASKS]],
+            [of_day.get(day, Spent(day, 0, 0, 0, 0, None, 0)) for day in all_days],
+        )
+
+
+@dataclass(frozen=True)
 class ConsoleLedger:
     """The console's `Ledger`."""
 
-    sums: SqlSpending
+    sums: ConsoleSums
     ledger: SqlLedger
-    price_table: Callable[[], Sequence[PriceLine]]
+    price_table: Callable[[], Awaitable[Sequence[PriceLine]]]
     audit: ConsoleAudit
+
+    async def spending(self, days: int) -> Spending:
+        return await self.sums.spending(days)
 
     async def budgets(self) -> Sequence[Budget]:
         return [_budget(account) for account in await self.ledger.list_accounts()]
@@ -158,18 +189,7 @@ class ConsoleLedger:
         await self.audit.record(by, "budget.set", f"budget:{key}", {"limit_usd": float(usd), "was_usd": was_usd})
 
     async def prices(self) -> Sequence[PriceLine]:
-        return await asyncio.to_thread(self.price_table)
-
-    async def spending(self, days: int) -> Spending:
-        sums = await self.sums.sums(days)
-        return Spending(
-            days,
-            _spent(sums.total),
-            [_spent(one) for one in sums.by_agent],
-            [_spent(one) for one in sums.by_model],
-            [_spent(one) for one in sums.by_task[:TOP_TASKS]],
-            [_spent(one) for one in sums.by_day],
-        )
+        return await self.price_table()
 
 
 def _budget(account: Account) -> Budget:
@@ -244,5 +264,20 @@ def _collection(status: IndexStatus, changed: int | None) -> Collection:
     )
 
 
-def _spent(one: Sum) -> Spent:
-    return Spent(one.key, one.calls, one.failed, one.input_tokens, one.output_tokens, one.cost_usd, one.unpriced)
+def _spent(line: CostLine) -> Spent:
+    priced = line.calls - line.unpriced_calls
+    return Spent(
+        line.key,
+        line.calls + line.failed_calls,
+        line.failed_calls,
+        line.input_tokens,
+        line.output_tokens,
+        float(line.priced_usd) if priced else None,
+        line.unpriced_calls,
+    )
+
+
+def _name_model(key: str) -> str:
+    """`provider model`, as the ledger's report has it, with the model first."""
+    provider, _, model = key.partition(" ")
+    return f"{model} ({provider})"

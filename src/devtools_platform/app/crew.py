@@ -9,14 +9,16 @@ from pydantic_ai.durable_exec.dbos import DBOSDurability
 
 from devtools_platform.agents.adapters.git_workspaces import GitWorkspaces
 from devtools_platform.agents.adapters.mcp_tools import GatewayClient
+from devtools_platform.agents.crew import AGENT_RUN, Crew, TaskLimits
 from devtools_platform.agents.definitions import load_definitions, working_agents
-from devtools_platform.agents.orchestration import AGENT_RUN, Crew, TaskLimits, TaskWorkflow
+from devtools_platform.agents.orchestration import TaskWorkflow
 from devtools_platform.agents.questions import People
 from devtools_platform.agents.routing import load_router
 from devtools_platform.agents.runner import AgentRunner
 from devtools_platform.agents.runs import AgentRunWorkflow
 from devtools_platform.agents.tool_calls import DurableTools
 from devtools_platform.app.code_index import HttpCodeIndex
+from devtools_platform.app.estimates import LedgerEstimates
 from devtools_platform.app.home import Home
 from devtools_platform.app.ledger import LedgerBridge, build_ledger
 from devtools_platform.app.models import ServedModel
@@ -88,6 +90,7 @@ def build_crew(
         model=runtimes.info,
         max_review_rounds=settings.max_review_rounds,
         limits=TaskLimits(settings.max_replans, settings.max_agent_runs),
+        estimates=LedgerEstimates(store, runtimes),
         router=load_router(settings.routing, working_agents(load_definitions(settings.agent_definitions))),
     )
     runner = AgentRunner(

@@ -2,8 +2,12 @@
 
 import asyncio
 import socket
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import httpx2
 
 from devtools_platform.config import Settings
 from devtools_platform.config.environment import docker_environment, program_environment, user_name
@@ -12,17 +16,23 @@ from devtools_platform.deploy import signing
 from devtools_platform.deploy.adapters.docker import Docker
 from devtools_platform.deploy.adapters.inspection import Hadolint, Syft
 from devtools_platform.deploy.adapters.oci import OciRegistry
+from devtools_platform.deploy.adapters.osv import Osv
 from devtools_platform.deploy.adapters.ssh import Ssh
+from devtools_platform.deploy.artifacts import Artifacts
+from devtools_platform.deploy.gates import VulnerabilityGate
 from devtools_platform.deploy.interfaces import Progress
-from devtools_platform.deploy.inventory import load_hosts
+from devtools_platform.deploy.inventory import load_hosts, load_network
 from devtools_platform.deploy.releases import Releases, Source
 from devtools_platform.deploy.rollouts import Rollouts
+from devtools_platform.deploy.switch import Switches, SwitchOptions, SwitchOutcome, SwitchPlan
 from devtools_platform.deploy.tools import DeployTools, plan_options
 from devtools_platform.deploy.types import Plan, ReleaseManifest
 from devtools_platform.kit.git import resolve_repository
 
 CONFIG_FILES = ("Caddyfile", "prometheus.yaml", "app.env.example")
 """Files beside the compose file that belong to a release, where they exist."""
+ASK_S = 5.0
+"""How long an address that is watched after a switch may take to answer."""
 MIGRATIONS = Path("src/devtools_platform/kit/migrations/versions")
 
 
@@ -51,6 +61,46 @@ class Delivery:
         """The same in the name of somebody else: of the person at the console."""
         ssh = Ssh(environment=docker_environment())
         return Rollouts(load_hosts(self.settings.hosts_file, host), ssh.connect, actor, progress, self.login())
+
+    def deployment(self, host: str | None = None) -> Rollouts:
+        """Rollouts that can also look vulnerabilities up: what a new release needs."""
+        works = self.rollouts(host)
+        works.vulnerabilities = self.vulnerabilities()
+        return works
+
+    def vulnerabilities(self) -> VulnerabilityGate:
+        return VulnerabilityGate(Artifacts(self.releases().registry), self.public_key(), Osv(self.settings.osv_url))
+
+    async def plan_switch(self, to_host: str, options: SwitchOptions) -> SwitchPlan:
+        async with self._switches() as switches:
+            return await switches.plan(to_host, options)
+
+    async def switch(self, to_host: str, options: SwitchOptions, approved: str | None) -> SwitchOutcome:
+        """Move the public address to another droplet."""
+        async with self._switches() as switches:
+            return await switches.switch(to_host, options, approved)
+
+    @asynccontextmanager
+    async def _switches(self) -> AsyncGenerator[Switches]:
+        # These bring the models' client with them: seconds that no other command here should wait for.
+        from devtools_platform.app.managed import digitalocean
+        from devtools_platform.deploy.adapters.digitalocean import LoadBalancerNetwork, ReservedIpNetwork
+
+        network = load_network(self.settings.hosts_file)
+        async with digitalocean(self.settings) as client, httpx2.AsyncClient(timeout=ASK_S, trust_env=False) as http:
+
+            async def ask(url: str) -> int | None:
+                try:
+                    return (await http.get(url)).status_code
+                except httpx2.HTTPError:
+                    return None
+
+            cloud = (
+                ReservedIpNetwork(client, ip=network.reserved_ip)
+                if network.reserved_ip
+                else LoadBalancerNetwork(client, id=network.load_balancer or "")
+            )
+            yield Switches(self.rollouts(), cloud, network.check_urls, ask)
 
     def login(self) -> dict[str, tuple[str, str]]:
         """Credentials of the registry, for us and for the droplets; they keep them for the length of a pull."""
@@ -98,7 +148,7 @@ def read_source(compose_file: Path) -> Source:
     if repository.is_dirty:
         raise BadInput(
             "The working tree differs from its commit.",
-            hint="Commit or stash first: a release is named by its commit, so it must be exactly that.",
+            hint="See `git status`; commit, remove or stash: a release is named by its commit, so it is exactly that.",
         )
     config = {name: (folder / name).read_text() for name in CONFIG_FILES if (folder / name).is_file()}
     return Source(repository.path, repository.head, compose_file, config, _migration(repository.path))

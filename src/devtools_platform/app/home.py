@@ -11,6 +11,9 @@ from typing import IO, Any
 
 from devtools_platform.core.errors import AlreadyRunning, BadInput, NotRunning
 
+LAST_BACKUP = "last-backup.json"
+"""Says when the last backup was made, and where it went."""
+
 
 @dataclass(frozen=True)
 class Home:

@@ -27,8 +27,9 @@ class StackTasks:
     database: sa.Engine
     ask_before: tuple[AskBefore, ...]
 
-    async def create(self, text: str, repo: str, *, actor: str, key: str) -> str:
-        request = await self.admission.admit(TaskRequest(text=text, repo=repo, ask_before=self.ask_before))
+    async def create(self, text: str, repo: str, *, start_at: str | None, actor: str, key: str) -> str:
+        asked = TaskRequest(text=text, repo=repo, start_at=start_at, ask_before=self.ask_before)
+        request = await self.admission.admit(asked)
         return await self.parts.service.create_task(request, Write(actor, key))
 
     async def is_done(self, key: str) -> bool:

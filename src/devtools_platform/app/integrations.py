@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +14,19 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from devtools_platform.app.admission import Admission
+from devtools_platform.app.client import Refused
+from devtools_platform.app.context_client import ContextClient
 from devtools_platform.app.home import Home
 from devtools_platform.app.integration_tasks import StackTasks
 from devtools_platform.app.linear_sign_in import LinearSignIn
 from devtools_platform.config import Settings
-from devtools_platform.core.errors import BadInput
+from devtools_platform.core.errors import BadInput, NotFound
 from devtools_platform.integrations.adapters.github import (
     TIMEOUT_S,
     AppIdentity,
     GitHub,
     GitHubCourier,
+    GitHubHeads,
     Identity,
     PersonalToken,
 )
@@ -39,7 +42,7 @@ from devtools_platform.integrations.narration import Narrator, Voice
 from devtools_platform.integrations.outbox import Outbox
 from devtools_platform.integrations.service import Integrations
 from devtools_platform.integrations.types import Json
-from devtools_platform.kit.git import push_branch
+from devtools_platform.kit.git import fetch_ref, push_branch
 from devtools_platform.state.api import StateParts
 
 log = logging.getLogger(__name__)
@@ -59,6 +62,7 @@ async def run_integrations(
     parts: StateParts,
     cleanup: AsyncExitStack,
     url: str | None,
+    context: ContextClient,
     progress: Progress,
 ) -> Receiver:
     """Start working; returns the app that takes webhooks. Raises `BadInput` for settings that do not fit together."""
@@ -67,7 +71,7 @@ async def run_integrations(
     cleanup.push_async_callback(http.aclose)
     outbox_store = SqlOutbox(store, hashlib.sha256(str(home.path.resolve()).encode()).hexdigest()[:16])
     tasks = StackTasks(parts, Admission(settings), store, settings.integrations_ask_before)
-    plan = _Wiring(settings, home, store, http, outbox_store, tasks, progress)
+    plan = _Wiring(settings, home, store, http, outbox_store, tasks, context, progress)
     handlers, voices, couriers, sign_in = plan.build()
     inbox_store = SqlInbox(store)
     inbox, outbox = Inbox(inbox_store, handlers), Outbox(outbox_store, couriers)
@@ -92,6 +96,7 @@ class _Wiring:
     http: httpx2.AsyncClient
     outbox: SqlOutbox
     tasks: StackTasks
+    context: ContextClient
     progress: Progress
 
     def build(self) -> tuple[dict[str, Handler], dict[str, Voice], dict[str, Courier], LinearSignIn | None]:
@@ -100,6 +105,7 @@ class _Wiring:
         couriers: dict[str, Courier] = {}
         sign_in: LinearSignIn | None = None
         identity = choose_identity(self.settings, self.http)
+        github: GitHub | None = None
         if identity is not None:
             if not identity.is_app:
                 self.progress("github", "with a token, not an App: commit statuses instead of check runs")
@@ -108,9 +114,10 @@ class _Wiring:
         if self.settings.github_webhook_secret is not None:
             _require(identity is not None, "DEV_TOOLS_GITHUB_APP_ID or DEV_TOOLS_GITHUB_TOKEN")
             voices["github"] = voice = GitHubVoice(self.settings.github_mention, self._task_url())
-            talk = Conversation(self.tasks, self.outbox, self.outbox, voice)
+            heads = GitHubHeads(github, fetch_ref, self.settings.github_git_url) if github else None
+            talk = Conversation(self.tasks, self.outbox, self.outbox, voice, heads)
             paths = {name: str(path) for name, path in self.settings.github_repositories.items()}
-            events = GitHubEvents(talk, self.tasks, self.outbox, paths, self.settings.github_mention)
+            events = GitHubEvents(talk, self.tasks, self.outbox, paths, self.settings.github_mention, self.pushed)
             handlers["github"] = events.handle
         if self.settings.linear_webhook_secret is not None:
             voices["linear"] = spoken = LinearVoice(self._task_url())
@@ -121,6 +128,16 @@ class _Wiring:
             teams = find_teams(self.settings, publishes=identity is not None)
             handlers["linear"] = LinearEvents(talk, teams).handle
         return handlers, voices, couriers, sign_in
+
+    async def pushed(self, urls: Sequence[str]) -> bool:
+        """See `GitHubEvents.pushed`."""
+        try:
+            await self.context.send("POST", "/remotes/refresh", json={"urls": urls})
+        except Refused as error:
+            if error.to_dict()["code"] == NotFound.code:
+                return False
+            raise
+        return True
 
     def _linear_credential(self) -> tuple[Credential, LinearSignIn | None]:
         settings = self.settings

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from devtools_platform.agents.adapters import endpoints
 from devtools_platform.agents.interfaces import TaskLog
 from devtools_platform.app.models import ServedModel
+from devtools_platform.app.provider_costs import Catalogue, stored_costs
 from devtools_platform.config import Settings
 from devtools_platform.core.errors import OverBudget
 from devtools_platform.core.tasks import Usage
@@ -40,7 +41,7 @@ def build_ledger(settings: Settings, store: sa.Engine, log: TaskLog, served: Ser
     return LedgerBridge(
         SqlLedger(store, budgets),
         log,
-        Pricing(served, load_prices(settings.prices)),
+        Pricing(served, load_prices(settings.prices), Catalogue(stored_costs(store))),
         budgets,
         environment=settings.environment,
         action=settings.budget_action,
@@ -50,10 +51,14 @@ def build_ledger(settings: Settings, store: sa.Engine, log: TaskLog, served: Ser
 
 @dataclass(frozen=True)
 class Pricing:
-    """What calls of the served model cost. None where no table says it."""
+    """What calls of the served model cost: by the person's file, the provider's catalogue, our tables, in that order.
+
+    None where none of them says it.
+    """
 
     served: ServedModel
     file: PriceFile
+    catalogue: Catalogue | None = None
     today: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     def price(self, input_tokens: int, output_tokens: int, cached_tokens: int) -> tuple[Decimal | None, str | None]:
@@ -64,8 +69,18 @@ class Pricing:
         endpoint = self.served.endpoint
         if endpoint is None:
             return None, None
+        if self.catalogue is not None and endpoints.is_digitalocean(endpoint):
+            tokens = (input_tokens, output_tokens, cached_tokens)
+            if (named := self.catalogue.price(endpoint.model, self.today().date(), tokens)) is not None:
+                return named
         cost = endpoints.cost_usd(endpoint, input_tokens, output_tokens, cached_tokens)
         return cost, None if cost is None else endpoints.price_source(endpoint)
+
+    async def refresh(self) -> None:
+        """See what the catalogue has come to say. Nothing to do for a model that is not in it."""
+        endpoint = self.served.endpoint
+        if self.catalogue is not None and endpoint is not None and endpoints.is_digitalocean(endpoint):
+            await self.catalogue.refresh()
 
     @property
     def name(self) -> tuple[str, str]:
@@ -91,6 +106,7 @@ class LedgerBridge:
         return self.output_limit if self.budgets.is_limited else None
 
     async def reserve(self, *, call_id: str, task_id: str, agent: str, input_tokens: int, output_tokens: int) -> None:
+        await patiently(self.pricing.refresh)
         cost, _ = self.pricing.price(input_tokens, output_tokens, 0)
         provider, model = self.pricing.name
         if cost is None and self.budgets.unpriced == "refuse":
@@ -123,6 +139,7 @@ class LedgerBridge:
     ) -> Decimal | None:
         cost, source = None, None
         if input_tokens is not None and output_tokens is not None:
+            await patiently(self.pricing.refresh)
             cost, source = self.pricing.price(input_tokens, output_tokens, cached_tokens or 0)
         provider, model = self.pricing.name
         call = ModelCall(
@@ -143,7 +160,7 @@ class LedgerBridge:
         )
         warnings = await patiently(lambda: self.ledger.record(call, keep_held=may_be_charged))
         # A call that a crash made us repeat was made, and paid, twice: every one has a key of its own.
-        data = {**asdict(call), "cost_usd": None if cost is None else float(cost)}
+        data = {**vars(call), "cost_usd": None if cost is None else float(cost)}
         await patiently(lambda: self.log.append_event(task_id, f"model:{call_id}", "model_call", agent, data))
         for warning in warnings:
             await self._warn(task_id, agent, warning)

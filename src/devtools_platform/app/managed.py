@@ -30,6 +30,8 @@ class Managed:
     """Where it answers; None until it is deployed."""
     key: SecretStr | None = None
     key_uuid: str | None = None
+    key_made_at: str | None = None
+    """In ISO 8601; None for a key made before this was written down."""
     token_id: str | None = None
     """Of the gateway token it was given."""
     last_token_id: str | None = None
@@ -56,6 +58,13 @@ class ManagedRecord:
     def keep(self, environment: str, name: str, agent: Managed) -> None:
         """Write it down at once: a key that is lost is shown by nobody again."""
         self.agents.setdefault(environment, {})[name] = agent
+        self._write()
+
+    def forget(self, environment: str, name: str) -> None:
+        self.agents.get(environment, {}).pop(name, None)
+        self._write()
+
+    def _write(self) -> None:
         shown = {env: {n: _show(a) for n, a in agents.items()} for env, agents in self.agents.items()}
         self.home.keep_secret(FILE, json.dumps(shown, indent=2))
 

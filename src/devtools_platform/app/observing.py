@@ -6,12 +6,15 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import sqlalchemy as sa
 
+from devtools_platform.app.home import Home
 from devtools_platform.app.ledger import build_budgets
+from devtools_platform.app.provider_costs import DigitalOceanCosts, Reconciliation, stored_costs
 from devtools_platform.config import Settings
 from devtools_platform.core.errors import BadInput, DevToolsError
 from devtools_platform.kit.telemetry import trace_id_for
@@ -22,7 +25,9 @@ from devtools_platform.observability.adapters.sql.gauges import refresh_gauges
 from devtools_platform.observability.adapters.sql.outbox import SqlOutbox
 from devtools_platform.observability.adapters.sql.reports import add_up
 from devtools_platform.observability.forwarding import Forwarder
-from devtools_platform.observability.prices import load_prices
+from devtools_platform.observability.interfaces import ACCOUNT
+from devtools_platform.observability.prices import Price, load_prices
+from devtools_platform.observability.reconciliation import Reconciled, add_fixed
 from devtools_platform.observability.reports import By, CostReport, spread_fixed
 from devtools_platform.observability.service import Tracing
 from devtools_platform.observability.validation import Validation, validate
@@ -57,11 +62,14 @@ def sink_names(settings: Settings) -> Sequence[str]:
 class Observed:
     """The stack's own loops. Workers have none: the stack sends for all of them."""
 
-    def __init__(self, settings: Settings, database: sa.Engine) -> None:
+    def __init__(self, settings: Settings, home: Home, database: sa.Engine) -> None:
         self._settings = settings
         self._prices = load_prices(settings.prices)
         self._spans = SqlSpanStore(database)
         self._tracing: Tracing | None = None
+        self._costs = stored_costs(database)
+        has_account = settings.digitalocean_access_token is not None
+        self._reconciliation = Reconciliation(DigitalOceanCosts(settings, home), self._costs, is_set_up=has_account)
         self.forwarder = Forwarder(SqlOutbox(database), build_sinks(settings))
         self.ledger = SqlLedger(database, build_budgets(settings))
         self._database = database
@@ -72,7 +80,7 @@ class Observed:
 
     def start(self, tracing: Tracing) -> None:
         self._tracing = tracing
-        self._tasks = [asyncio.create_task(self._refresh())]
+        self._tasks = [asyncio.create_task(self._refresh()), asyncio.create_task(self._reconciliation.run())]
         if self.forwarder.sinks:
             self._tasks.append(asyncio.create_task(self.forwarder.run()))
 
@@ -88,7 +96,33 @@ class Observed:
 
     async def report(self, by: By, since: date, until: date) -> CostReport:
         lines = await add_up(self._database, by, since, until)
-        return CostReport(by, since, until, lines, spread_fixed(self._prices.fixed, since, until))
+        said = await self._read_reconciled(since, until)
+        return CostReport(by, since, until, lines, spread_fixed(self._prices.fixed, since, until), said)
+
+    async def reconcile(self, day: date) -> Sequence[Reconciled]:
+        await self._reconciliation.reconcile(day)
+        return await self._read_reconciled(day, day + timedelta(days=1))
+
+    async def list_prices(self) -> Sequence[dict[str, Any]]:
+        """Those that may price a call, the person's own first: they go before the catalogue's."""
+        return [_show_price(price) for price in [*self._prices.prices, *await self._costs.list_prices()]]
+
+    async def refresh_prices(self) -> Sequence[dict[str, Any]]:
+        new = {price.model for price in await self._reconciliation.refresh_prices()}
+        today = datetime.now(UTC).date()
+        return [_show_price(one) for one in await self._costs.list_prices() if one.model in new and one.since == today]
+
+    async def _read_reconciled(self, since: date, until: date) -> list[Reconciled]:
+        lines = await self._costs.read_reconciled(since, until)
+        return [
+            line
+            if line.subject != ACCOUNT
+            else add_fixed(line, self._fixed_usd(line.day.replace(day=1), line.day + timedelta(days=1)))
+            for line in lines
+        ]
+
+    def _fixed_usd(self, since: date, until: date) -> Decimal:
+        return sum((line.usd for line in spread_fixed(self._prices.fixed, since, until)), start=Decimal(0))
 
     async def list_budgets(self) -> Sequence[dict[str, Any]]:
         return [account.to_dict() for account in await self.ledger.list_accounts()]
@@ -136,6 +170,11 @@ class Observed:
             except Exception:  # the metrics must not end with one mistake
                 log.exception("reading the gauges broke; it goes on")
             await asyncio.sleep(REFRESH_S)
+
+
+def _show_price(price: Price) -> dict[str, Any]:
+    shown = {name: float(value) if isinstance(value, Decimal) else value for name, value in price.model_dump().items()}
+    return {**shown, "since": None if price.since == date.min else price.since.isoformat()}
 
 
 async def _missing_at(langfuse: LangfuseReader, task_id: str, records: Records) -> list[str]:

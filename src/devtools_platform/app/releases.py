@@ -2,6 +2,18 @@
 
 from devtools_platform.deploy.host.store import check_chain
 from devtools_platform.deploy.service import current_release
-from devtools_platform.deploy.types import Options, Outcome, Plan, Release
+from devtools_platform.deploy.switch import SwitchOptions, SwitchOutcome, SwitchPlan
+from devtools_platform.deploy.types import Options, Outcome, Plan, Release, Severity
 
-__all__ = ["Options", "Outcome", "Plan", "Release", "check_chain", "current_release"]
+__all__ = [
+    "Options",
+    "Outcome",
+    "Plan",
+    "Release",
+    "Severity",
+    "SwitchOptions",
+    "SwitchOutcome",
+    "SwitchPlan",
+    "check_chain",
+    "current_release",
+]

@@ -5,13 +5,17 @@ An engine holds vectors of one model: another model has a place of its own, and 
 
 import hashlib
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
+
+import sqlalchemy as sa
 
 from devtools_platform.config import Settings
 from devtools_platform.context.adapters.edge import EdgeEngine
 from devtools_platform.context.adapters.minilm import MiniLm
 from devtools_platform.context.adapters.openai_embeddings import EndpointEmbedder
 from devtools_platform.context.adapters.qdrant_server import COLLECTION, QdrantEngine
+from devtools_platform.context.adapters.sql.documents import SqlDocuments
 from devtools_platform.context.interfaces import ChunkEngine, Embedder
 from devtools_platform.context.remotes import Remotes
 from devtools_platform.context.service import ContextService
@@ -53,6 +57,19 @@ def choose_engine(settings: Settings, folder: Path, embedder: Embedder | None, t
     tell("context", f"the Qdrant server at {settings.qdrant_url}")
     secret = key.get_secret_value() if key else None
     return QdrantEngine.connect(settings.qdrant_url, secret, vector_size=size, collection=COLLECTION + mark)
+
+
+async def open_service(
+    settings: Settings, folder: Path, store: sa.Engine, tell: Tell, cleanup: AsyncExitStack
+) -> ContextService:
+    """The context service on what `folder` and the engine hold, closed by `cleanup`."""
+    embedder = choose_embedder(settings, tell)
+    index = choose_engine(settings, folder, embedder, tell)
+    cleanup.push_async_callback(index.aclose)
+    await index.count()  # starts the engine's process, or meets the server, now: not in the middle of a task
+    service = ContextService(index, folder / "manifests", embedder, SqlDocuments(store))
+    cleanup.push_async_callback(service.aclose)
+    return service
 
 
 def _mark(model: str) -> str:

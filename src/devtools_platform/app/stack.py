@@ -8,7 +8,7 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,7 +20,9 @@ import sqlalchemy as sa
 from devtools_platform.agents.adapters.git_workspaces import GitWorkspaces
 from devtools_platform.app.admission import Admission
 from devtools_platform.app.agent_door import open_agent_door
+from devtools_platform.app.ci import ci_tools
 from devtools_platform.app.console import addresses_of, build_stack_view, invite
+from devtools_platform.app.context_client import ContextClient
 from devtools_platform.app.context_readers import readers_of
 from devtools_platform.app.crew import build_crew
 from devtools_platform.app.delivery import deploy_tools
@@ -33,14 +35,14 @@ from devtools_platform.app.observing import Observed, sink_names
 from devtools_platform.app.policy import policy_of
 from devtools_platform.app.recording import log_to, trace_to
 from devtools_platform.app.reviewing import workspace_tools
+from devtools_platform.app.rollout_metrics import watch_rollouts
 from devtools_platform.app.runtimes import Runtimes, choose_runtimes
-from devtools_platform.app.search_engine import choose_embedder, choose_engine, follow_remotes
+from devtools_platform.app.search_engine import follow_remotes, open_service
 from devtools_platform.app.serving import Serving, bind
 from devtools_platform.app.team_memory import keep_learning
 from devtools_platform.app.webhooks import build_webhooks
 from devtools_platform.config import Settings
 from devtools_platform.console.api import build_api as build_console
-from devtools_platform.context.adapters.sql.documents import SqlDocuments
 from devtools_platform.context.adapters.sql.task_memory import TaskMemory
 from devtools_platform.context.api import build_api as build_context
 from devtools_platform.context.library import Library
@@ -48,6 +50,7 @@ from devtools_platform.context.names import name_collection
 from devtools_platform.context.service import ContextService
 from devtools_platform.context.tools import ContextTools
 from devtools_platform.core.errors import NotFound
+from devtools_platform.core.interfaces import ToolServer
 from devtools_platform.core.tools import Caller
 from devtools_platform.gateway.adapters.call_records import SqlCallRecords
 from devtools_platform.gateway.api import build_api as build_gateway
@@ -142,7 +145,7 @@ class Stack:
         urls = Urls(**{name: f"http://{self.settings.host}:{s.getsockname()[1]}" for name, s in sockets.items()})
         store, url = await self._start_database(cleanup)
         spans = SqlSpanStore(store, sink_names(self.settings))
-        observed = Observed(self.settings, store)
+        observed = Observed(self.settings, home, store)
         cleanup.push_async_callback(observed.stop)
         observed.start(cleanup.enter_context(trace_to(spans, self.settings)))
         runtimes = await self._start_models(home, cleanup)
@@ -154,9 +157,13 @@ class Stack:
         workspaces = GitWorkspaces(home.workspaces, self.settings.min_free_disk_mb)
         state = StateService(store, control, workspaces)
         parts = StateParts(state, EventLog(store), ApprovalDesk(store, control), AuditLog(store))
-        gateway = self._build_gateway(home, store, context, parts)
+        ci, http = ci_tools(self.settings, state.get_request)
+        if http is not None:
+            cleanup.push_async_callback(http.aclose)
+        gateway = self._build_gateway(home, store, context, parts, ci)
         doors = open_doors(self.settings, home, store, gateway, context.embedder)
-        await serving.serve(build_context(context, token, readers_of(doors["identity"])), sockets["context"])
+        remotes = follow_remotes(self.settings, context, home.path / "context")
+        await serving.serve(build_context(context, token, readers_of(doors["identity"]), remotes), sockets["context"])
         self.progress("context", urls.context)
         door = open_agent_door(
             build_gateway(gateway, token=token, secret=secret, **doors),
@@ -174,18 +181,26 @@ class Stack:
         cleanup.push_async_callback(_cancel, asyncio.create_task(retention.run()))
         learning = keep_learning(TaskMemory(store), Library(context))
         cleanup.push_async_callback(_cancel, asyncio.create_task(learning))
-        remotes = follow_remotes(self.settings, context, home.path / "context")
         cleanup.push_async_callback(_cancel, asyncio.create_task(remotes.run()))
         cleanup.push_async_callback(_cancel, asyncio.create_task(state.keep_starting()))
+        cleanup.push_async_callback(_cancel, asyncio.create_task(watch_rollouts(self.settings)))
         state_api = build_state(parts, admit=Admission(self.settings).admit, traces=spans, token=token)
         add_observatory(state_api, observed)
         await serving.serve(state_api, sockets["state"])
         self.progress("state", urls.state)
         if "webhooks" in sockets:
-            receiver = await run_integrations(self.settings, home, store, parts, cleanup, urls.webhooks, self.progress)
+            receiver = await run_integrations(
+                self.settings,
+                home,
+                store,
+                parts,
+                cleanup,
+                urls.webhooks,
+                ContextClient(urls.context, token),
+                self.progress,
+            )
             await serving.serve(receiver, sockets["webhooks"])
-        telling = build_webhooks(self.settings, home, store).run()
-        cleanup.push_async_callback(_cancel, asyncio.create_task(telling))
+        cleanup.push_async_callback(_cancel, asyncio.create_task(build_webhooks(self.settings, home, store).run()))
         home.keep_secret("database_url", url)
         view = build_stack_view(self.settings, store, parts, gateway, context, runtimes, urls.as_dict(), token)
         cleanup.push_async_callback(view.delivery.aclose)
@@ -218,16 +233,13 @@ class Stack:
         return runtimes
 
     async def _start_context(self, home: Home, store: sa.Engine, cleanup: AsyncExitStack) -> ContextService:
-        embedder = choose_embedder(self.settings, self.progress)
-        index = choose_engine(self.settings, home.path / "context", embedder, self.progress)
-        cleanup.push_async_callback(index.aclose)
-        await index.count()  # starts the engine's process, or meets the server, now: not in the middle of a task
-        service = ContextService(index, home.path / "context" / "manifests", embedder, SqlDocuments(store))
-        cleanup.push_async_callback(service.aclose)
-        await service.resume()
+        service = await open_service(self.settings, home.path / "context", store, self.progress, cleanup)
+        await service.resume_all()
         return service
 
-    def _build_gateway(self, home: Home, store: sa.Engine, context: ContextService, parts: StateParts) -> Gateway:
+    def _build_gateway(
+        self, home: Home, store: sa.Engine, context: ContextService, parts: StateParts, ci: Sequence[ToolServer]
+    ) -> Gateway:
         async def collection_of(caller: Caller) -> str | None:
             try:
                 request = await parts.service.get_request(caller.task_id)
@@ -238,7 +250,7 @@ class Stack:
         tasks = TaskTools(parts.service, parts.events, Admission(self.settings).admit)
         workspace = workspace_tools(self.settings, home.workspaces)
         return Gateway(
-            [workspace, ContextTools(context, collection_of), tasks, WebTools(), *deploy_tools(self.settings)],
+            [workspace, ContextTools(context, collection_of), tasks, WebTools(), *deploy_tools(self.settings), *ci],
             policy_of(self.settings.agent_definitions),
             SqlCallRecords(store),
             rules=load_rules(self.settings.approval_rules),

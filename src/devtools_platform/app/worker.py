@@ -4,7 +4,6 @@ On the stack's own host everything it needs stands in the data directory. On ano
 `database_url`, `gateway_url`, `stack_secret`. There it cannot take tasks, whose clones lie beside the stack.
 """
 
-import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -52,7 +51,7 @@ async def run_worker(settings: Settings, progress: Progress) -> AsyncGenerator[W
         cleanup.enter_context(log_to(home.logs / f"worker-{os.getpid()}.log"))
         store = database.connect(address.database_url)
         cleanup.callback(store.dispose)
-        await asyncio.to_thread(database.migrate, store)
+        await database.read_in_thread(store, database.require_current)
         cleanup.enter_context(trace_to(SqlSpanStore(store, sink_names(settings)), settings))
         if settings.worker_metrics_port is not None:
             cleanup.callback(serve_metrics(settings.host, settings.worker_metrics_port))

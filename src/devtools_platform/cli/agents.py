@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
+from datetime import timedelta
 from typing import Annotated, Any, TypeVar, get_args
 
 import typer
@@ -29,7 +30,8 @@ def _environment(settings: Settings, given: str | None) -> EnvironmentName:
     raise BadInput(f"There is no environment {given!r}.", hint=f"One of {', '.join(get_args(EnvironmentName))}.")
 
 
-def _settings(data_dir: Any, env: str | None) -> Settings:
+def environment_settings(data_dir: Any, env: str | None) -> Settings:
+    """The settings, of the environment that `--env` names."""
     settings = stack_settings(data_dir)
     return settings.model_copy(update={"environment": _environment(settings, env)})
 
@@ -38,7 +40,7 @@ def _with_sync(data_dir: Any, env: str | None, act: Callable[[Any], Awaitable[T]
     from devtools_platform.app.agent_sync import AgentSync
 
     async def run() -> T:
-        settings = _settings(data_dir, env)
+        settings = environment_settings(data_dir, env)
         tell = no_progress if as_json else progress
         async with AgentSync.open(settings, settings.environment, tell) as sync:
             return await act(sync)
@@ -55,7 +57,7 @@ def list_agents(env: Env = None, data_dir: DataDir = None, as_json: AsJson = Fal
     """Every agent, and what the environments file has it run on."""
     from devtools_platform.app.runtimes import describe_runtimes
 
-    listed = describe_runtimes(_settings(data_dir, env))
+    listed = describe_runtimes(environment_settings(data_dir, env))
     if as_json:
         print_json(listed)
         return
@@ -113,13 +115,15 @@ def rotate_keys(
     overlap_s: Annotated[
         float | None, typer.Option("--overlap", min=0, help="Seconds the old keys count on; by default one model call.")
     ] = None,
+    older_than: Annotated[float, typer.Option("--older-than", min=0, help="Only keys older than these days.")] = 0,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
     """New access keys for the managed agents; the running stack takes them at its next call."""
 
     async def act(sync: Any) -> list[Any]:
-        return await sync.rotate_keys(sync.settings.model_timeout_s if overlap_s is None else overlap_s)
+        overlap = sync.settings.model_timeout_s if overlap_s is None else overlap_s
+        return await sync.rotate_keys(overlap, older_than=timedelta(days=older_than))
 
     rotated = _with_sync(data_dir, env, act, as_json=as_json)
     if as_json:
@@ -163,7 +167,7 @@ def ask_agent(agent: str, env: Env = None, data_dir: DataDir = None, as_json: As
     from devtools_platform.app.agent_probe import probe_runtimes
 
     tell = no_progress if as_json else progress
-    results = asyncio.run(probe_runtimes(_settings(data_dir, env), agent, tell))
+    results = asyncio.run(probe_runtimes(environment_settings(data_dir, env), agent, tell))
     if as_json:
         print_json([asdict(result) for result in results])
     else:

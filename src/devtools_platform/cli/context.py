@@ -23,6 +23,7 @@ app = typer.Typer(no_args_is_help=True, help="Search in repositories and in what
 
 Repo = Annotated[Path, typer.Option("--repo", help="The repository to look in.")]
 Collection = Annotated[str | None, typer.Option("--collection", help="Look in this collection instead.")]
+Paused = Annotated[str, typer.Argument(help="A collection, as `status` names it.")]
 Limit = Annotated[int, typer.Option(min=1, max=50, help="Most results to show.")]
 TELL_EVERY_S = 1.0
 
@@ -115,6 +116,18 @@ def status(
         _show_status(one, as_json=False)
 
 
+@app.command("pause")
+def pause(collection: Paused, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Stop indexing and embedding a collection, until `resume`; what is there is searched all along."""
+    _show_status(_send(data_dir, "POST", _path(Path(), collection, "/pause")), as_json=as_json)
+
+
+@app.command("resume")
+def resume(collection: Paused, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Go on where `pause` stopped, in the background."""
+    _show_status(_send(data_dir, "POST", _path(Path(), collection, "/resume")), as_json=as_json)
+
+
 @app.command("add")
 def add(
     collection: Annotated[str, typer.Argument(help="Where to: a name of your own, such as docs.")],
@@ -181,7 +194,7 @@ def snapshot(
     as_json: AsJson = False,
 ) -> None:
     """All indexes of repositories with their vectors into a file, while searches are answered. Documents are in
-    `state backup`."""
+    `dev-tools backup`."""
     saved = _send(data_dir, "POST", "/snapshots", json={"file": str(file.absolute())})
     _show_saved(saved, "written", as_json=as_json)
 
@@ -254,6 +267,8 @@ def _show_status(found: dict[str, Any], *, as_json: bool, with_skipped: bool = F
     state = f"{found['files']} files, {found['chunks']} chunks, {len(found['skipped'])} left out"
     if found["is_indexing"]:
         state += f"; indexing, {found['files_done']} of {found['files_total']}"
+    if found["is_paused"]:
+        state += f"; paused: `{program()} context resume {found['collection']}` goes on"
     if found["without_vector"]:
         state += f"; {found['without_vector']} by words only, so far"
     out.print(Text(f"  {state}"))

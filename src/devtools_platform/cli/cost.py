@@ -80,6 +80,47 @@ def budgets(data_dir: DataDir = None, as_json: AsJson = False) -> None:
         err.print("Nothing was spent, and no call of unknown price was made.")
 
 
+@app.command("reconcile")
+def reconcile(
+    day: Annotated[str | None, typer.Option(help="YYYY-MM-DD in UTC; yesterday by default.")] = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask DigitalOcean what was used on a day, beside the ledger. Done nightly too. Exit code 1 when they differ."""
+    found = asyncio.run(running_stack(data_dir).reconcile_costs(_day(day)))
+    if as_json:
+        print_json(found)
+    else:
+        _show_reconciled(found)
+        if not found:
+            err.print("DigitalOcean knows no managed agent of this stack, and of the account it tells only today.")
+    if any(line["is_off"] for line in found):
+        raise typer.Exit(1)
+
+
+@app.command("prices")
+def prices(
+    refresh: Annotated[bool, typer.Option("--refresh", help="First read DigitalOcean's catalogue.")] = False,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """The dated prices: of your file, and of DigitalOcean's catalogue as it was read. A price that is gone stays."""
+    stack = running_stack(data_dir)
+    if refresh:
+        new = asyncio.run(stack.refresh_prices())
+        err.print(f"{len(new)} prices are new.")
+    found = asyncio.run(stack.list_prices())
+    if as_json:
+        print_json(found)
+        return
+    for price in found:
+        amounts = f"${price['input_usd']:g} in, ${price['output_usd']:g} out a million tokens"
+        since = price["since"] or "always"
+        out.print(f"{price['provider']:<14} {price['model']:<34} {amounts}  {since}  {price['source']}", markup=False)
+    if not found:
+        err.print("None beside the tables we ship. `--refresh` reads DigitalOcean's; DEV_TOOLS_PRICES names your own.")
+
+
 def _machine(usd: float | None, input_per_s: float | None, output_per_s: float | None, max_load: float) -> Machine:
     if usd is None or input_per_s is None or output_per_s is None:
         raise BadInput(
@@ -105,8 +146,30 @@ def _show(found: dict[str, Any]) -> None:
         out.print(f"{line['key']:<40} {line['calls']:>6} calls {tokens} tokens  {_cost(line)}{failed}", markup=False)
     for item in found["fixed"]:
         out.print(f"{item['name']:<40} fixed ({item['kind']})  ${item['usd']:.2f}  {item['source']}", markup=False)
+    _show_reconciled(found["reconciled"])
     whole = "unknown" if found["all_usd"] is None else f"${found['all_usd']:.4f}"
     out.print(f"{'model calls and fixed costs':<40} {whole}", markup=False)
+
+
+def _show_reconciled(lines: list[dict[str, Any]]) -> None:
+    for line in lines:
+        if line["subject"] == "account":
+            told, missing = (_usd(line[name]) for name in ("said_usd", "missing_usd"))
+            ours = f"the ledger with fixed costs {_usd(line['recorded_usd'])}, difference {missing}"
+            out.print(f"{line['provider']} on {line['day']}: the account's month so far {told}; {ours}", markup=False)
+        else:
+            told, ours, missing = (_tokens(line[name]) for name in ("said_tokens", "recorded_tokens", "missing_tokens"))
+            mark = "  OFF" if line["is_off"] else ""
+            text = f"{line['subject']} used {told} tokens; the ledger has {ours}, difference {missing}{mark}"
+            out.print(f"{line['provider']} on {line['day']}: {text}", markup=False)
+
+
+def _usd(amount: float | None) -> str:
+    return "unknown" if amount is None else f"${amount:.2f}"
+
+
+def _tokens(count: int | None) -> str:
+    return "unknown" if count is None else str(count)
 
 
 def _cost(line: dict[str, Any]) -> str:

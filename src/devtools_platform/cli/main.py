@@ -1,7 +1,7 @@
 """Every error ends with the next command; every command has `--json`.
 
-Exit codes: 0 done; 20 a task ended without a branch, or a review that blocks; 21 a rollout was undone;
-2-11 see `core.errors`; 130 interrupted.
+Exit codes: 0 done; 20 a task ended without a branch, a review that blocks, or a replay that departs; 21 a rollout
+was undone; 2-11 see `core.errors`; 130 interrupted.
 """
 
 import sys
@@ -14,19 +14,21 @@ from devtools_platform import __version__
 from devtools_platform.cli import (
     agents,
     audit,
+    backup,
     console,
     context,
     cost,
     demo,
     dev,
+    history,
     host,
     integrations,
+    migrate,
     model,
     release,
     review,
     rollout,
     stack,
-    state,
     task,
     tools,
     traces,
@@ -40,13 +42,16 @@ from devtools_platform.core.errors import DevToolsError, NotFound
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__)
 app.add_typer(task.app, name="task")
 app.add_typer(worker.app, name="worker")
+app.add_typer(history.app, name="eval")
 app.add_typer(audit.app, name="audit")
+app.add_typer(backup.app, name="backup")
+app.command("restore")(backup.restore)
 app.add_typer(console.app, name="console")
 app.add_typer(context.app, name="context")
-app.add_typer(state.app, name="state")
 app.add_typer(cost.app, name="cost")
 app.add_typer(traces.app, name="traces")
 app.add_typer(model.app, name="model")
+app.add_typer(migrate.app, name="migrate")
 app.add_typer(integrations.app, name="integrations")
 app.add_typer(webhooks.app, name="webhooks")
 app.add_typer(dev.app, name="dev")

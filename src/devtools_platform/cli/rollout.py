@@ -9,7 +9,7 @@ import typer
 from pydantic import ValidationError
 
 from devtools_platform.app.delivery import Delivery
-from devtools_platform.app.releases import Options, Outcome, Plan
+from devtools_platform.app.releases import Options, Outcome, Plan, Severity, SwitchOptions, SwitchPlan
 from devtools_platform.cli.connection import AsJson
 from devtools_platform.cli.output import err, out, print_json
 from devtools_platform.cli.release import ReleaseName, delivery
@@ -27,7 +27,13 @@ WatchS = Annotated[float, typer.Option("--watch", help="Seconds to look on after
 DrainS = Annotated[float, typer.Option("--drain", help="Seconds that requests of the old release may take to end.")]
 HealthS = Annotated[float, typer.Option("--health", help="Seconds the new containers may take to become healthy.")]
 Hold = Annotated[bool, typer.Option("--hold", help="Stop when all is staged; `promote` goes on.")]
-Gate = Annotated[bool, typer.Option(help="Refuse while critical alerts fire.")]
+Gate = Annotated[bool, typer.Option(help="Refuse while critical alerts fire or traces are not whole.")]
+RefuseSeverity = Annotated[
+    Severity | None, typer.Option(help="Refuse a release with a known vulnerability that bad or worse (SBOM, OSV).")
+]
+AcceptUnknown = Annotated[
+    bool, typer.Option("--accept-unknown", help="Go on where vulnerabilities could not be found out.")
+]
 
 
 @app.command("plan")
@@ -39,13 +45,23 @@ def plan(
     health: HealthS = 120,
     hold: Hold = False,
     gate: Gate = True,
+    refuse_severity: RefuseSeverity = None,
+    accept_unknown: AcceptUnknown = False,
     file: Annotated[Path | None, typer.Option("--out", help="Write the plan here, for `start --plan`.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what `start` would do. What is approved, by its hash, is what runs."""
     works = delivery(as_json=as_json)
     manifest, bundle = works.releases().fetch(name, works.public_key())
-    options = Options(health_s=health, drain_s=drain, watch_s=watch, has_gate=gate, is_held=hold)
+    options = Options(
+        health_s=health,
+        drain_s=drain,
+        watch_s=watch,
+        has_gate=gate,
+        refuse_severity=refuse_severity,
+        accepts_unknown=accept_unknown,
+        is_held=hold,
+    )
     made = asyncio.run(works.rollouts(host).plan(manifest, bundle, options))
     if file is not None:
         file.write_text(made.model_dump_json(indent=2))
@@ -65,16 +81,26 @@ def start(
     health: HealthS = 120,
     hold: Hold = False,
     gate: Gate = True,
+    refuse_severity: RefuseSeverity = None,
+    accept_unknown: AcceptUnknown = False,
     as_json: AsJson = False,
 ) -> None:
     """Stage the release on all hosts, flip, watch, record. Any failure returns all hosts. Exit code 21 then."""
     works = delivery(as_json=as_json)
-    options = Options(health_s=health, drain_s=drain, watch_s=watch, has_gate=gate, is_held=hold)
+    options = Options(
+        health_s=health,
+        drain_s=drain,
+        watch_s=watch,
+        has_gate=gate,
+        refuse_severity=refuse_severity,
+        accepts_unknown=accept_unknown,
+        is_held=hold,
+    )
     hash_, seen = _read_approved(approved)
     if seen is not None:
         name, options = str(seen.seq), seen.options
     manifest, bundle = works.releases().fetch(name, works.public_key())
-    _finish(asyncio.run(works.rollouts(host).deploy(manifest, bundle, options, hash_)), as_json=as_json)
+    _finish(asyncio.run(works.deployment(host).deploy(manifest, bundle, options, hash_)), as_json=as_json)
 
 
 @app.command("rollback")
@@ -93,6 +119,36 @@ def rollback(
     works = delivery(as_json=as_json)
     hash_, _ = _read_approved(approved)
     _finish(asyncio.run(works.rollouts(host).roll_back(to, options, hash_)), as_json=as_json)
+
+
+@app.command("switch")
+def switch(
+    to: Annotated[str, typer.Argument(metavar="HOST", help="The host of the inventory that requests shall go to.")],
+    snapshot: Annotated[bool, typer.Option(help="Snapshot the droplet that serves now, before.")] = True,
+    settle: Annotated[float, typer.Option(help="Seconds the address may take to answer from there.")] = 60,
+    watch: Annotated[float, typer.Option("--watch", help="Seconds it must then answer without a break.")] = 30,
+    approved: Annotated[
+        str | None, typer.Option("--plan", help="A plan's hash: do exactly this, or nothing.", metavar="HASH")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and where requests go.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Blue/green between droplets: move the reserved IP or load balancer to another one, and back if it fails."""
+    works, options = _works(as_json=as_json), SwitchOptions(takes_snapshot=snapshot, settle_s=settle, watch_s=watch)
+    if dry_run:
+        _show_switch(asyncio.run(works.plan_switch(to, options)), as_json=as_json)
+        return
+    outcome = asyncio.run(works.switch(to, options, approved))
+    if as_json:
+        print_json(asdict(outcome))
+    elif outcome.status == "switched":
+        kept = f", snapshot {outcome.snapshot}" if outcome.snapshot else ""
+        out.print(f"switched: requests go to {outcome.serving}, after {outcome.seconds:.1f} s{kept}", markup=False)
+    else:
+        out.print(f"returned: {outcome.failed_step} failed: {outcome.why}", markup=False)
+        out.print(f"Requests go to {outcome.serving or 'nobody knows where'}.", markup=False)
+    if outcome.status == "returned":
+        raise typer.Exit(ROLLED_BACK)
 
 
 @app.command("promote")
@@ -183,11 +239,13 @@ def _works(*, as_json: bool) -> Delivery:
 
 def _finish(outcome: Outcome, *, as_json: bool) -> None:
     if as_json:
-        print_json(asdict(outcome))
+        print_json(asdict(outcome) | {"gates": [gate.model_dump() for gate in outcome.gates]})
     elif outcome.status == "reverted":
         _show_failure(outcome)
     else:
         out.print(f"{outcome.status}: release {outcome.seq} in {outcome.seconds:.1f} s")
+        for gate in outcome.gates:
+            out.print(f"  {gate.gate} {gate.verdict}: {gate.why}", markup=False)
     if outcome.lost_volumes:
         err.print(f"  ALARM: volumes are missing: {', '.join(outcome.lost_volumes)}", style="bold red")
     if outcome.unreachable:
@@ -205,6 +263,17 @@ def _show_failure(outcome: Outcome) -> None:
             err.print(said["log"].rstrip(), markup=False)
     out.print(f"reverted: release {outcome.seq} failed at {outcome.failed_step}: {outcome.why}", markup=False)
     out.print(f"Every host is on the release it was on. It took {outcome.seconds:.1f} s.")
+
+
+def _show_switch(plan: SwitchPlan, *, as_json: bool) -> None:
+    if as_json:
+        print_json({**plan.model_dump(mode="json"), "hash": plan.hash})
+        return
+    out.print(f"{plan.address}: from {plan.from_host or 'nothing'} to {plan.to_host}", markup=False)
+    out.print(f"  which serves release {plan.seq}, commit {plan.git_sha[:12]}")
+    for number, step in enumerate(plan.steps, 1):
+        out.print(f"  {number:>3}  {step}")
+    out.print(f"plan {plan.hash}")
 
 
 def _show_plan(plan: Plan) -> None:

@@ -76,7 +76,10 @@ def _greet(running: "Running") -> None:
 
 
 def doctor(data_dir: DataDir = None, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
-    """Check what a stack needs here; say what is missing and how to mend it."""
+    """Check what a stack needs; say what is missing, what will be before long, and the command that mends it.
+
+    Ends with 1 when something must be mended.
+    """
     from devtools_platform.app.doctor import examine
 
     checks = asyncio.run(examine(stack_settings(data_dir)))
@@ -84,7 +87,9 @@ def doctor(data_dir: DataDir = None, as_json: Annotated[bool, typer.Option("--js
         print_json([vars(check) for check in checks])
     else:
         for check in checks:
-            mark = ("ok  ", "green") if check.is_ok else ("FIX ", "bold red")
+            mark = (
+                ("FIX  ", "bold red") if not check.is_ok else ("SOON ", "yellow") if check.fix else ("ok   ", "green")
+            )
             out.print(Text.assemble(mark, (f"{check.name:<15}", "bold"), check.found))
             if check.fix:
                 out.print(Text(f"    -> {check.fix}"))

@@ -7,7 +7,7 @@ from rich.console import Group
 from rich.text import Text
 
 from devtools_platform.cli.output import program
-from devtools_platform.core.tasks import Event, TaskResult, TestRun
+from devtools_platform.core.tasks import Event, Plan, TaskResult, TestRun
 
 MARKS = {
     "completed": ("done", "bold green"),
@@ -22,7 +22,7 @@ def describe_event(event: Event, *, in_full: bool, data_dir: Path | None = None)
     match event.kind:
         case "plan":
             steps = "; ".join(f"{s['id']} {s['agent']}" for s in data["steps"])
-            return _line("plan", f"{steps}  (by {data['source']})")
+            return _line("plan", f"{steps}  (by {data['source']}; {_expected(Plan.model_validate(data))})")
         case "delegated":
             return _line(data["agent"], _first_line(data["goal"]))
         case "reported":
@@ -96,7 +96,11 @@ def summarise(task: TaskResult) -> Group:
     lines += [_row("task", f"{task.id}  {_first_line(task.text)}")]
     if task.plan:
         lines.append(
-            _row("plan", "; ".join(f"{s.id} {s.agent}" for s in task.plan.steps) + f" (by {task.plan.source})")
+            _row(
+                "plan",
+                "; ".join(f"{s.id} {s.agent}" for s in task.plan.steps)
+                + f" (by {task.plan.source}; {_expected(task.plan)})",
+            )
         )
     lines += [_row("tests", f"{run.stage}: {' '.join(run.command)} -> {_test_outcome(run)}") for run in task.tests]
     if task.review:
@@ -157,3 +161,12 @@ def _first_line(text: str) -> str:
 def _brief(value: Any) -> str:
     shown = repr(value)
     return shown if len(shown) <= 48 else shown[:45] + "..."  # noqa: PLR2004 - a terminal's width
+
+
+def _expected(plan: Plan) -> str:
+    """What the plan's steps may cost by what their agents' runs have cost so far; unknown as soon as one is."""
+    known = [step.cost_usd for step in plan.steps if step.cost_usd is not None]
+    if len(known) < len(plan.steps):
+        return "cost in advance unknown"
+    fewest = min(step.cost_runs for step in plan.steps)
+    return f"about ${sum(known):.4f}, by {fewest} earlier run{'s' if fewest != 1 else ''} of each agent or more"

@@ -11,7 +11,7 @@ import typer
 
 from devtools_platform.app.client import StackClient
 from devtools_platform.app.home import Home
-from devtools_platform.cli import approvals, control, review
+from devtools_platform.cli import approvals, control, history, review
 from devtools_platform.cli.connection import AsJson, running_stack, show_task
 from devtools_platform.cli.output import err, no_progress, out, print_json, progress
 from devtools_platform.cli.stack import DataDir, stack_settings
@@ -23,7 +23,7 @@ from devtools_platform.core.errors import BadInput, NotRunning, UnknownAgent
 from devtools_platform.core.tasks import MAX_TASK_TEXT, AskBefore, Status, TaskRequest, TaskResult
 
 app = typer.Typer(no_args_is_help=True, help="Tasks.")
-for group in (approvals, control):
+for group in (approvals, control, history):
     for name, command in group.COMMANDS.items():
         app.command(name)(command)
 app.command("review")(review.task_review)

@@ -184,10 +184,14 @@ def revoke_token(id_: Annotated[str, typer.Argument(metavar="ID")], data_dir: Da
 
 @token_app.command("rotate")
 def rotate_token(
-    id_: Annotated[str, typer.Argument(metavar="ID")], data_dir: DataDir = None, as_json: AsJson = False
+    id_: Annotated[str, typer.Argument(metavar="ID")],
+    overlap: Annotated[float, typer.Option(min=0, max=720, help="Hours the old token counts on.")] = 0,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
 ) -> None:
-    """The same rights under a new token; the old one ends now."""
-    _show_token(_send(data_dir, "POST", f"/tokens/{id_}/rotate"), as_json=as_json)
+    """The same rights under a new token; the old one ends now, or after the overlap."""
+    made = _send(data_dir, "POST", f"/tokens/{id_}/rotate", params={"overlap_s": overlap * 3600})
+    _show_token(made, as_json=as_json)
 
 
 def _show_token(made: dict[str, Any], *, as_json: bool) -> None:

@@ -49,6 +49,8 @@ def validate(
         checked = f"{found['model_calls']} model calls, {found['tool_calls']} tool calls, {found['spans']} spans"
         verdict = "whole" if found["is_whole"] else f"{len(found['problems'])} problems"
         out.print(f"{verdict}: {checked} of {len(found['tasks'])} tasks", markup=False)
+        if not found["tasks"]:
+            err.print("No task has ended yet: there was nothing to check.")
         if found["unchecked"]:
             err.print(f"{found['unchecked']} model calls are older than this check.")
     if not found["is_whole"]:

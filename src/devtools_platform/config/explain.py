@@ -1,10 +1,13 @@
 """Each setting as a person asks about it: its variable, its value, where that came from, what it means."""
 
 import os
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import AliasChoices, SecretStr
+from pydantic_core import to_json
 
 from devtools_platform.config.settings import PREFIX, Settings
 
@@ -24,6 +27,34 @@ class Explained:
 def explain(settings: Settings) -> list[Explained]:
     """All of them, in the order they are declared."""
     return [_explain(settings, name) for name in Settings.model_fields]
+
+
+@dataclass(frozen=True)
+class Value:
+    """A setting as somebody would set it again, secrets in the clear: for backups, never for showing."""
+
+    variable: str
+    value: str
+    path: Path | None
+    """What it names, where it names a file or a folder."""
+
+
+def list_values(settings: Settings, *, without: Collection[str] = ()) -> dict[str, Value]:
+    """Every setting that differs from its default, by its name in `Settings`."""
+    found: dict[str, Value] = {}
+    for name in sorted(settings.model_fields_set - set(without)):
+        value: Any = getattr(settings, name)
+        if value is None:
+            continue
+        variable = _variables(name, Settings.model_fields[name].validation_alias)[0]
+        plain = value.get_secret_value() if isinstance(value, SecretStr) else value
+        text = plain if isinstance(plain, str) else to_json(plain).decode() if _is_json(plain) else str(plain)
+        found[name] = Value(variable, text, value if isinstance(value, Path) else None)
+    return found
+
+
+def _is_json(value: object) -> bool:
+    return isinstance(value, (Mapping, tuple, bool))
 
 
 def _explain(settings: Settings, name: str) -> Explained:

@@ -158,6 +158,8 @@ class Settings(BaseSettings):
     """How long an ended task's private clone stays, for a retry or a fork."""
     keep_tasks_days: float = Field(default=90.0, gt=0, le=36500)
     """How long an ended task stays with its events, runs and artifacts. The audit stays for ever."""
+    backup_recipient: str | None = None
+    """The public key (`age1...`) that backups are encrypted for; `dev-tools backup keygen` makes a pair."""
     # -- the crew's work -----------------------------------------------------------------------------------------
     review_policy: Path | None = None
     """A YAML file that says what a finding of an analyzer means, instead of the one that came with us."""
@@ -186,6 +188,8 @@ class Settings(BaseSettings):
     """The public key that releases are verified with; by default the file beside the private one that ends in .pub."""
     hosts_file: Path = Path("deploy/hosts.yaml")
     """The inventory: which droplets a rollout goes to."""
+    osv_url: str = "https://api.osv.dev"
+    """Where `rollout --refuse-severity` looks vulnerabilities up: OSV, or a mirror of it. Package names are sent."""
 
     embedding_base_url: str | None = None
     """The endpoint of `embeddings=endpoint`, for example `https://inference.do-ai.run/v1`. Repositories' code is sent

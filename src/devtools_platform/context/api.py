@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Query, Request
+from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from sse_starlette.sse import EventSourceResponse
 
@@ -13,9 +13,10 @@ from devtools_platform.context.custody import Custody, Saved
 from devtools_platform.context.documents_api import add_document_routes
 from devtools_platform.context.library import Library
 from devtools_platform.context.names import name_collection
+from devtools_platform.context.remotes import Remotes, name_remote
 from devtools_platform.context.service import MAX_LIMIT, MAX_QUERY_CHARS, ContextService
 from devtools_platform.context.types import Freshness, Hit, IndexStatus, Lines, RepoSource, Symbol
-from devtools_platform.core.errors import BadInput, Forbidden, Unavailable
+from devtools_platform.core.errors import BadInput, Forbidden, NotFound, Unavailable
 from devtools_platform.kit.http import create_app, has_token
 
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT)]
@@ -32,7 +33,19 @@ class NewCollection(BaseModel):
     watch: bool = Field(default=False, description="Follow the files on disk; what is saved is searchable at once.")
 
 
-def build_api(service: ContextService, token: str, readers: Readers = lambda _: None) -> FastAPI:
+class Moved(BaseModel):
+    """Repositories that have news."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    urls: list[Annotated[str, Field(min_length=1, max_length=500)]] = Field(
+        min_length=1, max_length=20, description="Of one repository or several, each in as many forms as are known."
+    )
+
+
+def build_api(
+    service: ContextService, token: str, readers: Readers = lambda _: None, remotes: Remotes | None = None
+) -> FastAPI:
     """The routes around a service that someone else opens and closes. `readers` are callers without `token`."""
 
     async def check_health() -> Mapping[str, Any]:
@@ -58,6 +71,8 @@ def build_api(service: ContextService, token: str, readers: Readers = lambda _: 
     _add_reading_routes(router, service)
     add_document_routes(router, Library(service))
     _add_snapshot_routes(router, Custody(service))
+    if remotes is not None:
+        _add_remote_routes(router, remotes)
     app.include_router(router)
     return app
 
@@ -86,6 +101,21 @@ def _add_routes(app: APIRouter, service: ContextService, check: Check) -> None:
     async def delete_collection(name: str) -> None:
         await service.forget(name)
 
+    async def pause(name: str) -> IndexStatus:
+        return await service.pause(name)
+
+    async def resume(name: str) -> IndexStatus:
+        return await service.resume(name)
+
+    app.add_api_route("/collections", list_collections, methods=["GET"])
+    app.add_api_route("/collections", create_collection, methods=["POST"], status_code=202)
+    app.add_api_route("/collections/{name}", read_collection, methods=["GET"])
+    app.add_api_route("/collections/{name}", delete_collection, methods=["DELETE"], status_code=204)
+    app.add_api_route("/collections/{name}/pause", pause, methods=["POST"])
+    app.add_api_route("/collections/{name}/resume", resume, methods=["POST"], status_code=202)
+
+
+def _add_reading_routes(app: APIRouter, service: ContextService) -> None:
     async def search(
         name: str,
         q: Annotated[str, Query(min_length=1, max_length=MAX_QUERY_CHARS)],
@@ -98,15 +128,6 @@ def _add_routes(app: APIRouter, service: ContextService, check: Check) -> None:
     async def outline(name: str, path: str) -> list[Symbol]:
         return await service.outline(name, path)
 
-    app.add_api_route("/collections", list_collections, methods=["GET"])
-    app.add_api_route("/collections", create_collection, methods=["POST"], status_code=202)
-    app.add_api_route("/collections/{name}", read_collection, methods=["GET"])
-    app.add_api_route("/collections/{name}", delete_collection, methods=["DELETE"], status_code=204)
-    app.add_api_route("/collections/{name}/search", search, methods=["GET"])
-    app.add_api_route("/collections/{name}/outline", outline, methods=["GET"])
-
-
-def _add_reading_routes(app: APIRouter, service: ContextService) -> None:
     async def follow_progress(name: str) -> EventSourceResponse:
         await service.status(name)  # a collection that is none is a 404, not a stream
         return EventSourceResponse(_tell_progress(service, name))
@@ -128,6 +149,8 @@ def _add_reading_routes(app: APIRouter, service: ContextService) -> None:
     async def freshness(name: str) -> Freshness:
         return await service.freshness(name)
 
+    app.add_api_route("/collections/{name}/search", search, methods=["GET"])
+    app.add_api_route("/collections/{name}/outline", outline, methods=["GET"])
     app.add_api_route(
         "/collections/{name}/events", follow_progress, methods=["GET"], response_model=None, responses=STREAM
     )
@@ -155,6 +178,19 @@ def _add_snapshot_routes(app: APIRouter, custody: Custody) -> None:
 
     app.add_api_route("/snapshots", create_snapshot, methods=["POST"])
     app.add_api_route("/snapshots/restore", restore_snapshot, methods=["POST"])
+
+
+def _add_remote_routes(app: APIRouter, remotes: Remotes) -> None:
+    async def refresh(moved: Moved, work: BackgroundTasks) -> dict[str, list[str]]:
+        """For webhooks: what is followed is asked at once instead of at its next turn."""
+        followed = remotes.find(moved.urls)
+        if not followed:
+            raise NotFound("None of these repositories is followed.", hint="Name it in DEV_TOOLS_CONTEXT_REMOTES.")
+        for url in followed:
+            work.add_task(remotes.poll, url)
+        return {"collections": [name_remote(url) for url in followed]}
+
+    app.add_api_route("/remotes/refresh", refresh, methods=["POST"], status_code=202)
 
 
 async def _tell_progress(service: ContextService, name: str) -> AsyncGenerator[dict[str, str]]:

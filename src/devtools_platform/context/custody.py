@@ -68,7 +68,7 @@ class Custody:
                 service.manifests.remove(name)
             for manifest in snapshot.manifests:
                 service.manifests.save(manifest)
-        await service.resume()
+        await service.resume_all()
         for name in wanted:
             service.fill(name)
         return Saved(str(file), wanted, chunks, await asyncio.to_thread(lambda: file.stat().st_size))

@@ -39,6 +39,8 @@ class Manifest:
     indexed_at: datetime | None = None
     follows: Source = "commit"
     is_watched: bool = False
+    is_paused: bool = False
+    """A person stopped its indexing and embedding."""
     stamps: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
     """Size and time of change of each file that was read from disk."""
     format: int = FORMAT
@@ -87,6 +89,10 @@ class ManifestStore:
         if collection not in self._loaded and (manifest := _read(self._get_path(collection))):
             self._loaded[collection] = manifest
         return self._loaded.get(collection)
+
+    def is_paused(self, collection: str) -> bool:
+        manifest = self.load(collection)
+        return manifest is not None and manifest.is_paused
 
     def save(self, manifest: Manifest) -> None:
         path = self._get_path(manifest.collection)

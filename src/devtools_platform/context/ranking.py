@@ -2,7 +2,9 @@
 
 Pure. The weights of `LEARNED` were fitted on docstring-to-function questions (`bench/context.py fit`), over
 packages that no published figure is measured on; those of `GIVEN` were set by hand because such questions
-cannot teach them: they never ask for a class, a test or a path. Each answer says in `why` what raised it.
+cannot teach them: they never ask for a class, a module, a test or a path. Those of `class`, `module`, `path` and
+`stem` were chosen on questions for files (`bench/context.py files`) over the same packages. Each answer says in
+`why` what raised it.
 """
 
 import math
@@ -39,7 +41,16 @@ WORDS_ONLY = {
     "private": -0.27,
 }
 """The same where there are none."""
-GIVEN = {"path": 0.6, "symbol": 6.0, "mentioned": 1.0, "test": -1.5, "legacy": -1.0, "module": -1.5, "class": -1.0}
+GIVEN = {
+    "path": 1.2,
+    "stem": 0.5,
+    "symbol": 6.0,
+    "mentioned": 1.0,
+    "test": -1.5,
+    "legacy": -1.0,
+    "module": -0.7,
+    "class": -0.3,
+}
 REPEAT = 0.15
 """Taken off for each better answer from the same file: several files say more than one file several times."""
 CHARS_PER_TOKEN = 4
@@ -156,6 +167,7 @@ class _Asked:
     def compare(self, chunk: Chunk) -> dict[str, float]:
         leaf = chunk.name.rpartition(".")[2]
         name_words, leaf_words, path_words = _stems(chunk.name), _stems(leaf), _stems(chunk.path)
+        stem_words = _stems(_find_stem(chunk.path))
         shared = len(self.words & name_words)
         defines = bool(chunk.name) and not self.symbols.isdisjoint({chunk.name.lower(), leaf.lower()})
         return {
@@ -165,6 +177,7 @@ class _Asked:
             "verb": float(bool(self.verb) and self.verb == _first_stem(leaf)),
             "private": float(leaf.startswith("_") and not leaf.startswith("__")),
             "path": len(self.words & path_words) / max(1, len(self.words)),
+            "stem": len(self.words & stem_words) / max(1, len(stem_words)),
             "symbol": float(defines and self.is_symbol),
             "mentioned": float(defines and not self.is_symbol),
             "test": float(not self.wants_tests and is_test_path(chunk.path)),
@@ -190,6 +203,17 @@ def _explain(candidate: Candidate, signals: dict[str, float]) -> list[str]:
     if signals["legacy"]:
         why.append("lowered: old or an example")
     return why
+
+
+_SAYS_NOTHING = frozenset({"__init__", "index", "mod", "main", "lib"})
+
+
+@lru_cache(maxsize=50_000)
+def _find_stem(path: str) -> str:
+    """What a file is called: its name without an ending, or its folder's where the name is every file's."""
+    *folders, name = path.split("/")
+    stem = name.rpartition(".")[0] or name
+    return folders[-1] if stem in _SAYS_NOTHING and folders else stem
 
 
 def _is_symbol(identifier: str) -> bool:

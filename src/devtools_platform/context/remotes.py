@@ -60,6 +60,11 @@ class Remotes:
                 await self.poll(url)
             await asyncio.sleep(self.poll_s)
 
+    def find(self, urls: Sequence[str]) -> list[str]:
+        """Those of ours that are one of `urls`, however each is written: over SSH or HTTPS, with `.git` or without."""
+        asked = {_plain(url) for url in urls}
+        return [url for url in self.urls if _plain(url) in asked]
+
     async def poll(self, url: str) -> None:
         """Ask one repository; index it if it has moved. What fails stands in the collection's status."""
         collection = name_remote(url)
@@ -72,6 +77,12 @@ class Remotes:
             log.warning("%s: %s", redact_text(url), error)
             POLLS.labels("error").inc()
             self.service.note_failure(collection, mirror, str(error))
+
+
+def _plain(url: str) -> str:
+    """`host/owner/name` of a repository's URL."""
+    place = url.partition("://")[2] or url.replace(":", "/", 1)
+    return place.rpartition("@")[2].rstrip("/").removesuffix(".git").lower()
 
 
 async def _fetch(mirror: Path, url: str) -> None:

@@ -8,7 +8,7 @@ agents' tools.
 import asyncio
 import logging
 import time
-from collections import OrderedDict, defaultdict, deque
+from collections import OrderedDict, defaultdict
 from collections.abc import AsyncGenerator, Collection, Generator, Mapping
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
@@ -22,13 +22,14 @@ from devtools_platform.context import git, symbols, worktree
 from devtools_platform.context.access import make_not_found
 from devtools_platform.context.chunking import find_skipped_path
 from devtools_platform.context.documents import render
+from devtools_platform.context.filling import Filling
 from devtools_platform.context.indexer import find_commit, index_documents, index_files, index_head, update_files
 from devtools_platform.context.interfaces import ChunkEngine, DocumentStore, Embedder, Progress
 from devtools_platform.context.manifest import Manifest, ManifestStore
 from devtools_platform.context.navigation import MAX_LINES, choose_files, cut_lines, find_symbol_at, make_map
 from devtools_platform.context.ranking import Ranked, fit, rank
 from devtools_platform.context.types import Candidate, Freshness, Hit, IndexStatus, Lines, Source, Symbol
-from devtools_platform.context.vectors import VectorCache, fill_vectors
+from devtools_platform.context.vectors import VectorCache
 from devtools_platform.context.watching import Watcher, needs_full_scan
 from devtools_platform.core.errors import BadInput, DevToolsError, NotFound, Unavailable
 
@@ -53,9 +54,6 @@ MAP_TOKENS_PER_FILE = 10
 """What the shortest line of a map takes."""
 MAX_QUERY_CHARS = 2_000
 MAX_LIMIT = 50
-REFILL_S = 60.0
-"""After how long an embedder that failed is asked again for what it still owes."""
-MANY_RETRIES = 1_000
 
 
 @dataclass
@@ -67,6 +65,10 @@ class _Run:
     done: int | None = None
     total: int | None = None
     error: str | None = None
+
+
+class _Paused(Exception):
+    """A run stops because somebody paused its collection."""
 
 
 class Changes:
@@ -105,12 +107,9 @@ class ContextService:
         self._runs: dict[str, _Run] = {}
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._background: dict[str, asyncio.Task[None]] = {}
-        self._to_fill: dict[str, None] = {}
-        self._filler: asyncio.Task[None] | None = None
-        self._embedding_error: str | None = None
-        self._retries: deque[asyncio.TimerHandle] = deque(maxlen=MANY_RETRIES)
-        self._is_closed = False
+        self._filling = None if embedder is None else Filling(engine, embedder, self.vectors, self.manifests)
         self._is_restoring = False
+        self._pausing: set[str] = set()
         self._watchers: dict[str, asyncio.Task[None]] = {}
 
     def collections(self) -> list[str]:
@@ -137,8 +136,9 @@ class ContextService:
             error=run.error if run else None,
             follows=manifest.follows if manifest else "commit",
             is_watched=collection in self._watchers,
+            is_paused=self.manifests.is_paused(collection),
             without_vector=await self._count_without_vector(collection),
-            embedding_error=self._embedding_error,
+            embedding_error=self._filling.error if self._filling else None,
             skipped=dict(sorted(manifest.skipped.items())) if manifest else {},
         )
 
@@ -150,6 +150,7 @@ class ContextService:
     ) -> IndexStatus:
         """Make the collection true of HEAD, or of the files on disk; only what changed since the last time is read.
 
+        One that is paused is left as it is: its status says so.
         `repo` is absolute. Raises `NotARepository`, `ProgramFailed` (git) and `Unavailable` (engine).
         """
         if self.manifests.load(collection) is None and self._is_restoring:  # the load refuses a bad name
@@ -162,9 +163,15 @@ class ContextService:
                 self.changes.tell(collection)
                 if progress:
                     progress(done, total)
+                if collection in self._pausing and done < total:
+                    raise _Paused
 
             try:
-                await self._bring_up(collection, repo, note, follow)
+                if not self.manifests.is_paused(collection):
+                    await self._bring_up(collection, repo, note, follow)
+                    LAST_INDEX.set_to_current_time()
+            except _Paused:  # as after a kill: what is stored is known, the rest is pending
+                log.info("Indexing %s is paused", collection)
             except BaseException as error:
                 run.error = str(error) or type(error).__name__
                 raise
@@ -172,8 +179,7 @@ class ContextService:
                 run.is_going = False
                 self.changes.tell(collection)
                 INDEXES_FAILING.set(sum(1 for run in self._runs.values() if run.error))
-            LAST_INDEX.set_to_current_time()
-        self._start_filling(collection)
+        self.fill(collection)
         return await self.status(collection)
 
     async def _bring_up(self, collection: str, repo: Path, note: Progress, follow: Source) -> None:
@@ -202,6 +208,28 @@ class ContextService:
         self.manifests.save(replace(self._get_manifest(collection), is_watched=True))
         return status
 
+    async def pause(self, collection: str) -> IndexStatus:
+        """Stop indexing and embedding it until `resume`, over restarts too; what is stored is searched all along.
+
+        Returns when the run that goes on has stopped, within a batch. Raises `NotFound`.
+        """
+        await self.status(collection)
+        self._pausing.add(collection)
+        try:
+            async with self._locks[collection]:
+                self.manifests.save(replace(self._get_manifest(collection), is_paused=True))
+        finally:
+            self._pausing.discard(collection)
+        self.changes.tell(collection)
+        return await self.status(collection)
+
+    async def resume(self, collection: str) -> IndexStatus:
+        """Go on where `pause` stopped, in the background. Raises `NotFound`."""
+        async with self._locks[collection]:
+            manifest = replace(self._get_manifest(collection), is_paused=False)
+            self.manifests.save(manifest)
+        return await self._begin(collection, manifest.repo, manifest.follows)
+
     async def start_watch(self, collection: str, root: Path) -> IndexStatus:
         """The same in the background."""
         run = self._runs.get(collection)
@@ -217,7 +245,7 @@ class ContextService:
             await asyncio.gather(watcher, return_exceptions=True)
             self.manifests.save(replace(self._get_manifest(collection), is_watched=False))
 
-    async def resume(self) -> None:
+    async def resume_all(self) -> None:
         """Watch again what was watched when the last process ended, and finish what it was killed in."""
         for collection in self.manifests.list_names():
             manifest = self.manifests.load(collection)
@@ -247,43 +275,27 @@ class ContextService:
     async def refresh(self, collection: str, paths: Collection[str]) -> None:
         """Look at these files of an index that follows files. A folder among them means looking at all."""
         before = self._get_manifest(collection)
+        if before.is_paused:
+            return
         if needs_full_scan(before, paths):
             await self.index(collection, before.repo, follow="files")
             return
         async with self._locks[collection]:
             await update_files(self.engine, self.manifests, self._get_manifest(collection), paths)
-        self._start_filling(collection)
-
-    def _start_filling(self, collection: str) -> None:
-        """Give the new chunks their vectors, one collection at a time; words find them meanwhile."""
-        if self.embedder is not None and not self._is_closed:
-            self._to_fill[collection] = None
-            if self._filler is None or self._filler.done():
-                self._filler = asyncio.create_task(self._fill(self.embedder))
-
-    async def _fill(self, embedder: Embedder) -> None:
-        while self._to_fill:
-            collection = next(iter(self._to_fill))
-            del self._to_fill[collection]
-            try:
-                await fill_vectors(self.engine, embedder, self.vectors, collection)
-                self._embedding_error = None
-            except Unavailable as error:
-                log.warning("%s stays without some vectors: %s", collection, error)
-                self._embedding_error = str(error)
-                self._retries.append(asyncio.get_running_loop().call_later(REFILL_S, self._start_filling, collection))
-            except Exception:
-                log.exception("Embedding %s failed", collection)
+        self.fill(collection)
 
     async def wait_for_vectors(self) -> None:
         """Until the background embedding that is known now has ended."""
-        if self._filler is not None:
-            await asyncio.wait([self._filler])
+        if self._filling is not None:
+            await self._filling.wait()
 
     async def start_index(self, collection: str, repo: Path, follow: Source = "commit") -> IndexStatus:
         """The same in the background. A run that goes on already is left alone, and its status returned."""
         if follow == "commit":
             await git.find_head(repo)  # the caller hears at once that there is nothing to index
+        return await self._begin(collection, repo, follow)
+
+    async def _begin(self, collection: str, repo: Path, follow: Source) -> IndexStatus:
         run = self._runs.get(collection)
         if run is None or not run.is_going:
             self._runs[collection] = _Run(repo)
@@ -441,15 +453,12 @@ class ContextService:
 
     async def aclose(self) -> None:
         """End background runs; the next run completes them."""
-        self._is_closed = True
-        for retry in self._retries:
-            retry.cancel()
-        running = [*self._watchers.values(), *self._background.values(), *([self._filler] if self._filler else [])]
+        running = [*self._watchers.values(), *self._background.values()]
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
-        if self.embedder is not None:
-            await self.embedder.aclose()
+        if self._filling is not None:
+            await self._filling.aclose()
 
     @asynccontextmanager
     async def hold(self, collection: str) -> AsyncGenerator[None]:
@@ -473,7 +482,8 @@ class ContextService:
 
     def fill(self, collection: str) -> None:
         """Give chunks their vectors in the background."""
-        self._start_filling(collection)
+        if self._filling is not None:
+            self._filling.start(collection)
 
     def has(self, collection: str) -> bool:
         """Whether something is searchable under that name."""

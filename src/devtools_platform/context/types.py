@@ -154,6 +154,8 @@ class IndexStatus:
     follows: Source
     is_watched: bool
     """Whether saved files become searchable by themselves."""
+    is_paused: bool
+    """Whether a person stopped its indexing and embedding; what is there is searched all along."""
     without_vector: int | None
     """Chunks that are found by their words only, so far; None where there is no embedder."""
     embedding_error: str | None

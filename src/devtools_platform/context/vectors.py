@@ -10,7 +10,7 @@ import re
 import sqlite3
 import time
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -75,13 +75,15 @@ class VectorCache:
         return db
 
 
-async def fill_vectors(engine: ChunkEngine, embedder: Embedder, cache: VectorCache, collection: str) -> int:
-    """Until no chunk of the collection lacks a vector; returns how many were given.
+async def fill_vectors(
+    engine: ChunkEngine, embedder: Embedder, cache: VectorCache, collection: str, is_paused: Callable[[str], bool]
+) -> int:
+    """Until no chunk of the collection lacks a vector, or it is paused; returns how many were given.
 
     Raises `Unavailable` when the engine or the embedder does not answer.
     """
     filled = 0
-    while waiting := await engine.list_without_vector(collection, PAGE):
+    while not is_paused(collection) and (waiting := await engine.list_without_vector(collection, PAGE)):
         texts = {id_: _get_text(chunk, reads_code=embedder.reads_code) for id_, chunk in waiting}
         keys = {id_: _make_key(embedder.id, text) for id_, text in texts.items()}
         known = await asyncio.to_thread(cache.load, sorted(set(keys.values())))
@@ -89,6 +91,8 @@ async def fill_vectors(engine: ChunkEngine, embedder: Embedder, cache: VectorCac
         REUSED.inc(sum(key in known for key in keys.values()))
         rest = [id_ for id_ in keys if keys[id_] not in known]
         for start in range(0, len(rest), BATCH):
+            if is_paused(collection):
+                return filled
             batch = rest[start : start + BATCH]
             vectors = await embedder.embed([texts[id_] for id_ in batch])
             EMBEDDED.inc(len(batch))

@@ -54,6 +54,8 @@ class TaskRequest(Frozen):
     text: str = Field(min_length=1, max_length=MAX_TASK_TEXT)
     repo: str
     """Absolute path of a git repository on the machine the stack runs on."""
+    start_at: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}([0-9a-f]{24})?$")
+    """The commit the work starts from, which the repository has; None: its HEAD."""
     agent: AgentName | None = None
     """Give the whole task to one agent instead of letting the orchestrator plan."""
     without_sandbox: bool = False
@@ -75,7 +77,16 @@ class PlanStep(Frozen):
     """By what one sees that it is done."""
     risk: Literal["low", "medium", "high"] = "low"
     cost_usd: float | None = None
-    """What it will cost, estimated from the stack's own history; None when that is unknown."""
+    """What a run of its agent, on the model it has now, has cost on average; None when that is unknown."""
+    cost_runs: int = 0
+    """How many earlier runs that average rests on."""
+
+    @property
+    def cost_words(self) -> str:
+        """The estimate as people read it."""
+        if self.cost_usd is None:
+            return "cost unknown"
+        return f"about ${self.cost_usd:.4f} a run, from {self.cost_runs}"
 
 
 class Plan(Frozen):

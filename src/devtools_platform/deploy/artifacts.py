@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from devtools_platform.core.errors import NotFound, Unavailable
+from devtools_platform.core.errors import Forbidden, NotFound, Unavailable
 from devtools_platform.deploy.interfaces import Registry
 from devtools_platform.deploy.signing import (
     COSIGN_SIGN,
+    CYCLONEDX,
     IN_TOTO,
     Signer,
     make_bundle,
     make_envelope,
+    open_envelope,
     simple_signing,
     statement,
 )
@@ -89,6 +91,25 @@ class Artifacts:
             (self.registry.fetch_blob(repository, layer["digest"]), layer.get("annotations", {}).get(SIGNATURE, ""))
             for layer in layers
         ]
+
+    def fetch_sbom(self, repository: str, digest: str, public_pem: bytes) -> Mapping[str, Any] | None:
+        """The newest CycloneDX document that this key signed for this image. None: there is none."""
+        raw = self.registry.fetch_manifest(repository, f"{_tag(digest)}.att")
+        layers: list[dict[str, Any]] = json.loads(raw)["layers"] if raw else []
+        for layer in reversed(layers):
+            if layer.get("annotations", {}).get("predicateType") != CYCLONEDX:
+                continue
+            try:
+                said = json.loads(
+                    open_envelope(json.loads(self.registry.fetch_blob(repository, layer["digest"])), public_pem)
+                )
+                subjects = [subject["digest"]["sha256"] for subject in said["subject"]]
+                is_of_image = digest.removeprefix("sha256:") in subjects and said["predicateType"] == CYCLONEDX
+            except (Forbidden, ValueError, KeyError, TypeError):
+                continue
+            if is_of_image:
+                return said["predicate"]
+        return None
 
     def _append(self, repository: str, tag: str, layers: list[dict[str, Any]]) -> None:
         """Add to what is under the tag: a second key, or a second attestation, does not push out the first."""

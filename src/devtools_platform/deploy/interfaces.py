@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from devtools_platform.deploy.types import Host, Step
+from devtools_platform.deploy.types import GateResult, Host, ReleaseManifest, Severity, Step, Vulnerability
 
 Progress = Callable[[str, str], None]
 """Called with a part's name (a host, a service) and what it does."""
@@ -81,14 +81,38 @@ class Session(Protocol):
 Connect = Callable[[Host, Progress], Awaitable[Session]]
 
 
+class VulnerabilitySource(Protocol):
+    """A database of advisories."""
+
+    def find(self, packages: Sequence[str]) -> Sequence[Vulnerability]:
+        """What is known of these package URLs. Raises `Unavailable` where that cannot be said of all of them."""
+        ...
+
+
+class Vulnerabilities(Protocol):
+    """The gate on known vulnerabilities, as a rollout asks it."""
+
+    def check(self, manifest: ReleaseManifest, severity: Severity, *, accepts_unknown: bool) -> GateResult:
+        """Raises `GateRefused`."""
+        ...
+
+
 class CloudNetwork(Protocol):
-    """Blue/green between droplets: an address that can be moved from one droplet to another.
+    """Blue/green between droplets: an address that can be moved from one droplet to another."""
 
-    Not wired yet: the DigitalOcean client of `kit` is to answer it (reserved IP or load balancer).
-    """
+    @property
+    def address(self) -> str:
+        """What it is, in words."""
+        ...
 
-    async def snapshot(self, droplet: str, name: str) -> str: ...
+    async def snapshot(self, droplet: int, name: str) -> str:
+        """Take one and wait until it is there; its id. Raises `Unavailable`."""
+        ...
 
-    async def serving_droplet(self) -> str | None: ...
+    async def serving(self) -> int | None:
+        """The droplet that requests go to; None when they go nowhere. Raises `Conflict` when it is not one."""
+        ...
 
-    async def point_at(self, droplet: str) -> None: ...
+    async def point_at(self, droplet: int) -> None:
+        """Move the address and wait until that is done. Raises `Unavailable`."""
+        ...

@@ -9,6 +9,7 @@ from typing import Literal
 
 from devtools_platform.core.errors import BadInput, Conflict
 from devtools_platform.deploy.types import (
+    DEPLOYER,
     Action,
     Colour,
     HostState,
@@ -23,6 +24,7 @@ from devtools_platform.deploy.types import (
 )
 
 Recovery = Literal["nothing", "held", "revert", "forward"]
+_ALWAYS: tuple[Action, ...] = ("preflight", "verify", "pull", "backup", "start", "health", "probe")
 
 
 def plan_deploy(
@@ -45,7 +47,7 @@ def plan_deploy(
         and state.current
         and state.current.database_revision != manifest.database_revision
     }
-    stage = _stage("deploy", options, has_smoke=bool(manifest.smoke))
+    stage = _stage("deploy", options, has_smoke=bool(manifest.smoke), has_traces=manifest.traces is not None)
     return Plan(
         application=manifest.application,
         kind="deploy",
@@ -78,7 +80,7 @@ def plan_rollback(states: dict[str, HostState], seq: int | None = None, options:
         release=wanted.envelope,
         targets=_targets(states),
         options=options,
-        steps=tuple(_steps(sorted(states), _stage(kind, options, has_smoke=False), set(), kind)),
+        steps=tuple(_steps(sorted(states), _stage(kind, options), set(), kind)),
     )
 
 
@@ -108,12 +110,20 @@ def steps_from(plan: Plan, phase: Phase) -> Plan:
     return plan.model_copy(update={"steps": kept})
 
 
-def _stage(kind: Kind, options: Options, *, has_smoke: bool) -> list[Action]:
+def _stage(kind: Kind, options: Options, *, has_smoke: bool = False, has_traces: bool = False) -> list[Action]:
     if kind == "return":
         return ["begin", "verify", "health", "probe"]
-    actions: list[Action] = ["begin", "preflight", "verify", "pull", "backup", "start", "health", "probe"]
-    more: list[tuple[bool, Action]] = [(has_smoke, "smoke"), (options.has_gate, "gate"), (options.is_held, "hold")]
-    return [*actions, *(action for wanted, action in more if wanted)]
+    is_looked_up = kind == "deploy" and options.refuse_severity is not None
+    steps: list[tuple[bool, Action]] = [
+        (True, "begin"),
+        (is_looked_up, "vulnerabilities"),
+        *((True, action) for action in _ALWAYS),
+        (has_smoke, "smoke"),
+        (has_traces and options.has_gate, "traces"),
+        (options.has_gate, "gate"),
+        (options.is_held, "hold"),
+    ]
+    return [action for wanted, action in steps if wanted]
 
 
 def _action_of(step: Step) -> Action:
@@ -124,7 +134,7 @@ def _steps(hosts: Sequence[str], stage: Sequence[Action], migrates: set[str], ki
     steps = [
         Step(host=host, phase="stage", action=action)
         for action in stage
-        for host in hosts
+        for host in ([DEPLOYER] if action == "vulnerabilities" else hosts)
         if action != "backup" or host in migrates
     ]
     # Going back must be quick: the colour that is left keeps running, so its last requests need no waiting for.

@@ -16,7 +16,7 @@ from devtools_platform.deploy.artifacts import Artifacts
 from devtools_platform.deploy.host.verify import hash_config, hash_of
 from devtools_platform.deploy.interfaces import Builder, ComposeFile, Progress, Registry
 from devtools_platform.deploy.signing import CYCLONEDX, RELEASE_TYPE, SLSA, Signer, make_envelope, open_envelope, verify
-from devtools_platform.deploy.types import Bundle, Endpoint, ReleaseManifest, Smoke
+from devtools_platform.deploy.types import Bundle, Endpoint, Model, ReleaseManifest, Smoke
 
 BUILD_TYPE = "https://github.com/dev-tools/devtools-platform/blob/main/docs/decisions/0040-delivery.md"
 EXTENSION = "x-dev-tools"
@@ -48,6 +48,14 @@ class Source:
     compose_file: Path
     config_files: Mapping[str, str]
     database_revision: str | None
+
+
+class Extension(Model):
+    """What a compose file says to us, under `x-dev-tools`."""
+
+    endpoints: tuple[Endpoint, ...] = ()
+    smoke: tuple[Smoke, ...] = ()
+    traces: Smoke | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +112,7 @@ class Releases:
     ) -> ReleaseManifest:
         """Build every service, push, sign, and record the release. A failed build names nothing and is cleaned up."""
         compose = builder.read_compose(source.compose_file)
-        endpoints, smoke = _read_extension(compose)
+        extension = _read_extension(compose)
         _refuse_own_volumes(compose)
         if lint is not None:
             lint.check(compose)
@@ -121,7 +129,7 @@ class Releases:
             self.progress(image.service, f"pushing {repository}:{source.git_sha[:12]}")
             builder.push(image, f"{repository}:{source.git_sha}")
             images[image.service] = self._prove(repository, source, image.image_id, signer, sbom, build_id, began)
-        return self._record(source, compose, images, endpoints, smoke, signer)
+        return self._record(source, compose, images, extension, signer)
 
     def _prove(
         self,
@@ -149,8 +157,7 @@ class Releases:
         source: Source,
         compose: ComposeFile,
         images: dict[str, str],
-        endpoints: tuple[Endpoint, ...],
-        smoke: tuple[Smoke, ...],
+        extension: Extension,
         signer: Signer,
     ) -> ReleaseManifest:
         config = dict(source.config_files)
@@ -160,8 +167,9 @@ class Releases:
             git_sha=source.git_sha,
             created_at=datetime.now(UTC),
             images=images,
-            endpoints=endpoints,
-            smoke=smoke,
+            endpoints=extension.endpoints,
+            smoke=extension.smoke,
+            traces=extension.traces,
             compose_sha256=hash_of(compose.text.encode()),
             config_sha256=hash_config(config),
             database_revision=source.database_revision,
@@ -214,17 +222,18 @@ def read_manifest(bundle: Bundle, public_pem: bytes) -> ReleaseManifest:
     return manifest
 
 
-def _read_extension(compose: ComposeFile) -> tuple[tuple[Endpoint, ...], tuple[Smoke, ...]]:
-    raw: Mapping[str, Any] = compose.model.get(EXTENSION) or {}
+def _read_extension(compose: ComposeFile) -> Extension:
     try:
-        endpoints = tuple(Endpoint.model_validate(entry) for entry in raw.get("endpoints", []))
-        smoke = tuple(Smoke.model_validate(entry) for entry in raw.get("smoke", []))
+        extension = Extension.model_validate(compose.model.get(EXTENSION) or {})
     except ValidationError as error:
-        raise BadInput(f"{EXTENSION} in the compose file: {error.errors()[0]['msg']}.", hint=HINT) from None
-    unknown = {entry.service for entry in (*endpoints, *smoke)} - set(compose.model["services"])
-    if unknown:
+        first = error.errors()[0]
+        where = ".".join(map(str, (EXTENSION, *first["loc"])))
+        raise BadInput(f"{where} in the compose file: {first['msg']}.", hint=HINT) from None
+    traces = (extension.traces,) if extension.traces else ()
+    named = {entry.service for entry in (*extension.endpoints, *extension.smoke, *traces)}
+    if unknown := named - set(compose.model["services"]):
         raise BadInput(f"{EXTENSION} names services that are not there: {', '.join(sorted(unknown))}.", hint=HINT)
-    return endpoints, smoke
+    return extension
 
 
 def _refuse_own_volumes(compose: ComposeFile) -> None:

@@ -15,11 +15,24 @@ from typing import Any
 
 from devtools_platform.core.errors import BadInput, Conflict, DevToolsError, TooLate, Unavailable
 from devtools_platform.core.redact import redact
-from devtools_platform.deploy.interfaces import AfterStep, Connect, Progress, Session
+from devtools_platform.deploy.interfaces import AfterStep, Connect, Progress, Session, Vulnerabilities
 from devtools_platform.deploy.plan import plan_deploy, plan_recovery, plan_rollback, steps_from, waves
-from devtools_platform.deploy.types import Bundle, Host, HostState, Options, Outcome, Plan, ReleaseManifest, Step
+from devtools_platform.deploy.types import (
+    DEPLOYER,
+    Bundle,
+    GateResult,
+    Host,
+    HostState,
+    Options,
+    Outcome,
+    Plan,
+    ReleaseManifest,
+    Step,
+)
 
 Sessions = Mapping[str, Session]
+GATES: Mapping[str, Any] = {"vulnerabilities": "vulnerabilities", "traces": "traces", "gate": "alerts"}
+"""Steps that say what they know, and what each asks."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +61,8 @@ class Rollouts:
     progress: Progress
     login: Mapping[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])
     after_step: AfterStep | None = None
+    vulnerabilities: Vulnerabilities | None = None
+    """Asked where a plan has that step."""
 
     async def plan(self, manifest: ReleaseManifest, bundle: Bundle, options: Options) -> Plan:
         """What `deploy` would do now. Changes nothing."""
@@ -62,31 +77,31 @@ class Rollouts:
         self, manifest: ReleaseManifest, bundle: Bundle, options: Options, approved: str | None = None
     ) -> Outcome:
         """Roll a release out. `approved` is the hash of the plan a person saw: another plan raises `TooLate`."""
-        async with self._locked() as (sessions, states):
+        async with self.locked() as (sessions, states):
             plan = plan_deploy(manifest, bundle.sha256, states, options)
-            _check_approval(plan, approved)
-            return await self._carry_out(plan, sessions, bundle)
+            check_approval(plan.hash, approved)
+            return await self._carry_out(plan, sessions, bundle, manifest=manifest)
 
     async def roll_back(self, seq: int | None, options: Options, approved: str | None = None) -> Outcome:
         """Go back to a recorded release; see `plan_rollback`."""
-        async with self._locked() as (sessions, states):
+        async with self.locked() as (sessions, states):
             plan = plan_rollback(states, seq, options)
-            _check_approval(plan, approved)
+            check_approval(plan.hash, approved)
             return await self._carry_out(plan, sessions, None)
 
     async def promote(self, approved: str | None = None) -> Outcome:
         """Go on with a rollout that is held. Raises `Conflict` when there is none."""
-        async with self._locked(recover=False) as (sessions, states):
+        async with self.locked(recover=False) as (sessions, states):
             if plan_recovery(dict(states)) != "held":
                 raise Conflict("No rollout is held on all hosts.", hint="Look with `dev-tools rollout status`.")
             journal = next(iter(states.values())).journal or {}
             plan = Plan.model_validate(journal["model"])
-            _check_approval(plan, approved)
+            check_approval(plan.hash, approved)
             return await self._carry_out(steps_from(plan, "flip"), sessions, None, rollout=journal["rollout"], of=plan)
 
     async def abort(self) -> Outcome:
         """Undo a rollout that is held, or was interrupted before it was committed anywhere."""
-        async with self._locked(recover=False) as (sessions, states):
+        async with self.locked(recover=False) as (sessions, states):
             if plan_recovery(dict(states)) not in {"held", "revert"}:
                 raise Conflict("There is no rollout to abort.", hint="Look with `dev-tools rollout status`.")
             journal = next(state.journal for state in states.values() if state.journal)
@@ -128,13 +143,13 @@ class Rollouts:
 
     async def check(self, now: float) -> dict[str, dict[str, Any]]:
         """Whether each host could take a rollout: the preflight, alone."""
-        async with self._locked(recover=False) as (sessions, _):
+        async with self.locked(recover=False) as (sessions, _):
             args = {"now": now, "nonce": secrets.token_hex(8)}
             return {host: await session.call("preflight", args) for host, session in sessions.items()}
 
     async def prune(self, keep: int) -> dict[str, dict[str, Any]]:
         """Remove images but those of the current and the last `keep` releases."""
-        async with self._locked() as (sessions, _):
+        async with self.locked() as (sessions, _):
             return {host: await session.call("prune", {"keep": keep}) for host, session in sessions.items()}
 
     # -- carrying out --------------------------------------------------------------------------------------------
@@ -147,20 +162,24 @@ class Rollouts:
         *,
         rollout: str | None = None,
         of: Plan | None = None,
+        manifest: ReleaseManifest | None = None,
     ) -> Outcome:
         began = time.perf_counter()
         id_ = rollout or secrets.token_hex(6)
         args = self._arguments(of or plan, id_, bundle)
 
+        gates: list[GateResult] = []
+
         def outcome(status: Any, why: str = "", step: str | None = None, **more: Any) -> Outcome:
-            return Outcome(id_, status, plan.seq, (of or plan).hash, time.perf_counter() - began, why, step, **more)
+            seconds = time.perf_counter() - began
+            return Outcome(id_, status, plan.seq, (of or plan).hash, seconds, why, step, gates=tuple(gates), **more)
 
         lost: set[str] = set()
         for action, steps in waves(plan):
             self.progress(action, ", ".join(step.host for step in steps))
             if action == "commit":
                 return outcome("committed", **await self._commit(steps, sessions, args, lost))
-            failed = await self._run_wave(steps, sessions, args)
+            failed = await self._run_wave(steps, sessions, args, plan, manifest, gates)
             if failed is not None:
                 step, error = failed
                 self.progress("return", f"{step.id} failed: {error}")
@@ -170,18 +189,44 @@ class Rollouts:
         raise AssertionError(plan)
 
     async def _run_wave(
-        self, steps: Sequence[Step], sessions: Sessions, args: Mapping[str, Any]
+        self,
+        steps: Sequence[Step],
+        sessions: Sessions,
+        args: Mapping[str, Any],
+        plan: Plan,
+        manifest: ReleaseManifest | None,
+        gates: list[GateResult],
     ) -> tuple[Step, DevToolsError] | None:
-        """The same action on all hosts, side by side. The first that failed, or None."""
+        """The same action on all hosts, side by side. The first that failed, or None; `gates` gets what they said."""
         results = await asyncio.gather(
-            *(self._run_step(step, sessions, args) for step in steps), return_exceptions=True
+            *(
+                self._look_up(step, plan.options, manifest)
+                if step.host == DEPLOYER
+                else self._run_step(step, sessions, args)
+                for step in steps
+            ),
+            return_exceptions=True,
         )
         for step, result in zip(steps, results, strict=True):
             if isinstance(result, DevToolsError):
                 return step, result
             if isinstance(result, BaseException):
                 raise result
+            if step.action in GATES:
+                gates.append(_read_gate(step, result))
         return None
+
+    async def _look_up(self, step: Step, options: Options, manifest: ReleaseManifest | None) -> dict[str, Any]:
+        """The step of the deployer itself: known vulnerabilities of what is to go out."""
+        if self.vulnerabilities is None or manifest is None or options.refuse_severity is None:
+            raise AssertionError(step)
+        check = self.vulnerabilities.check
+        found = await asyncio.to_thread(
+            check, manifest, options.refuse_severity, accepts_unknown=options.accepts_unknown
+        )
+        if self.after_step:
+            self.after_step(step)
+        return found.model_dump(exclude={"gate"})
 
     async def _run_step(self, step: Step, sessions: Sessions, args: Mapping[str, Any]) -> Any:
         own = {**args, "colour": args["colours"][step.host]}
@@ -294,7 +339,7 @@ class Rollouts:
             await _close(sessions)
 
     @asynccontextmanager
-    async def _locked(self, *, recover: bool = True) -> AsyncGenerator[tuple[dict[str, Session], dict[str, HostState]]]:
+    async def locked(self, *, recover: bool = True) -> AsyncGenerator[tuple[dict[str, Session], dict[str, HostState]]]:
         """Every host's lock, and what each says; an interrupted rollout is finished or undone first."""
         async with self._sessions() as sessions:
             states = await self._lock(sessions)
@@ -316,13 +361,19 @@ async def _states(sessions: Sessions) -> dict[str, HostState]:
     return {host: HostState.model_validate(answer) for host, answer in zip(sessions, answers, strict=True)}
 
 
+def _read_gate(step: Step, said: Mapping[str, Any]) -> GateResult:
+    where = "" if step.host == DEPLOYER else f"{step.host}: "
+    return GateResult(gate=GATES[step.action], verdict=said["verdict"], why=f"{where}{said['why']}")
+
+
 async def _close(sessions: Sessions) -> None:
     await asyncio.gather(*(session.aclose() for session in sessions.values()))
 
 
-def _check_approval(plan: Plan, approved: str | None) -> None:
-    if approved is not None and approved != plan.hash:
+def check_approval(plan_hash: str, approved: str | None) -> None:
+    """Raises `TooLate` when another plan was approved. None: nobody asked for one."""
+    if approved is not None and approved != plan_hash:
         raise TooLate(
-            f"The hosts or the release changed: now it would be plan {plan.hash[:12]}, approved was {approved[:12]}.",
+            f"The hosts or the release changed: now it would be plan {plan_hash[:12]}, approved was {approved[:12]}.",
             hint="Make and approve a new plan: `dev-tools rollout plan`.",
         )

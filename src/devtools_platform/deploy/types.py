@@ -20,6 +20,7 @@ Kind = Literal["deploy", "restage", "return"]
 Phase = Literal["stage", "flip", "commit"]
 Action = Literal[
     "begin",
+    "vulnerabilities",
     "preflight",
     "verify",
     "pull",
@@ -28,6 +29,7 @@ Action = Literal[
     "health",
     "probe",
     "smoke",
+    "traces",
     "gate",
     "hold",
     "flip",
@@ -35,6 +37,9 @@ Action = Literal[
     "watch",
     "commit",
 ]
+Severity = Literal["low", "medium", "high", "critical"]
+DEPLOYER = "deployer"
+"""Stands for a host in the steps that the deployer does itself. No host may have this name."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,8 @@ class ReleaseManifest(Model):
     images: dict[Name, ImageRef] = Field(min_length=1)
     endpoints: tuple[Endpoint, ...] = ()
     smoke: tuple[Smoke, ...] = ()
+    traces: Smoke | None = None
+    """The command that says whether recorded traces are whole. None: this application has none, or does not say."""
     compose_sha256: Digest
     config_sha256: Digest
     database_revision: str | None = None
@@ -138,6 +145,11 @@ class Options(Model):
     """How long requests of the old release may take to end. Streams are left then, and go on."""
     watch_s: float = Field(default=10, ge=0, le=3600)
     has_gate: bool = True
+    """Refuse while critical alerts fire or traces are not whole."""
+    refuse_severity: Severity | None = None
+    """Refuse a release with a known vulnerability that bad or worse. None: it is not looked up."""
+    accepts_unknown: bool = False
+    """Go on where the vulnerabilities could not be found out. The outcome says so."""
     is_held: bool = False
     """Stop after staging; `rollout promote` goes on."""
 
@@ -184,6 +196,8 @@ class Host(Model):
 
     name: Name
     address: str = Field(min_length=1)
+    droplet: int | None = Field(default=None, ge=1)
+    """Its number at DigitalOcean, for a switch between droplets."""
     user: str = "deploy"
     port: int = Field(default=22, ge=1, le=65535)
     identity_file: str | None = None
@@ -191,6 +205,23 @@ class Host(Model):
     """A file with the host's key. Without one, the user's own known_hosts decides; an unknown key is refused."""
     command: str = "dev-tools-host"
     """What to run there. With the forced command of our bootstrap script it is ignored by the droplet."""
+
+
+class Vulnerability(Model):
+    """An advisory about a package in an image. `severity` is None where none of its databases says one."""
+
+    id: str
+    package: str
+    """A package URL with its version."""
+    severity: Severity | None
+
+
+class GateResult(Model):
+    """What a gate that let a release through knew. `unknown` is not `passed`: nothing was found because of `why`."""
+
+    gate: Literal["vulnerabilities", "traces", "alerts"]
+    verdict: Literal["passed", "unknown"]
+    why: str
 
 
 @dataclass(frozen=True)
@@ -208,3 +239,5 @@ class Outcome:
     lost_volumes: tuple[str, ...] = ()
     unreachable: tuple[str, ...] = ()
     """Hosts that could not be told to return; `rollout status` finishes that."""
+    gates: tuple[GateResult, ...] = ()
+    """What the gates said that were asked and did not refuse."""

@@ -44,6 +44,9 @@ from devtools_platform.gateway.types import Policy
 from devtools_platform.gateway.upstreams.upstream import Upstream
 from devtools_platform.kit.http import create_app, error_response
 
+MAX_OVERLAP_S = 30 * 86_400
+"""Longest a token may count beside the one that replaced it."""
+
 OPERATOR = Principal(
     "operator",
     "the operator",
@@ -302,8 +305,11 @@ def _add_tokens(app: FastAPI, identity: Identity) -> None:
         return {**describe(record), "token": token}
 
     @app.post("/tokens/{id_}/rotate", tags=["tokens"])
-    async def rotate_token(id_: str) -> dict[str, object]:
-        record, token = await identity.rotate(id_)
+    async def rotate_token(
+        id_: str, overlap_s: Annotated[float, Query(ge=0, le=MAX_OVERLAP_S)] = 0
+    ) -> dict[str, object]:
+        """The old token counts for `overlap_s` more, so that whoever holds it can be told of the new one."""
+        record, token = await identity.rotate(id_, overlap_s)
         return {**describe(record), "token": token}
 
     @app.delete("/tokens/{id_}", tags=["tokens"])

@@ -137,6 +137,8 @@ class Hub:
         """
         started = time.perf_counter()
         arguments = bytes(call.params.get("arguments", b""))
+        if entry.upstream is not None and await entry.upstream.freshen():
+            entry = self._look_again(principal, entry.full, arguments)
         trace_id: str | None = None
         decision, outcome, result = "allow", "error", b""
         try:
@@ -176,6 +178,14 @@ class Hub:
                 (entry.ok if outcome in {"ok", "held"} else entry.bad).inc()
                 entry.time.observe(duration)
             self._note(principal, entry.server, entry.name, decision, outcome, duration, trace_id, arguments, result)
+
+    def _look_again(self, principal: Principal, full: str, arguments: bytes) -> Entry:
+        """The tool as its server describes it now; one that changed is in quarantine. Raises `RpcError`."""
+        try:
+            return self.offer.find(principal, full)
+        except RpcError:
+            self.note_refused(principal, full, arguments)
+            raise
 
     def note_refused(self, principal: Principal, name: str, arguments: bytes) -> None:
         """Somebody tried what they may not, or what is not there."""

@@ -162,8 +162,11 @@ class Identity:
         await self._keep(record)
         return record
 
-    async def rotate(self, id_: str) -> tuple[TokenRecord, str]:
-        """The same rights under a new token; the old one ends now. Raises `NotFound`."""
+    async def rotate(self, id_: str, overlap_s: float = 0) -> tuple[TokenRecord, str]:
+        """The same rights under a new token; the old one ends `overlap_s` later, or when it would have.
+
+        Raises `NotFound`.
+        """
         old = self._find(id_)
         days = max(1.0, (old.expires_at - old.created_at) / 86_400)
         made = await self.create(
@@ -174,7 +177,10 @@ class Identity:
             days=min(days, MAX_DAYS),
             per_minute=old.per_minute,
         )
-        await self.revoke(id_)
+        if overlap_s:
+            await self._keep(replace(old, expires_at=min(old.expires_at, time.time() + overlap_s)))
+        else:
+            await self.revoke(id_)
         return made
 
     async def _keep(self, record: TokenRecord) -> None:

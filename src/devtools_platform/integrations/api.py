@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any, cast
 from urllib.parse import parse_qs
 
@@ -160,11 +161,10 @@ class Receiver:
     async def _sign_in(self, scope: Scope, send: Send, callback: Callback) -> None:
         query = {key: values[0] for key, values in parse_qs(scope["query_string"].decode("latin-1")).items()}
         try:
-            text = await callback(query)
+            status, text = 200, await callback(query)
         except DevToolsError as error:
-            await _reply(send, error.status, error.to_dict())
-            return
-        await _reply(send, 200, {"message": text})
+            status, text = error.status, f"{error} {error.hint}"
+        await _reply_page(send, status, text)
 
 
 def _headers(scope: Scope) -> dict[str, str]:
@@ -188,6 +188,21 @@ async def _reply(send: Send, status: int, body: Mapping[str, Any]) -> None:
         headers.append((b"connection", b"close"))  # what is left of the body is not read
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": text})
+
+
+async def _reply_page(send: Send, status: int, text: str) -> None:
+    """For a person, whose browser came here. The address holds a code: it is kept nowhere and told to nobody."""
+    page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Dev-Tools</title><p>{escape(text)}</p></html>'
+    body = page.encode()
+    headers = [
+        (b"content-type", b"text/html; charset=utf-8"),
+        (b"content-length", b"%d" % len(body)),
+        (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+        (b"referrer-policy", b"no-referrer"),
+        (b"cache-control", b"no-store"),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 async def _live(receive: Receive, send: Send) -> None:

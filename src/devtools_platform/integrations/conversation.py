@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass
 
 from devtools_platform.core.errors import Conflict, DevToolsError, NotFound, Unavailable
-from devtools_platform.integrations.interfaces import Links, OutboxStore, Tasks
+from devtools_platform.integrations.interfaces import Heads, Links, OutboxStore, Tasks, TryLater
 from devtools_platform.integrations.narration import Voice
 from devtools_platform.integrations.types import Decision, Json, Link, Outcome, Service
 from devtools_platform.integrations.words import Order, task_text
@@ -37,6 +37,8 @@ class Conversation:
     links: Links
     outbox: OutboxStore
     voice: Voice
+    heads: Heads | None = None
+    """Where threads are pull requests: how to come by their heads."""
 
     async def hear(self, said: Said) -> Outcome:
         """Do what was said; the answer goes through the outbox. May be repeated."""
@@ -45,6 +47,8 @@ class Conversation:
             return await self._obey(said, link)
         except Unavailable:
             raise  # it is tried again
+        except TryLater as error:
+            raise Unavailable(str(error), hint=error.hint) from None
         except DevToolsError as error:
             await self._reply(said, f"{error} {error.hint}")
             return Outcome("done", str(error))
@@ -83,8 +87,12 @@ class Conversation:
         if said.order.verb != "do":
             raise NotFound("There is no task here yet.", hint="Say what you want done, and I begin.")
         text = task_text(said.order.text, said.source, said.title, said.body)
-        id_ = await self.tasks.create(text, said.repo, actor=said.actor, key=said.key)
-        link = Link(id_, said.service, said.thread, {**said.origin, "key": said.key})
+        start_at, origin = None, said.origin
+        if self.heads is not None and origin.get("is_pull"):
+            start_at, branch = await self.heads.fetch(origin, said.repo)
+            origin = {**origin, "base": branch or origin["base"]}
+        id_ = await self.tasks.create(text, said.repo, start_at=start_at, actor=said.actor, key=said.key)
+        link = Link(id_, said.service, said.thread, {**origin, "key": said.key})
         await self.links.add_link(link, self.voice.begin(link))
         return Outcome("done", f"task {id_}")
 

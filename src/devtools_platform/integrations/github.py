@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -42,6 +42,8 @@ class _User(_Part):
 class _Repository(_Part):
     full_name: str
     default_branch: str = "main"
+    clone_url: str | None = None
+    ssh_url: str | None = None
 
 
 class _Installation(_Part):
@@ -95,11 +97,17 @@ class GitHubEvents:
     repositories: Mapping[str, str]
     """`owner/name` -> the path of its clone on this machine. What is not here is not served."""
     mention: str
+    pushed: Callable[[Sequence[str]], Awaitable[bool]]
+    """Told the URLs of a repository that was pushed to; whether its index is followed."""
 
     async def handle(self, received: Received) -> Outcome:
         event, payload = received.event, _read(received)
         if payload is None:
             return Outcome("ignored", f"{event}: not about a repository")
+        if event == "push":
+            urls = [url for url in (payload.repository.clone_url, payload.repository.ssh_url) if url]
+            followed = bool(urls) and await self.pushed(urls)
+            return Outcome("done", "its index is brought up to date") if followed else Outcome("ignored", "a push")
         repo = self.repositories.get(payload.repository.full_name)
         if repo is None:
             return Outcome("ignored", f"{payload.repository.full_name} is not among the repositories served")
@@ -131,6 +139,7 @@ class GitHubEvents:
             "owner": owner,
             "repo": name,
             "number": issue.number,
+            "is_pull": is_pull,
             "base": payload.repository.default_branch,
             "installation": payload.installation.id if payload.installation else None,
         }

@@ -8,6 +8,7 @@ from devtools_platform.core.errors import DevToolsError
 from devtools_platform.integrations.types import (
     Decision,
     Delivery,
+    Json,
     Link,
     Message,
     OpenQuestion,
@@ -47,7 +48,9 @@ class TryLater(DevToolsError):
 class Tasks(Protocol):
     """The tasks of this stack, as the threads outside may use them. `actor` goes into the audit."""
 
-    async def create(self, text: str, repo: str, *, actor: str, key: str) -> str: ...
+    async def create(self, text: str, repo: str, *, start_at: str | None, actor: str, key: str) -> str:
+        """The new task's id. `start_at`: the commit it works from; None for the clone's own HEAD."""
+        ...
 
     async def is_done(self, key: str) -> bool:
         """Whether a write with this key was carried out."""
@@ -71,6 +74,31 @@ class Tasks(Protocol):
 
     async def count_events(self, task_ids: Sequence[str]) -> Mapping[str, int]:
         """Task id -> the number of its last event."""
+        ...
+
+
+class Actions(Protocol):
+    """Workflow runs at the place where the code is."""
+
+    async def list_runs(self, target: Json, branch: str | None, *, only_failed: bool, limit: int) -> Sequence[Json]: ...
+
+    async def list_failed_jobs(self, target: Json, run: int) -> Sequence[Json]: ...
+
+    async def read_log(self, target: Json, job: int) -> str: ...
+
+    async def run_failed_again(self, target: Json, run: int) -> None: ...
+
+    async def set_deployment(self, target: Json, deployment: int, state: str, url: str | None = None) -> None: ...
+
+
+class Heads(Protocol):
+    """The heads of pull requests."""
+
+    async def fetch(self, origin: Json, repo: str) -> tuple[str, str | None]:
+        """Bring a pull request's head into the clone `repo`: its commit, and its branch where it is of this repository.
+
+        Raises what the service and git say, and `TryLater`.
+        """
         ...
 
 

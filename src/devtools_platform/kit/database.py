@@ -7,21 +7,27 @@ an asynchronous pool is bound to the loop that made it; threads serve both. What
 story; the tables are in `kit.schema`.
 """
 
+import functools
 import sqlite3
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio.to_thread
 from sqlalchemy import URL, Connection, Engine, Table, create_engine, exc, make_url, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects import sqlite as sqlite_dialect
 
+from devtools_platform import __version__
 from devtools_platform.core.errors import Away, BadInput, Conflict, DevToolsError, DiskFull
 from devtools_platform.core.redact import redact_text
 from devtools_platform.kit import sqlite
 from devtools_platform.kit.schema import SCHEMA
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 T = TypeVar("T")
 
@@ -68,6 +74,33 @@ def _parse(url: str) -> URL:
     raise BadInput(f"The database is {parsed.drivername!r}; we take PostgreSQL and SQLite.", hint=hint)
 
 
+@dataclass(frozen=True)
+class Step:
+    """How far a database's schema is, and how far this release knows it."""
+
+    stored: str
+    head: str
+    is_known: bool
+    """Whether this release knows the stored step; one it does not know was made by a newer release."""
+
+    @property
+    def is_current(self) -> bool:
+        return self.stored == self.head
+
+    def refusal(self) -> Conflict:
+        """What to say where the two do not go together."""
+        about = f"The database's schema is at step {self.stored!r}; Dev-Tools {__version__} knows up to {self.head!r}."
+        if self.is_known:
+            return Conflict(
+                about, hint="Start the stack of this release once, `dev-tools up`: it brings it up to date."
+            )
+        return Conflict(
+            about,
+            hint="A newer release has used it. Install that one: `pip install --upgrade devtools-platform`; or restore "
+            "a backup from before the upgrade in another place: `dev-tools restore FILE --key KEY --data-dir DIR`.",
+        )
+
+
 def migrate(engine: Engine) -> None:
     """Bring the database to this release's schema. Processes that start together wait for each other.
 
@@ -75,11 +108,8 @@ def migrate(engine: Engine) -> None:
     Raises `Conflict` when a newer release has been here, `Away` when the database is away.
     """
     from alembic import command
-    from alembic.config import Config
-    from alembic.script import ScriptDirectory
 
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config = _alembic()
     with transaction(engine) as connection:  # on SQLite the transaction is the lock
         if connection.dialect.name == "postgresql":
             connection.execute(text(f"SET LOCAL lock_timeout = '{MIGRATION_WAIT_S}s'"))
@@ -87,28 +117,48 @@ def migrate(engine: Engine) -> None:
             connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
         config.attributes["connection"] = connection
         config.attributes["version_table_schema"] = schema_in(connection)
-        script = ScriptDirectory.from_config(config)
-        _refuse_newer(connection, {step.revision for step in script.walk_revisions()}, script.get_current_head())
+        step = read_step(connection)
+        if step is not None and not step.is_known:
+            raise step.refusal()
         command.upgrade(config, "head")
+
+
+def read_step(connection: Connection) -> Step | None:
+    """None for a database that no stack has used."""
+    from alembic.runtime.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
+    script = ScriptDirectory.from_config(_alembic())
+    stored = MigrationContext.configure(
+        connection, opts={"version_table_schema": schema_in(connection)}
+    ).get_current_heads()
+    if not stored:
+        return None
+    known = {step.revision for step in script.walk_revisions()}
+    return Step(", ".join(sorted(stored)), str(script.get_current_head()), set(stored) <= known)
+
+
+def require_current(connection: Connection) -> None:
+    """For those who use a database and do not migrate it. Raises `Conflict` where its schema is not this release's."""
+    step = read_step(connection)
+    if step is None:
+        raise Conflict("The database is empty.", hint="Start the stack once: `dev-tools up`.")
+    if not step.is_current:
+        raise step.refusal()
+
+
+def _alembic() -> "Config":
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    return config
 
 
 def schema_in(connection: Connection) -> str | None:
     """What the schema `devtools` is called in this database; None where there are no schemas."""
     translated: Mapping[str, str | None] = connection.get_execution_options().get("schema_translate_map", {})
     return translated.get(SCHEMA, SCHEMA)
-
-
-def _refuse_newer(connection: Connection, ours: set[str], head: str | None) -> None:
-    from alembic.runtime.migration import MigrationContext
-
-    stored = MigrationContext.configure(
-        connection, opts={"version_table_schema": schema_in(connection)}
-    ).get_current_heads()
-    if unknown := set(stored) - ours:
-        raise Conflict(
-            f"The database's schema is at step {', '.join(sorted(unknown))!r}; this release knows up to {head!r}.",
-            hint="Start the release that made it, or restore a backup from before the upgrade.",
-        )
 
 
 async def in_thread(engine: Engine, fn: Callable[[Connection], T]) -> T:
@@ -146,8 +196,8 @@ def transaction(engine: Engine) -> Generator[Connection]:
 
 def insert_once(connection: Connection, table: Table, values: Mapping[str, Any], on: Sequence[str]) -> bool:
     """Insert a row, or leave the one that has the same `on`. Returns whether it was inserted."""
-    statement = _insert_or_leave(connection, table, on).values(values).returning(*(table.c[name] for name in on))
-    return connection.execute(statement).first() is not None
+    statement = _insert_or_leave(connection.dialect.name, table, tuple(on), is_told=True)
+    return connection.execute(statement, dict(values)).first() is not None
 
 
 def insert_each_once(
@@ -155,13 +205,16 @@ def insert_each_once(
 ) -> None:
     """Insert those of `rows` whose `on` no row has."""
     if rows:
-        connection.execute(_insert_or_leave(connection, table, on), [dict(row) for row in rows])
+        statement = _insert_or_leave(connection.dialect.name, table, tuple(on), is_told=False)
+        connection.execute(statement, [dict(row) for row in rows])
 
 
-def _insert_or_leave(connection: Connection, table: Table, on: Sequence[str]) -> Any:
+@functools.cache  # built anew it costs more than the database's work; there is one for each place that calls
+def _insert_or_leave(dialect: str, table: Table, on: tuple[str, ...], *, is_told: bool) -> Any:
     # The same words in both dialects, but not in SQLAlchemy's common ones.
-    insert = sqlite_dialect.insert if connection.dialect.name == "sqlite" else postgresql.insert
-    return insert(table).on_conflict_do_nothing(index_elements=list(on))
+    insert = sqlite_dialect.insert if dialect == "sqlite" else postgresql.insert
+    statement = insert(table).on_conflict_do_nothing(index_elements=list(on))
+    return statement.returning(*(table.c[name] for name in on)) if is_told else statement
 
 
 @contextmanager

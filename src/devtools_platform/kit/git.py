@@ -17,10 +17,10 @@ import signal
 import tempfile
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from devtools_platform.core.errors import BadInput, Conflict, DiskFull, NotARepository, ProgramFailed
+from devtools_platform.core.errors import BadInput, Conflict, DiskFull, NotARepository, NotFound, ProgramFailed
 from devtools_platform.core.redact import redact_text
 from devtools_platform.core.tasks import DiffStat
 
@@ -102,6 +102,16 @@ async def resolve_repository(path: Path) -> Repository:
     status = ["status", "--porcelain", "-z", "--untracked-files=normal", "--ignore-submodules=all"]
     changes = await _run(status, cwd=root, env=await _without_filters(root))
     return Repository(root, _text(head), _text(branch) or None, is_dirty=bool(changes.stdout))
+
+
+async def at_commit(repo: Repository, commit: str) -> Repository:
+    """`repo` as if its HEAD were at `commit`. Raises `NotFound` when it does not have it."""
+    found = await _run(["rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}"], cwd=repo.path, check=False)
+    if found.code != 0:
+        raise NotFound(
+            f"{str(repo.path)!r} has no commit {commit[:12]!r}.", hint=f"Fetch it: `git -C {repo.path} fetch --all`."
+        )
+    return replace(repo, head=_text(found), branch=None)
 
 
 async def clone_for_task(repo: Repository, destination: Path) -> str:
@@ -321,14 +331,28 @@ async def push_branch(repo: Path, branch: str, url: str, remote_branch: str, tok
 
     The token travels in git's environment, where neither other users nor error messages see it.
     """
+    refs = f"+refs/heads/{branch}:refs/heads/{remote_branch}"
+    push = ["push", "--quiet", "--no-verify", "--", url, refs]
+    await _run(push, cwd=repo, env=_with_token(token), timeout_s=600)
+
+
+def _with_token(token: str) -> dict[str, str]:
     header = base64.b64encode(f"x-access-token:{token}".encode()).decode()
-    env = {
+    return {
         "GIT_CONFIG_COUNT": "1",
         "GIT_CONFIG_KEY_0": "http.extraHeader",
         "GIT_CONFIG_VALUE_0": f"Authorization: Basic {header}",
     }
-    refs = f"+refs/heads/{branch}:refs/heads/{remote_branch}"
-    await _run(["push", "--quiet", "--no-verify", "--", url, refs], cwd=repo, env=env, timeout_s=600)
+
+
+async def fetch_ref(repo: Path, url: str, ref: str, kept_as: str, token: str) -> str:
+    """Fetch `ref` from `url` into `repo` and keep it under the ref `kept_as`; returns its commit.
+
+    Nothing else of the repository changes. The token travels as in `push_branch`.
+    """
+    options = ("--quiet", "--no-tags", "--no-recurse-submodules", "--no-write-fetch-head", "--no-auto-maintenance")
+    await _run(["fetch", *options, "--", url, f"+{ref}:{kept_as}"], cwd=repo, env=_with_token(token), timeout_s=600)
+    return _text(await _run(["rev-parse", "--verify", f"{kept_as}^{{commit}}"], cwd=repo))
 
 
 async def branch_commit(repo: Repository, branch: str) -> str | None:

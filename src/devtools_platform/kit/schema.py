@@ -14,6 +14,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Date,
     DateTime,
     Dialect,
     Double,
@@ -180,6 +181,7 @@ tasks = Table(
     Column("starts_from", StorableJson),
     Column("is_paused", Boolean, nullable=False, server_default=false()),
     Column("has_workspace", Boolean, nullable=False, server_default=true()),
+    Column("start_at", Text),
 )
 """`workflow_id` is the workflow that carries the task now: the task's own id, or `{id}.{attempt}` after a retry.
 `starts_from`: the workflow and the step that a retry or a fork has its history from."""
@@ -363,7 +365,8 @@ workers = Table(
     _now("started_at"),
     _now("heartbeat_at"),
 )
-"""`process_space` names the boot and the process namespace in which `pid` means something."""
+"""`process_space` names the boot and the process namespace in which `pid` means something; `process_started_at` is in
+seconds since that boot, which no step of the clock changes."""
 gateway_tokens = Table(
     "gateway_tokens",
     metadata,
@@ -551,6 +554,32 @@ span_outbox = Table(
     Index("ix_span_outbox_sink_queued_at", "sink", "queued_at"),
 )
 """Spans that a remote sink has not taken yet."""
+
+provider_usage = Table(
+    "provider_usage",
+    metadata,
+    Column("provider", Text, primary_key=True),
+    Column("day", Date, primary_key=True),
+    Column("subject", Text, primary_key=True),
+    Column("input_tokens", BigInteger),
+    Column("output_tokens", BigInteger),
+    Column("month_usd", Exact),
+    _time("read_at", nullable=False),
+)
+"""What a provider says was used on a day (UTC): tokens of the agent `subject`, or under `account` what the whole
+account owes for the month up to `read_at`. NULL where it does not say."""
+
+catalogue_prices = Table(
+    "catalogue_prices",
+    metadata,
+    Column("provider", Text, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("since", Date, primary_key=True),
+    Column("input_usd", Exact, nullable=False),
+    Column("output_usd", Exact, nullable=False),
+    _now("read_at"),
+)
+"""What a provider's catalogue asked for a million tokens, in US dollars: from `since` until its next row."""
 
 documents = Table(
     "documents",

@@ -1,12 +1,13 @@
 """Traces and costs over HTTP, as routes of the state service: their tables are its database."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, Protocol
 
 from fastapi import FastAPI, Query
 
 from devtools_platform.core.errors import BadInput
+from devtools_platform.observability.reconciliation import Reconciled
 from devtools_platform.observability.reports import By, CostReport
 from devtools_platform.observability.validation import Validation
 
@@ -20,6 +21,16 @@ class Observatory(Protocol):
 
     async def report(self, by: By, since: date, until: date) -> CostReport: ...
 
+    async def reconcile(self, day: date) -> Sequence[Reconciled]:
+        """Ask the provider about one day. Raises `Unavailable`, or `BadInput` where no account is set up."""
+        ...
+
+    async def list_prices(self) -> Sequence[Mapping[str, Any]]: ...
+
+    async def refresh_prices(self) -> Sequence[Mapping[str, Any]]:
+        """Read the provider's catalogue; the prices that changed. Raises as `reconcile`."""
+        ...
+
     async def list_budgets(self) -> Sequence[dict[str, Any]]: ...
 
     def list_sinks(self) -> Sequence[dict[str, Any]]: ...
@@ -28,13 +39,28 @@ class Observatory(Protocol):
 
 
 def add_routes(app: FastAPI, observatory: Observatory) -> None:
-    """`/costs`, `/budgets`, `/traces/sinks` and `/traces/validation`."""
+    """`/costs`, `/prices`, `/budgets`, `/traces/sinks` and `/traces/validation`."""
 
     @app.get("/costs", tags=["costs"])
     async def read_costs(by: By = "agent", since: date | None = None, until: date | None = None) -> dict[str, Any]:
         """Days in UTC, `until` not included; this month by default."""
         first, end = read_period(since, until)
         return (await observatory.report(by, first, end)).to_dict()
+
+    @app.post("/costs/reconciliation", tags=["costs"])
+    async def reconcile(day: date | None = None) -> list[dict[str, Any]]:
+        """Ask the provider what was used on a day, in UTC; yesterday by default. Kept, and shown in `/costs`."""
+        return [line.to_dict() for line in await observatory.reconcile(_past(day))]
+
+    @app.get("/prices", tags=["costs"])
+    async def list_prices() -> list[Mapping[str, Any]]:
+        """US dollars per million tokens: your file's, then those the provider's catalogue named, each from its day."""
+        return list(await observatory.list_prices())
+
+    @app.post("/prices/refresh", tags=["costs"])
+    async def refresh_prices() -> list[Mapping[str, Any]]:
+        """Read the provider's catalogue. Answers what is new."""
+        return list(await observatory.refresh_prices())
 
     @app.get("/budgets", tags=["costs"])
     async def list_budgets() -> list[dict[str, Any]]:
@@ -52,7 +78,16 @@ def add_routes(app: FastAPI, observatory: Observatory) -> None:
         """Of one task, or of the newest twenty that have ended."""
         return (await observatory.validate(task_id, with_langfuse=langfuse)).to_dict()
 
-    _ = (read_costs, list_budgets, list_sinks, validate_traces)
+    _ = (read_costs, reconcile, list_prices, refresh_prices, list_budgets, list_sinks, validate_traces)
+
+
+def _past(day: date | None) -> date:
+    today = datetime.now(UTC).date()
+    if day is None:
+        return today - timedelta(days=1)
+    if not EARLIEST <= day <= today:
+        raise BadInput(f"Nothing can have been used on {day}.", hint="Give a day that has begun, as YYYY-MM-DD in UTC.")
+    return day
 
 
 def read_period(since: date | None, until: date | None) -> tuple[date, date]:

@@ -96,25 +96,49 @@ class Ledger(Protocol):
     async def usage(self, task_id: str) -> Usage: ...
 
 
+ACCOUNT = "account"
+"""The subject of what a provider says of the whole account."""
+
+
 @dataclass(frozen=True)
 class ProviderUsage:
-    """What a provider says was used of one model on one day. None where it does not say."""
+    """What a provider says was used on one day, in UTC. None where it does not say."""
 
     day: date
+    subject: str
+    """An agent, as it stands in the ledger, or `ACCOUNT`."""
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    month_usd: Decimal | None = None
+    """Of the account: everything it used this month, up to now. No provider says it of a day that is over."""
+
+
+@dataclass(frozen=True)
+class CataloguePrice:
+    """What a provider's catalogue asks for a million tokens, in US dollars."""
+
     model: str
-    input_tokens: int | None
-    output_tokens: int | None
-    cost_usd: Decimal | None
+    input_usd: Decimal
+    output_usd: Decimal
 
 
-class UsageSource(Protocol):
-    """A provider's own count of what we used, for reconciliation. Answered by `kit.digitalocean` through `app`."""
+class ProviderCosts(Protocol):
+    """A provider's own word on what we used and what it costs. Answered by `kit.digitalocean` through `app`."""
 
     @property
     def provider(self) -> str:
-        """As it stands in the ledger."""
+        """Whose word it is."""
         ...
 
-    async def read_usage(self, since: date, until: date) -> Sequence[ProviderUsage]:
-        """Days from `since` to before `until`. Raises `Unavailable`."""
+    @property
+    def ledger_names(self) -> Sequence[str]:
+        """What the ledger calls it: one name for each way to reach it."""
+        ...
+
+    async def read_usage(self, day: date) -> Sequence[ProviderUsage]:
+        """Raises `Unavailable`, or `BadInput` where no account is set up."""
+        ...
+
+    async def read_prices(self) -> Sequence[CataloguePrice]:
+        """The models whose price the catalogue names. Raises as `read_usage`."""
         ...

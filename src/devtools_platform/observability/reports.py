@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from devtools_platform.observability.prices import FixedCost
+from devtools_platform.observability.reconciliation import Reconciled
 
 By = Literal["agent", "model", "task", "day", "environment"]
 HOURS_A_DAY = 24
@@ -50,6 +51,8 @@ class CostReport:
     until: date
     lines: Sequence[CostLine]
     fixed: Sequence[FixedLine]
+    said: Sequence[Reconciled] = ()
+    """What providers say of the same days, where they were asked."""
 
     @property
     def total(self) -> CostLine:
@@ -88,6 +91,7 @@ class CostReport:
             "fixed": [{**asdict(item), "usd": float(item.usd)} for item in self.fixed],
             "fixed_usd": float(self.fixed_usd),
             "all_usd": None if self.all_usd is None else float(self.all_usd),
+            "reconciled": [line.to_dict() for line in self.said],
         }
 
 

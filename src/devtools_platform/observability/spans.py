@@ -14,7 +14,7 @@ from opentelemetry import baggage, trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 
-from devtools_platform.core.redact import holds_secret, redact
+from devtools_platform.core.redact import holds_secret, redact, redact_text
 from devtools_platform.kit.telemetry import AGENT, TASK, current_scope
 from devtools_platform.observability.interfaces import SpanRow
 
@@ -69,8 +69,8 @@ def to_row(span: ReadableSpan, origin: Origin) -> SpanRow:
     context = span.get_span_context()
     assert context is not None  # noqa: S101 - a finished span has one
     given = {key: value for key, value in (span.attributes or {}).items() if key not in DROPPED}
-    attributes = {key: _clean(value) for key, value in {**given, **_described(span, given)}.items()}
-    attributes |= origin.attributes
+    given |= _described(span, given)
+    attributes = {**_without_secrets(given), **origin.attributes}
     return SpanRow(
         trace_id=f"{context.trace_id:032x}",
         span_id=f"{context.span_id:016x}",
@@ -80,7 +80,7 @@ def to_row(span: ReadableSpan, origin: Origin) -> SpanRow:
         started_at=_time(span.start_time),
         ended_at=_time(span.end_time),
         status=span.status.status_code.name.lower(),
-        attributes={key: _storable(value) for key, value in attributes.items()},
+        attributes=attributes,
         task_id=attributes.get(TASK),
         agent=attributes.get(AGENT),
     )
@@ -103,20 +103,21 @@ def _described(span: ReadableSpan, given: Mapping[str, Any]) -> dict[str, Any]:
     return more
 
 
-def _clean(value: Any) -> Any:
-    """`redact`, after a look that is ten times as fast: nearly all text of a conversation has no secret in it."""
+def _without_secrets(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Looked at all at once, ten times as fast as searched one by one: nearly all text has no secret in it."""
+    texts = "\n".join([value for value in given.values() if isinstance(value, str)])
+    is_clean = not holds_secret(texts) and "bearer" not in texts.lower()
+    return {key: _kept(value, is_clean=is_clean) for key, value in given.items()}
+
+
+def _kept(value: Any, *, is_clean: bool) -> Any:
+    """Of a type that JSON has, and bounded after it was redacted: a secret that is cut is not known any more."""
+    if isinstance(value, str):
+        return (value if is_clean else redact_text(value))[:MAX_ATTRIBUTE_CHARS]
     if isinstance(value, (bool, int, float)):
         return value
-    if isinstance(value, str) and not holds_secret(value) and "bearer" not in value.lower():
-        return value
-    return redact(value)
+    return json.loads(json.dumps(redact(value), default=str))
 
 
 def _time(nanoseconds: int | None) -> datetime:
     return datetime.fromtimestamp((nanoseconds or 0) / 1e9, tz=UTC)
-
-
-def _storable(value: Any) -> Any:
-    if isinstance(value, str):
-        return value[:MAX_ATTRIBUTE_CHARS]
-    return value if isinstance(value, (bool, int, float)) else json.loads(json.dumps(value, default=str))

@@ -22,7 +22,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Validation:
-    """What was looked at, and what is wrong with it. Whole when `problems` is empty."""
+    """What was looked at, and what is wrong with it. Whole when `problems` is empty, so also before the first task."""
 
     tasks: Sequence[str]
     model_calls: int
@@ -41,8 +41,8 @@ def validate(tasks: Sequence[str], calls: Sequence[Row], tools: Sequence[Row], s
     by_id = {span["span_id"]: span for span in spans}
     known = [call for call in calls if call["call_id"] is not None]
     problems = [*_check_calls(known, by_id), *_check_tools(tools, spans), *_check_owners(spans)]
-    if not calls and not tools:
-        problems.append(f"Nothing was recorded for {', '.join(tasks) or 'any task'}.")
+    if tasks and not calls and not tools:
+        problems.append(f"Nothing was recorded for {', '.join(tasks)}.")
     return Validation(tasks, len(calls), len(tools), len(spans), len(calls) - len(known), problems)
 
 

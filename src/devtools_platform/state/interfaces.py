@@ -1,26 +1,11 @@
 """What the state service needs from outside: something that carries workflows out, and the tasks' workspaces."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Protocol
 
 import sqlalchemy as sa
 
-
-@dataclass(frozen=True)
-class StoredStep:
-    """One step of a workflow's history."""
-
-    number: int
-    """Its place, from 1 on."""
-    name: str
-    output: Any
-    error: str | None
-    child: str | None
-    """The workflow it started or waited for."""
-    started_at: datetime | None
-    ended_at: datetime | None
+from devtools_platform.core.history import StoredStep, StoredWorkflow
 
 
 class Control(Protocol):
@@ -45,6 +30,10 @@ class Control(Protocol):
 
     async def list_steps(self, workflow_id: str) -> list[StoredStep]:
         """The history so far, in order; empty for a workflow that is not there."""
+        ...
+
+    async def read_workflow(self, id_: str) -> StoredWorkflow:
+        """A workflow's argument and its history so far."""
         ...
 
     async def find_missing(self, workflow_ids: Collection[str]) -> set[str]:

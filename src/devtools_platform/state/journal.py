@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 import sqlalchemy as sa
+from prometheus_client import Counter
 
 from devtools_platform.core.redact import redact, redact_text
 from devtools_platform.core.tasks import FINAL, Reason, Status, TaskRequest
@@ -19,6 +20,8 @@ from devtools_platform.kit.database import in_thread
 from devtools_platform.state.events import append_event
 from devtools_platform.state.service import TASKS_ENDED
 from devtools_platform.state.tasks import read_row, to_request
+
+RUNS_ENDED = Counter("devtools_agent_runs_ended_total", "Runs of agents that came to an end", ["agent", "outcome"])
 
 MAX_ARTIFACT_BYTES = 2_000_000
 
@@ -98,7 +101,10 @@ class Journal:
         table = schema.runs
         change = sa.update(table).where(table.c.id == id_, table.c.status == "working")
         values = {"status": status, "message": redact_text(message), "ended_at": datetime.now(UTC)}
-        await in_thread(self.database, lambda c: c.execute(change.values(values)))
+        ended = change.values(values).returning(table.c.agent)
+        agent = await in_thread(self.database, lambda c: c.execute(ended).scalar())
+        if agent is not None:  # else it was said before
+            RUNS_ENDED.labels(agent, status).inc()
 
     # -- what people say meanwhile -------------------------------------------------------------------------------
 

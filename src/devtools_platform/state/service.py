@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from prometheus_client import Counter
 
 from devtools_platform.core.errors import Conflict, DevToolsError, NotFound, TooLate, Unavailable
+from devtools_platform.core.history import StoredStep
 from devtools_platform.core.redact import redact_text
 from devtools_platform.core.tasks import FINAL, Artifact, Page, Run, Step, TaskRequest, TaskResult
 from devtools_platform.kit import schema
@@ -24,7 +25,7 @@ from devtools_platform.kit.telemetry import trace_id_for
 from devtools_platform.state.approvals import cancel_pending
 from devtools_platform.state.audit import Deed, is_recorded, record
 from devtools_platform.state.events import append_event, copy_events
-from devtools_platform.state.interfaces import Control, StoredStep, WorkspaceKeeper
+from devtools_platform.state.interfaces import Control, WorkspaceKeeper
 from devtools_platform.state.tasks import TaskFilter, list_rows, read_row, to_request, to_result
 
 TASK_WORKFLOW = "task"
@@ -348,6 +349,7 @@ def _new_row(id_: str, request: TaskRequest) -> dict[str, Any]:
         "without_sandbox": request.without_sandbox,
         "ask_before": list(request.ask_before),
         "priority": request.priority,
+        "start_at": request.start_at,
         "status": "queued",
         "trace_id": trace_id_for(id_),
     }
@@ -418,7 +420,7 @@ def _to_step(step: StoredStep) -> Step:
         number=step.number,
         name=step.name,
         run=step.child,
-        error=step.error,
+        error=None if step.error is None else str(step.error),
         started_at=step.started_at,
         ended_at=step.ended_at,
     )

@@ -35,6 +35,9 @@ ORPHANS_EVERY = 5
 FORGET_AFTER = timedelta(days=7)
 """How long a worker that has ended stays in the list."""
 
+_START_TICKS = 19
+"""Its place in /proc/PID/stat behind the name, which may itself hold spaces."""
+
 log = logging.getLogger(__name__)
 
 TAKEN_OVER = Counter("devtools_workflows_taken_over_total", "Workflows of dead workers that were queued again", ["why"])
@@ -107,7 +110,7 @@ class Supervisor:
             "host": socket.gethostname(),
             "process_space": process_space(),
             "pid": os.getpid(),
-            "process_started_at": psutil.Process().create_time(),
+            "process_started_at": _started_at(os.getpid()),
             "queues": list(self.executor.queues),
             "status": "alive",
         }
@@ -176,11 +179,17 @@ def _may_run_here(row: sa.Row[Any]) -> bool:
     if row.process_space != process_space():
         return True
     try:
-        process = psutil.Process(row.pid)
         # The same number can be another process by now. A zombie has ended and waits to be collected.
-        return abs(process.create_time() - row.process_started_at) < 1 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
+        is_same = _started_at(row.pid) == row.process_started_at
+        return is_same and psutil.Process(row.pid).status() != psutil.STATUS_ZOMBIE
+    except (FileNotFoundError, ProcessLookupError, psutil.NoSuchProcess):
         return False
+
+
+def _started_at(pid: int) -> float:
+    """Seconds from this boot to the start of a process. The time of day would change with every step of the clock."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[_START_TICKS]) / os.sysconf("SC_CLK_TCK")
 
 
 def _count_and_forget(connection: sa.Connection) -> None:

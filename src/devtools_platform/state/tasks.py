@@ -93,6 +93,7 @@ def to_request(row: sa.Row[Any]) -> TaskRequest:
         without_sandbox=row.without_sandbox,
         ask_before=tuple(row.ask_before or ()),
         priority=row.priority,
+        start_at=row.start_at,
     )
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from devtools_platform.agents.types import Diff, Merge, Workspace
@@ -20,10 +20,13 @@ class GitWorkspaces:
     root: Path
     min_free_mb: int
 
-    async def create(self, task_id: str, repo: str) -> Workspace:
-        """A clone of HEAD; one that a crash left complete is found again. Raises `DiskFull`, `NotARepository`."""
+    async def create(self, task_id: str, repo: str, start_at: str | None = None) -> Workspace:
+        """A clone; one that a crash left complete is found again. Raises `DiskFull`, `NotARepository`, `NotFound`."""
         self._check_room()
         repository = await git.resolve_repository(Path(repo))
+        if start_at is not None:
+            # What is not committed is a change to HEAD, and says nothing about another commit.
+            repository = replace(await git.at_commit(repository, start_at), is_dirty=False)
         path = self.root / task_id
         branch = await git.clone_for_task(repository, path)
         return Workspace(

@@ -163,24 +163,34 @@ class HostRollout:
 
     def probe(self, _: Args) -> None:
         """Ask the new colour itself, past Caddy."""
-        for url in self._probe_urls():
+        for url in self._probe_urls(self._journal()["colour"], self._manifest()):
             traffic.probe(url)
 
     def smoke(self, args: Args) -> None:
         """The release's own short test, in a container of the new colour."""
-        manifest, colour = self._manifest(), self._journal()["colour"]
-        for task in manifest["smoke"]:
-            project = self._project(colour, manifest["seq"])
-            code, output = self.engine.execute(project, task["service"], task["command"], args.get("smoke_s", 120))
+        for task in self._manifest()["smoke"]:
+            code, output = self._execute(task, args)
             if code != 0:
                 raise Refused("smoke_failed", f"{' '.join(task['command'])} ended with {code}: {output[-1500:]}")
 
-    def gate(self, _: Args) -> None:
+    def traces(self, args: Args) -> dict[str, Any]:
+        """The release's own judgement of the traces that were recorded, in a container of the new colour."""
+        task = self._manifest()["traces"]
+        code, output = self._execute(task, args)
+        if code != 0:
+            text = f"Traces: {' '.join(task['command'])} ended with {code}: {output[-1500:]}"
+            raise Refused("gate", text, "Mend what records them, or deploy with --no-gate.")
+        return {"verdict": "passed", "why": output.strip()[-500:]}
+
+    def gate(self, _: Args) -> dict[str, Any]:
         """No critical alert may fire while we change something."""
-        if self.store.config.prometheus and (firing := traffic.firing_alerts(self.store.config.prometheus)):
-            raise Refused(
-                "gate", f"Critical alerts fire: {', '.join(firing)}.", "Mend that first, or deploy --no-gate."
-            )
+        prometheus = self.store.config.prometheus
+        if prometheus is None:
+            return {"verdict": "unknown", "why": "host.json names no Prometheus"}
+        if firing := traffic.firing_alerts(prometheus):
+            text = f"Critical alerts fire: {', '.join(firing)}."
+            raise Refused("gate", text, "Mend that first, or deploy with --no-gate.")
+        return {"verdict": "passed", "why": "no critical alert fires"}
 
     def hold(self, _: Args) -> None:
         """Stay staged after the deployer is gone: a person decides when to promote."""
@@ -205,7 +215,7 @@ class HostRollout:
         def healthy() -> None:
             self.engine.await_health(self._name(journal["colour"]), services, 0, lambda _: None)
 
-        urls = [*self.store.config.watch_urls, *self._probe_urls()]
+        urls = [*self.store.config.watch_urls, *self._probe_urls(journal["colour"], self._manifest())]
         return {
             "rounds": traffic.watch(urls, args.get("watch_s", 10), healthy if args.get("watch_s") else lambda: None)
         }
@@ -251,6 +261,22 @@ class HostRollout:
         self.flip({})
         return self.commit({})
 
+    def ready(self, args: Args) -> dict[str, Any]:
+        """Whether the recorded release could take requests now: its containers, its probes, and Caddy before them."""
+        current = self.store.current()
+        if current is None or current["seq"] != args["seq"] or self.store.live() != current["colour"]:
+            raise Refused("not_ready", f"Release {args['seq']} is not what this host serves.", "Plan anew.")
+        manifest = self._manifest(current["seq"])
+        self.engine.await_health(self._name(current["colour"]), set(manifest["images"]), 0, lambda _: None)
+        for url in (*self._probe_urls(current["colour"], manifest), *self.store.config.watch_urls):
+            traffic.probe(url)
+        return {"colour": current["colour"]}
+
+    def note_switch(self, args: Args) -> None:
+        """Into the audit: requests from outside go to another droplet now."""
+        keys = ("seq", "from", "to", "address", "plan", "snapshot")
+        self.store.record(self.actor, "switch", {key: args[key] for key in keys})
+
     def prune(self, args: Args) -> dict[str, Any]:
         """Remove images of releases but the running one and the last `keep` others. Volumes are not for us."""
         before = self.engine.volumes()
@@ -281,6 +307,11 @@ class HostRollout:
         envelope = json.loads((self.store.release_folder(wanted) / "envelope.json").read_text())
         return json.loads(base64.b64decode(envelope["payload"]))
 
+    def _execute(self, task: Mapping[str, Any], args: Args) -> tuple[int, str]:
+        """Run a command of the release in a container of the new colour."""
+        project = self._project(self._journal()["colour"], self._manifest()["seq"])
+        return self.engine.execute(project, task["service"], task["command"], args.get("smoke_s", 120))
+
     def _facts(self) -> dict[str, Any]:
         manifest = self._manifest()
         return {"git_sha": manifest["git_sha"], "database_revision": manifest["database_revision"]}
@@ -298,11 +329,11 @@ class HostRollout:
             files.append(folder / f"{colour}.json")
         return Project(self._name(colour), tuple(files), folder, self.store.config.env_file)
 
-    def _probe_urls(self) -> list[str]:
-        colour = self._journal()["colour"]
-        addresses = [traffic.address(self.store.config, colour, i) for i in range(len(self._manifest()["endpoints"]))]
-        pairs = zip(addresses, self._manifest()["endpoints"], strict=True)
-        return [f"http://{where}{endpoint['probe']}" for where, endpoint in pairs]
+    def _probe_urls(self, colour: str, manifest: Mapping[str, Any]) -> list[str]:
+        return [
+            f"http://{traffic.address(self.store.config, colour, index)}{endpoint['probe']}"
+            for index, endpoint in enumerate(manifest["endpoints"])
+        ]
 
     def _check_compose(self, manifest: Mapping[str, Any]) -> None:
         """A release may not declare volumes of its own: data belongs to the project that no rollout touches."""
@@ -381,6 +412,7 @@ _STEPS: Mapping[str, Callable[[HostRollout, Args], dict[str, Any] | None]] = {
         "health",
         "probe",
         "smoke",
+        "traces",
         "gate",
         "hold",
         "flip",
@@ -389,6 +421,8 @@ _STEPS: Mapping[str, Callable[[HostRollout, Args], dict[str, Any] | None]] = {
         "commit",
         "revert",
         "forward",
+        "ready",
+        "note_switch",
         "prune",
     ]
 }

@@ -1,7 +1,7 @@
 """One server behind the gateway, kept alive: connected, watched, its tools listed, its failures contained.
 
-A call never connects, never lists and never waits for a server that is known to be down; all of that happens in
-the background task here.
+A call never connects and never waits for a server that is known to be down; that happens in the background task here,
+and so does listing, which a call waits for once in a while, within bounds.
 """
 
 import asyncio
@@ -27,6 +27,10 @@ LAST_RETRY_S = 30.0
 START_TIMEOUT_S = 60.0
 REFRESH_S = 60.0
 """How often a catalogue is read again, which is also how a silent death is noticed."""
+FRESH_S = 5.0
+"""A call of a tool whose catalogue was read longer ago reads it again first: servers may change without a word."""
+FRESH_WAIT_S = 1.0
+"""How long such a call waits for it. What is not read in time cannot have reached a model either."""
 FAULTS_UNTIL_DOWN = 3
 MAX_WAITING = 4096
 MAX_TOOLS = 2_000
@@ -89,6 +93,8 @@ class Upstream:
         self._waiting = 0
         self._lost = asyncio.Event()
         self._stale = asyncio.Event()
+        self._listed = asyncio.Event()
+        self._listed_at = 0.0
         self._task: asyncio.Task[None] | None = None
         self._is_ready = asyncio.Event()
 
@@ -112,6 +118,17 @@ class Upstream:
         if self.link is not None:
             await self.link.close()
             self.link = None
+
+    async def freshen(self) -> bool:
+        """Before a call: whether the catalogue had to be read again, which is then done."""
+        if self.link is None or time.monotonic() - self._listed_at < FRESH_S:
+            return False
+        self._listed.clear()
+        self._stale.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FRESH_WAIT_S):
+                await self._listed.wait()
+        return True
 
     async def request(self, call: Call, exchange: Exchange) -> Raw:
         """One request. Raises `RpcError`: the server's own, or ours when it cannot be had."""
@@ -201,8 +218,13 @@ class Upstream:
 
     def _up(self, link: Link) -> None:
         self.link, self.state, self.reason, self.faults = link, "ready", "", 0
+        self._note_listed()
         self._is_ready.set()
         self.on_change(self)
+
+    def _note_listed(self) -> None:
+        self._listed_at = time.monotonic()
+        self._listed.set()
 
     def _down(self, reason: str) -> None:
         if self.state != "stopped":
@@ -227,6 +249,7 @@ class Upstream:
                 if tools != self.tools:
                     self.tools = tools
                     self.on_change(self)
+                self._note_listed()
         finally:
             listening.cancel()
             with suppress(asyncio.CancelledError):

@@ -133,18 +133,37 @@ class GitHub:
             response = await _send(self.http, method, url, token, body)
         return _read(response, self.clock())
 
+    async def read_tail(self, target: Json, path: str, limit: int) -> str:
+        """The last `limit` bytes of a text, whatever its length. Raises as `call`."""
+        owner, repo = str(target["owner"]), str(target["repo"])
+        token = await self.identity.token(owner, target.get("installation"))
+        url, tail = f"{self.base_url}/repos/{owner}/{repo}{path}", b""
+        try:
+            async with self.http.stream("GET", url, headers=_headers(token)) as response:
+                if not response.is_success:
+                    await response.aread()
+                    _read(response, self.clock())
+                async for piece in response.aiter_bytes():
+                    tail = (tail + piece)[-limit:]
+        except httpx2.HTTPError as error:
+            raise TryLater(f"GitHub cannot be reached: {type(error).__name__}.") from None
+        return tail.decode("utf-8", "replace")
 
-async def _send(
-    http: httpx2.AsyncClient, method: str, url: str, token: str, body: Json | None = None
-) -> httpx2.Response:
-    headers = {
+
+def _headers(token: str) -> dict[str, str]:
+    return {
         "Authorization": f"Bearer {token}",
         "Accept": "application/vnd.github+json",
         "X-GitHub-Api-Version": API_VERSION,
         "User-Agent": "dev-tools",
     }
+
+
+async def _send(
+    http: httpx2.AsyncClient, method: str, url: str, token: str, body: Json | None = None
+) -> httpx2.Response:
     try:
-        return await http.request(method, url, headers=headers, json=body)
+        return await http.request(method, url, headers=_headers(token), json=body)
     except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
         raise TryLater(f"GitHub cannot be reached: {type(error).__name__}.") from None
     except httpx2.HTTPError as error:
@@ -339,32 +358,29 @@ def shown_lines(patch: str) -> set[int]:
     return lines
 
 
+class Fetcher(Protocol):
+    """`kit.git.fetch_ref`."""
+
+    async def __call__(self, repo: Path, url: str, ref: str, kept_as: str, token: str) -> str: ...
+
+
 @dataclass(frozen=True)
-class GitHubActions:
-    """Workflows: start one, run what failed again, read why."""
+class GitHubHeads:
+    """See `integrations.interfaces.Heads`."""
 
     github: GitHub
+    fetch_ref: Fetcher
+    git_url: str
+    """Where repositories are fetched from, with `{owner}` and `{repo}`."""
 
-    async def dispatch(self, target: Json, workflow: str, ref: str, inputs: Mapping[str, str]) -> None:
-        """Start a workflow that has a `workflow_dispatch` trigger. `workflow` is its file name or id."""
-        body = {"ref": ref, "inputs": dict(inputs)}
-        await self.github.call(target, "POST", f"/actions/workflows/{workflow}/dispatches", body)
-
-    async def run_failed_again(self, target: Json, run: int) -> None:
-        await self.github.call(target, "POST", f"/actions/runs/{run}/rerun-failed-jobs", {})
-
-    async def show_run(self, target: Json, run: int) -> Json:
-        return await self.github.call(target, "GET", f"/actions/runs/{run}")
-
-    async def list_failed_jobs(self, target: Json, run: int) -> list[Json]:
-        answer = await self.github.call(target, "GET", f"/actions/runs/{run}/jobs?per_page={FULL_PAGE}")
-        return [job for job in answer["jobs"] if job["conclusion"] == "failure"]
-
-    async def read_log(self, target: Json, job: int) -> str:
-        """The whole log of a job; GitHub keeps it behind an address of its own that lasts a minute."""
-        return str(await self.github.call(target, "GET", f"/actions/jobs/{job}/logs"))
-
-    async def set_deployment(self, target: Json, deployment: int, state: str, url: str | None = None) -> None:
-        """`state` is GitHub's: `in_progress`, `success`, `failure`, `inactive` and so on."""
-        body = {"state": state, **({"environment_url": url} if url else {})}
-        await self.github.call(target, "POST", f"/deployments/{deployment}/statuses", body)
+    async def fetch(self, origin: Json, repo: str) -> tuple[str, str | None]:
+        owner, name, number = str(origin["owner"]), str(origin["repo"]), int(str(origin["number"]))
+        pull = await self.github.call(origin, "GET", f"/pulls/{number}")
+        url = self.git_url.format(owner=owner, repo=name)
+        token = await self.github.identity.token(owner, origin.get("installation"))
+        # GitHub keeps every head here, those of forks as well.
+        ref, kept_as = f"refs/pull/{number}/head", f"refs/dev-tools/pulls/{number}"
+        commit = await self.fetch_ref(Path(repo), url, ref, kept_as, token)
+        head: Json = pull["head"]
+        home: Json = head.get("repo") or {}
+        return commit, str(head["ref"]) if home.get("full_name") == f"{owner}/{name}" else None

@@ -5,7 +5,7 @@ from typing import Any, Self
 from pydantic import SecretStr
 
 from devtools_platform.kit.digitalocean.agents import Agents
-from devtools_platform.kit.digitalocean.compute import Droplets, LoadBalancers, ReservedIps, Snapshots
+from devtools_platform.kit.digitalocean.compute import Actions, Droplets, LoadBalancers, ReservedIps, Snapshots
 from devtools_platform.kit.digitalocean.models import Models
 from devtools_platform.kit.digitalocean.registry import Registry
 from devtools_platform.kit.digitalocean.transport import API_URL, RateLimit, Transport
@@ -20,6 +20,7 @@ class DigitalOcean:
         self.agents = Agents(self._transport)
         self.models = Models(self._transport)
         self.registry = Registry(self._transport)
+        self.actions = Actions(self._transport)
         self.droplets = Droplets(self._transport)
         self.snapshots = Snapshots(self._transport)
         self.reserved_ips = ReservedIps(self._transport)

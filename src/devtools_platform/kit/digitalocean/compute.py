@@ -13,6 +13,8 @@ from devtools_platform.kit.digitalocean.types import (
     LoadBalancer,
     LoadBalancerBody,
     Nothing,
+    ReservedIp,
+    ReservedIpBody,
     Snapshot,
     SnapshotListing,
 )
@@ -71,8 +73,20 @@ class Snapshots:
 
 
 @dataclass(frozen=True)
+class Actions:
+    transport: Transport
+
+    async def get(self, id_: int) -> Action:
+        """How far something is that another call began: most of them only begin."""
+        return (await self.transport.read(ActionBody, f"/v2/actions/{id_}")).action
+
+
+@dataclass(frozen=True)
 class ReservedIps:
     transport: Transport
+
+    async def get(self, ip: str) -> ReservedIp:
+        return (await self.transport.read(ReservedIpBody, f"/v2/reserved_ips/{ip}")).reserved_ip
 
     async def assign(self, ip: str, droplet_id: int) -> Action:
         """Move the address to a droplet: the whole switch of a blue/green pair is this one action."""

@@ -274,6 +274,17 @@ class ActionBody(Part):
     action: Action
 
 
+class ReservedIp(Part):
+    """An address that can be moved. `droplet` is None while it points at none."""
+
+    ip: str
+    droplet: Droplet | None = None
+
+
+class ReservedIpBody(Part):
+    reserved_ip: ReservedIp
+
+
 class Snapshot(Part):
     id: str
     name: str

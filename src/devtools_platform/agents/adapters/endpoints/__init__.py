@@ -8,7 +8,7 @@ from devtools_platform.agents.adapters.endpoints.choice import choose_endpoint
 from devtools_platform.agents.adapters.endpoints.client import build_model
 from devtools_platform.agents.adapters.endpoints.endpoint import Endpoint
 from devtools_platform.agents.adapters.endpoints.failures import explain, is_retryable
-from devtools_platform.agents.adapters.endpoints.prices import cost_usd, price_source
+from devtools_platform.agents.adapters.endpoints.prices import cost_usd, is_digitalocean, price_source
 from devtools_platform.agents.adapters.endpoints.probe import check_endpoint
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "choose_endpoint",
     "cost_usd",
     "explain",
+    "is_digitalocean",
     "is_retryable",
     "price_source",
 ]

@@ -33,11 +33,16 @@ DIGITALOCEAN_USD: Mapping[str, tuple[Decimal, Decimal]] = {
 _MILLION = Decimal(1_000_000)
 
 
+def is_digitalocean(endpoint: Endpoint) -> bool:
+    """Whether DigitalOcean's serverless inference serves it, whose prices its catalogue names."""
+    return endpoint.provider == "gradient" or urlsplit(endpoint.base_url or "").hostname == DIGITALOCEAN_HOST
+
+
 def price_source(endpoint: Endpoint) -> str:
     """Which table `cost_usd` prices this endpoint by, with its date or version."""
     if endpoint.provider in {"embedded", "scripted", "ollama"}:
         return "nobody charges"
-    if urlsplit(endpoint.base_url or "").hostname == DIGITALOCEAN_HOST:
+    if is_digitalocean(endpoint):
         return DIGITALOCEAN_SOURCE
     return f"genai-prices {version('genai-prices')}"
 
@@ -52,7 +57,7 @@ def cost_usd(endpoint: Endpoint, input_tokens: int, output_tokens: int, cached_t
     if endpoint.provider == "ollama":
         # Ollama passes models with this mark on to its paid service, which names no price per token.
         return None if "cloud" in endpoint.model else Decimal(0)
-    if urlsplit(endpoint.base_url or "").hostname == DIGITALOCEAN_HOST:
+    if is_digitalocean(endpoint):
         return _digitalocean_usd(endpoint.model, input_tokens, output_tokens)
     return _published_usd(endpoint, input_tokens, output_tokens, cached_tokens)
 

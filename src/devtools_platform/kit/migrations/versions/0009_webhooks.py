@@ -6,7 +6,7 @@ from alembic import op
 from devtools_platform.kit.schema import CurrentTime, StorableJson, StorableText, Time
 
 revision = "0009"
-down_revision = "0007"
+down_revision = "0008"
 
 SCHEMA = "devtools"
 

@@ -4,7 +4,7 @@ Every function works inside the caller's transaction. Rows are locked in the ord
 never wait for each other; on SQLite the transaction itself is the lock.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -26,6 +26,32 @@ from devtools_platform.observability.budgets import (
 )
 from devtools_platform.observability.interfaces import BudgetWarning, Hold
 
+# Built once: a statement built anew costs more than the database's work, and these run at every call under a budget.
+_KEYS: sa.BindParameter[Any] = sa.bindparam("of_keys", expanding=True)
+_LOCK = (
+    sa.select(budget_accounts).where(budget_accounts.c.key.in_(_KEYS)).order_by(budget_accounts.c.key).with_for_update()
+)
+_HOLD = (
+    sa.update(budget_accounts)
+    .where(budget_accounts.c.key.in_(_KEYS))
+    .values(held=budget_accounts.c.held + sa.bindparam("more"))
+)
+_BOOK = (
+    sa.update(budget_accounts)
+    .where(budget_accounts.c.key.in_(_KEYS))
+    .values(
+        held=budget_accounts.c.held - sa.bindparam("given_back"),
+        spent=budget_accounts.c.spent + sa.bindparam("booked"),
+        unpriced_calls=budget_accounts.c.unpriced_calls + sa.bindparam("unpriced"),
+    )
+    .returning(budget_accounts)
+)
+_TAKE_HOLD = (
+    sa.delete(budget_holds)
+    .where(budget_holds.c.id == sa.bindparam("call"))
+    .returning(budget_holds.c.amount, budget_holds.c["keys"])
+)
+
 
 def place_hold(connection: sa.Connection, budgets: Budgets, hold: Hold) -> None:
     """Reserve under every account, or under none. Raises `OverBudget`."""
@@ -36,7 +62,7 @@ def place_hold(connection: sa.Connection, budgets: Budgets, hold: Hold) -> None:
         "model": hold.model, "environment": hold.spender.environment, "amount": hold.amount, "keys": keys,
     }  # fmt: skip
     if insert_once(connection, budget_holds, row, on=["id"]):
-        _add(connection, keys, held=hold.amount)
+        connection.execute(_HOLD, {"of_keys": keys, "more": hold.amount})
 
 
 def settle(
@@ -46,17 +72,14 @@ def settle(
 
     Call it before the call's row is in the ledger: an account that is new begins with what the ledger has.
     """
-    hold = _find_hold(connection, call_id)
-    held = 0 if hold is None else int(hold.amount)
+    hold = None if call_id is None else connection.execute(_TAKE_HOLD, {"call": call_id}).one_or_none()
     if hold is None and spent == 0:
         return []
-    keys: list[str] = keys_of(spender, datetime.now(UTC)) if hold is None else list(hold.keys)
+    held = 0 if hold is None else int(hold[0])
+    keys: list[str] = keys_of(spender, datetime.now(UTC)) if hold is None else list(hold[1])
     _lock(connection, budgets, keys)
-    booked = held if spent is None else spent
-    _add(connection, keys, held=-held, spent=booked, unpriced_calls=1 if spent is None else 0)
-    if hold is not None:
-        connection.execute(sa.delete(budget_holds).where(budget_holds.c.id == call_id))
-    return _warn(connection, budgets, keys)
+    amounts = {"given_back": held, "booked": held if spent is None else spent, "unpriced": 1 if spent is None else 0}
+    return _warn(connection, budgets, connection.execute(_BOOK, {"of_keys": keys, **amounts}).all())
 
 
 def raise_account(connection: sa.Connection, budgets: Budgets, id_: str, key: str, amount: int) -> None:
@@ -81,21 +104,13 @@ def list_stale_holds(connection: sa.Connection, older_than_s: float) -> Sequence
     return connection.execute(sa.select(budget_holds).where(budget_holds.c.at < before)).all()
 
 
-def _find_hold(connection: sa.Connection, call_id: str | None) -> sa.Row[Any] | None:
-    if call_id is None:
-        return None
-    return connection.execute(sa.select(budget_holds).where(budget_holds.c.id == call_id)).one_or_none()
-
-
 def _lock(connection: sa.Connection, budgets: Budgets, keys: Sequence[str]) -> list[Account]:
-    table = budget_accounts
-    query = sa.select(table).where(table.c.key.in_(keys)).order_by(table.c.key).with_for_update()
-    rows = connection.execute(query).all()
+    rows = connection.execute(_LOCK, {"of_keys": keys}).all()
     if len(rows) < len(keys):
         known = {row.key for row in rows}
         new = [{"key": key, "spent": _read_spent(connection, key)} for key in keys if key not in known]
-        insert_each_once(connection, table, new, on=["key"])
-        rows = connection.execute(query).all()
+        insert_each_once(connection, budget_accounts, new, on=["key"])
+        rows = connection.execute(_LOCK, {"of_keys": keys}).all()
     return [_to_account(row, budgets) for row in rows]
 
 
@@ -113,27 +128,17 @@ def _read_spent(connection: sa.Connection, key: str) -> int:
     return 0 if total is None else to_nano(Decimal(total))
 
 
-def _add(connection: sa.Connection, keys: Iterable[str], **amounts: int) -> None:
-    table = budget_accounts
-    values = {name: table.c[name] + amount for name, amount in amounts.items() if amount}
-    if values:
-        connection.execute(sa.update(table).where(table.c.key.in_(list(keys))).values(values))
-
-
-def _warn(connection: sa.Connection, budgets: Budgets, keys: Sequence[str]) -> list[BudgetWarning]:
-    if not budgets.is_limited:
-        return []
-    table = budget_accounts
-    rows = connection.execute(sa.select(table).where(table.c.key.in_(keys), table.c.is_warned.is_(False))).all()
-    accounts = [_to_account(row, budgets) for row in rows]
+def _warn(connection: sa.Connection, budgets: Budgets, rows: Sequence[sa.Row[Any]]) -> list[BudgetWarning]:
+    accounts = [_to_account(row, budgets) for row in rows if not row.is_warned]
     warned = [
         BudgetWarning(account.key, to_usd(account.limit), to_usd(account.spent))
-        for account in accounts
+        for account in sorted(accounts, key=lambda account: account.key)
         if account.limit is not None and account.spent >= account.limit * budgets.warn_share
     ]
     if warned:
-        keys = [warning.key for warning in warned]
-        connection.execute(sa.update(table).where(table.c.key.in_(keys)).values(is_warned=True))
+        table = budget_accounts
+        of_warned = table.c.key.in_([warning.key for warning in warned])
+        connection.execute(sa.update(table).where(of_warned).values(is_warned=True))
     return warned
 
 

@@ -1,7 +1,7 @@
 """Spans and the cost ledger in the state database."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -24,6 +24,7 @@ from devtools_platform.observability.adapters.sql.outbox import queue
 from devtools_platform.observability.budgets import Account, Budgets, Spender, to_nano
 from devtools_platform.observability.interfaces import BudgetWarning, Hold, ModelCall, SpanRow
 
+_OF_CALL = sa.select(model_calls.c.id).where(model_calls.c.call_id == sa.bindparam("call"))
 INTERRUPTED = "interrupted: the process ended while the call was being made"
 
 
@@ -45,7 +46,7 @@ class SqlSpanStore:
     sinks: Sequence[str] = ()
 
     def write(self, spans: Sequence[SpanRow]) -> None:
-        rows = [asdict(span) for span in spans]
+        rows = [vars(span) for span in spans]  # not `asdict`, which copies every attribute
         with transaction(self.database) as connection:
             insert_each_once(connection, schema.spans, rows, on=["trace_id", "span_id"])
             queue(connection, self.sinks, spans)
@@ -110,7 +111,7 @@ class SqlLedger:
         return await read_in_thread(self.database, lambda c: _sum(c, task_id))
 
     def _record(self, connection: sa.Connection, call: ModelCall, *, keep_held: bool) -> list[BudgetWarning]:
-        row = {**asdict(call), "trace_id": trace_id_for(call.task_id)}
+        row = {**vars(call), "trace_id": trace_id_for(call.task_id)}
         spent = _spent(call, keep_held=keep_held)
         if spent == 0 and not self.budgets.is_limited:  # free, or failed, and nothing can be held: one statement
             insert_each_once(connection, model_calls, [row], on=["call_id"])
@@ -133,8 +134,7 @@ def _spent(call: ModelCall, *, keep_held: bool) -> int | None:
 
 
 def _is_recorded(connection: sa.Connection, call_id: str) -> bool:
-    query = sa.select(model_calls.c.id).where(model_calls.c.call_id == call_id)
-    return connection.execute(query).first() is not None
+    return connection.execute(_OF_CALL, {"call": call_id}).first() is not None
 
 
 def _sum(connection: sa.Connection, task_id: str) -> Usage:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from devtools_platform.core.history import StoredStep, StoredWorkflow
 from devtools_platform.kit.database import as_ours
-from devtools_platform.state.interfaces import StoredStep
 
 if TYPE_CHECKING:
     from dbos import DBOSClient, EnqueueOptions
@@ -71,13 +71,21 @@ class DbosControl:
                 number=step["function_id"],
                 name=step["function_name"],
                 output=step["output"],
-                error=None if step["error"] is None else str(step["error"]),
+                error=step["error"],
                 child=step["child_workflow_id"],
                 started_at=_time(step["started_at_epoch_ms"]),
                 ended_at=_time(step["completed_at_epoch_ms"]),
             )
             for step in steps
         ]
+
+    async def read_workflow(self, id_: str) -> StoredWorkflow:
+        found = await _in_thread(
+            lambda: self._client.list_workflows(workflow_ids=[id_], load_input=True, load_output=False)
+        )
+        given: Any = found[0].input if found else None
+        argument: dict[str, Any] = given["args"][0] if given and given["args"] else {}
+        return StoredWorkflow(id_, argument, await self.list_steps(id_))
 
     async def find_missing(self, workflow_ids: Collection[str]) -> set[str]:
         return set(workflow_ids) - await self._find(workflow_ids, None)

@@ -5,7 +5,8 @@ world, and it serves a Unix socket without a password. `programs` finds the bina
 cluster lives and whose it is, `server` starts, attaches, watches and stops.
 """
 
+from devtools_platform.state.adapters.embedded_postgres.home import forget_cluster
 from devtools_platform.state.adapters.embedded_postgres.programs import find_programs
 from devtools_platform.state.adapters.embedded_postgres.server import EmbeddedPostgres
 
-__all__ = ["EmbeddedPostgres", "find_programs"]
+__all__ = ["EmbeddedPostgres", "find_programs", "forget_cluster"]

@@ -9,6 +9,7 @@ import hashlib
 import os
 import pwd
 import secrets
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,6 +87,11 @@ def ensure_password(home: Home) -> str:
             os.fsync(out.fileno())
         unfinished.rename(file)
     return file.read_text()
+
+
+def forget_cluster(data_dir: Path) -> None:
+    """Remove a cluster that is down, wherever it lies."""
+    shutil.rmtree(find_home(data_dir.resolve(), SERVICE_ROOT).folder, ignore_errors=True)
 
 
 def _owner(path: Path) -> ServiceUser:

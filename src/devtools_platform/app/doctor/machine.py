@@ -1,54 +1,41 @@
-"""What a stack needs on this machine, what is missing, and the command that mends it."""
+"""What a stack needs of this machine: programs, room, ports, a sandbox, a model."""
 
 import asyncio
 import shutil
 import socket
 import sys
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from importlib.util import find_spec
 
 from devtools_platform.agents.adapters import embedded_model, endpoints
+from devtools_platform.app.doctor.types import Check
 from devtools_platform.app.home import Home
 from devtools_platform.app.models import NO_MODEL_HINT
+from devtools_platform.app.releases import current_release
 from devtools_platform.app.runtimes import describe_runtimes
 from devtools_platform.config import Settings
 from devtools_platform.core.errors import DevToolsError
 from devtools_platform.kit.sandbox import find_sandbox
 
 
-@dataclass(frozen=True)
-class Check:
-    """One thing that was looked at. `fix` is empty when it is in order."""
-
-    name: str
-    is_ok: bool
-    found: str
-    fix: str = ""
+async def check_version(_: Settings) -> Check:
+    release = current_release()
+    return Check("version", is_ok=True, found=f"{release.version}, commit {release.git_sha or 'unknown'}")
 
 
-async def examine(settings: Settings) -> list[Check]:
-    """Every check, in the order a person should mend them."""
-    checks: list[Callable[[Settings], Awaitable[Check]]] = [
-        _python, _git, _data_dir, _disk, _sandbox, _ports, _embedded_model, _model, _runtimes,
-    ]  # fmt: skip
-    return [await check(settings) for check in checks]
-
-
-async def _python(_: Settings) -> Check:
+async def check_python(_: Settings) -> Check:
     found = ".".join(map(str, sys.version_info[:3]))
     is_ok = sys.version_info >= (3, 11)
     return Check("python", is_ok, found, "" if is_ok else "Install Python 3.11 or newer.")
 
 
-async def _git(_: Settings) -> Check:
+async def check_git(_: Settings) -> Check:
     path = shutil.which("git")
     if path is None:
         return Check("git", is_ok=False, found="not on PATH", fix="Install git (Debian: `apt-get install git`).")
     return Check("git", is_ok=True, found=path)
 
 
-async def _data_dir(settings: Settings) -> Check:
+async def check_data_dir(settings: Settings) -> Check:
     try:
         Home(settings.data_dir).prepare()
     except DevToolsError as error:
@@ -56,7 +43,7 @@ async def _data_dir(settings: Settings) -> Check:
     return Check("data directory", is_ok=True, found=str(settings.data_dir))
 
 
-async def _disk(settings: Settings) -> Check:
+async def check_disk(settings: Settings) -> Check:
     folder = settings.data_dir if settings.data_dir.is_dir() else settings.data_dir.anchor
     free_mb = shutil.disk_usage(folder).free // 2**20
     is_ok = free_mb >= settings.min_free_disk_mb
@@ -64,7 +51,7 @@ async def _disk(settings: Settings) -> Check:
     return Check("disk", is_ok, f"{free_mb} MB free", fix)
 
 
-async def _sandbox(settings: Settings) -> Check:
+async def check_sandbox(settings: Settings) -> Check:
     try:
         info = await asyncio.to_thread(find_sandbox, settings.sandbox_program)
     except DevToolsError as error:
@@ -73,7 +60,7 @@ async def _sandbox(settings: Settings) -> Check:
     return Check("sandbox", is_ok=True, found=f"bubblewrap, {landlock}")
 
 
-async def _ports(settings: Settings) -> Check:
+async def check_ports(settings: Settings) -> Check:
     home = Home(settings.data_dir)
     if home.is_locked():
         return Check("ports", is_ok=True, found="in use by this stack, which is running")
@@ -96,7 +83,7 @@ def _can_bind(host: str, port: int) -> bool:
     return True
 
 
-async def _embedded_model(settings: Settings) -> Check:
+async def check_embedded_model(settings: Settings) -> Check:
     cached = embedded_model.find_cached(settings.cache_dir)
     if cached is None:
         return Check("embedded model", is_ok=True, found="not fetched (optional: `dev-tools model pull`)")
@@ -106,7 +93,7 @@ async def _embedded_model(settings: Settings) -> Check:
     return Check("embedded model", is_ok=True, found=str(cached))
 
 
-async def _model(settings: Settings) -> Check:
+async def check_model(settings: Settings) -> Check:
     if settings.model_script is not None:
         return Check("model", is_ok=True, found=f"scripted by {settings.model_script}")
     try:
@@ -122,7 +109,7 @@ async def _model(settings: Settings) -> Check:
     return Check("model", is_ok=False, found="none", fix=NO_MODEL_HINT)
 
 
-async def _runtimes(settings: Settings) -> Check:
+async def check_runtimes(settings: Settings) -> Check:
     """The environments file, as far as it can be judged without starting anything."""
     try:
         listed = describe_runtimes(settings)

@@ -1,0 +1,145 @@
+"""What a platform costs per step of an agent: ours (durable, traced, policy on) beside LangGraph and openai-agents.
+
+    python bench/agents.py --peers PYTHON [--json FILE]
+
+The same scripted endpoint and the same tool for all. A step is one model call and one tool call; its cost is the
+slope between runs of few and of many steps, so that what a run costs besides (clone, tests, review) is not in it. CPU
+of the endpoint is not counted. PYTHON is of an environment with `langgraph langchain langchain-openai
+langgraph-checkpoint-postgres psycopg[binary,pool] openai-agents`; without it only ours is measured.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "tests"), str(ROOT / "src")]
+
+from devtools_platform.app.demo import FILES  # noqa: E402 - needs the path above
+from e2e.scenarios import APPROVE, FIX, SIX, call, done  # noqa: E402
+from stacks import StackProcess, clean_env, make_repo, running_stack  # noqa: E402
+
+FEW, MANY, ROUNDS = 5, 35, 3
+READ = call("workspace_read_file", path="README.md")
+
+
+def rules() -> list[dict[str, Any]]:
+    ours = [
+        {"agent": "feature-dev", "when": f"OURS {n} ", "turns": [FIX, *[READ] * n, done("Done.", "Note it")]}
+        for n in (FEW, MANY)
+    ]
+    theirs = [
+        {"agent": "feature-dev", "when": f"THEIRS {n} ", "turns": [*[READ] * n, {"text": "Done."}]} for n in (FEW, MANY)
+    ]
+    return [*ours, *theirs, *SIX, {"agent": "code-review", "turns": [APPROVE]}]
+
+
+def cpu_ms(stack: StackProcess) -> tuple[float, float]:
+    """CPU of the stack and of its database server so far."""
+    assert stack.process is not None
+    root = psutil.Process(stack.process.pid)
+    own = database = 0.0
+    for process in [root, *root.children(recursive=True)]:
+        try:
+            times, name = process.cpu_times(), process.name()
+        except psutil.NoSuchProcess:
+            continue
+        spent = 1000 * (times.user + times.system)
+        if name == "postgres":
+            database += spent
+        else:
+            own += spent
+    return own, database
+
+
+def per_step(few: list[float], many: list[float]) -> float:
+    return round((median(many) - median(few)) / (MANY - FEW), 2)
+
+
+def measure_ours(stack: StackProcess, repo: Path) -> dict[str, Any]:
+    own: dict[int, list[float]] = {FEW: [], MANY: []}
+    database: dict[int, list[float]] = {FEW: [], MANY: []}
+    for round_ in range(ROUNDS + 1):
+        for n in (FEW, MANY):
+            before = cpu_ms(stack)
+            task = stack.run_task(f"OURS {n} steps.", repo, agent="feature-dev")
+            assert task["status"] == "completed", task
+            after = cpu_ms(stack)
+            if round_:  # the first loads and compiles
+                own[n].append(after[0] - before[0])
+                database[n].append(after[1] - before[1])
+    walls: list[float] = []
+    for _ in range(ROUNDS):
+        began = time.perf_counter()
+        task = stack.run_task("SIX AGENTS have work to do: all of them.", repo)
+        assert task["status"] == "completed", task
+        walls.append(time.perf_counter() - began)
+    return {
+        "step_cpu_ms": per_step(own[FEW], own[MANY]),
+        "step_database_cpu_ms": per_step(database[FEW], database[MANY]),
+        "six_agents_s": round(median(walls), 2),
+    }
+
+
+def measure_peer(python: Path, peer: str, database: str, folder: Path, endpoint: dict[str, str]) -> dict[str, Any]:
+    prompts = [f"THEIRS {n} steps." for _ in range(ROUNDS) for n in (FEW, MANY)]
+    command = [str(python), str(ROOT / "bench" / "agents_peers.py"), peer, "--folder", str(folder)]
+    options = ["--url", endpoint["url"], "--key", endpoint["key"], "--model", endpoint["model"], "--database", database]
+    done_ = subprocess.run([*command, *options, *prompts], capture_output=True, text=True, check=False)
+    if done_.returncode:
+        return {"problem": done_.stderr.strip().splitlines()[-1]}
+    spent: list[float] = json.loads(done_.stdout)
+    return {"step_cpu_ms": per_step(spent[::2], spent[1::2])}
+
+
+def serve_endpoint(folder: Path) -> tuple[subprocess.Popen[str], dict[str, str]]:
+    """In a process of its own, so that its CPU is nobody's."""
+    script = folder / "script.json"
+    script.write_text(json.dumps(rules()))
+    env = clean_env(PYTHONPATH=f"{ROOT / 'src'}:{ROOT / 'tests'}")
+    command = [sys.executable, "-m", "fakes.openai_server", "--script", str(script)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
+    assert process.stdout is not None
+    return process, {"url": process.stdout.readline().strip(), "key": "test-key", "model": "fake-model"}
+
+
+def main(options: argparse.Namespace) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="dev-tools-bench-") as name:
+        folder = Path(name)
+        repo = make_repo(folder / "shop", FILES)
+        process, endpoint = serve_endpoint(folder)
+        env = clean_env(
+            DEV_TOOLS_MODEL_BASE_URL=endpoint["url"],
+            DEV_TOOLS_MODEL_API_KEY=endpoint["key"],
+            DEV_TOOLS_MODEL=endpoint["model"],
+            DEV_TOOLS_MAX_AGENT_TURNS="100",
+        )
+        try:
+            with running_stack(folder / "data", env) as stack:
+                found["ours"] = measure_ours(stack, repo)
+                database = (stack.data_dir / "database_url").read_text()
+                for peer in ("langgraph", "openai_agents") if options.peers else ():
+                    found[peer] = measure_peer(options.peers, peer, database, repo, endpoint)
+        finally:
+            process.terminate()
+    return found
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--peers", type=Path, help="the Python of an environment that has the peers")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    result = main(given)
+    print(json.dumps(result, indent=2))
+    if given.json:
+        given.json.write_text(json.dumps(result, indent=2) + "\n")
