@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,10 @@ class Talk:
         self.may_answer.set()
         self.was_cancelled = asyncio.Event()
 
-    async def __call__(self, agent: str, conversation: Sequence[Said]) -> ChatAnswer:
+    async def __call__(
+        self, agent: str, conversation: Sequence[Said], session: str, say: Callable[[str], None] | None = None
+    ) -> ChatAnswer:
+        assert session.startswith("chat:")
         self.heard.append((agent, conversation))
         try:
             await self.may_answer.wait()
@@ -42,6 +45,9 @@ class Talk:
             raise
         if self.trouble:
             raise self.trouble
+        for word in LONG.split(" ") if say else ():
+            assert say
+            say(f"{word} " if word else "")
         return ChatAnswer(LONG, "m", 1, 2)
 
 

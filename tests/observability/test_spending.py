@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from devtools_platform.app.console_desks import ConsoleLedger
+from devtools_platform.app.console_desks import ConsoleSums
 from devtools_platform.kit.schema import model_calls
 
 NOW = datetime(2026, 11, 25, 0, 30, tzinfo=UTC)
 
 
 @pytest.fixture
-def spending(database: sa.Engine) -> ConsoleLedger:
+def spending(database: sa.Engine) -> ConsoleSums:
     with database.begin() as connection:
         connection.execute(sa.delete(model_calls))
-    return ConsoleLedger(database, lambda: NOW)
+    return ConsoleSums(database, lambda: NOW)
 
 
 def spend(database: sa.Engine, *, cost: str | None, at: datetime = NOW, error: str | None = None, **more: Any) -> None:

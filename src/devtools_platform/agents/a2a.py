@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from devtools_platform import __version__
-from devtools_platform.agents.chat import Ask, Said
+from devtools_platform.agents.chat import Ask, Said, new_session
 from devtools_platform.agents.types import Definition
 from devtools_platform.core.agents import AgentName
 from devtools_platform.core.errors import BadInput, DevToolsError, UnknownAgent
@@ -70,10 +70,9 @@ def add_a2a(app: FastAPI, definitions: Mapping[AgentName, Definition], ask: Ask)
             body: Any = await request.json()
         except ValueError:
             return _error(None, PARSE_ERROR, "The body is no JSON.")
-        given = cast("dict[str, Any]", body) if isinstance(body, dict) else {}
-        if given.get("jsonrpc") != "2.0":
+        if not isinstance(body, dict) or body.get("jsonrpc") != "2.0":  # pyright: ignore[reportUnknownMemberType]
             return _error(None, INVALID_REQUEST, "This is no JSON-RPC 2.0 request.")
-        return await _answer(ask, name, given)
+        return await _answer(ask, name, cast("dict[str, Any]", body))
 
     _ = (read_card, call)
 
@@ -91,7 +90,7 @@ async def _answer(ask: Ask, name: AgentName, given: dict[str, Any]) -> JSONRespo
     try:
         if not text:
             raise BadInput("The message has no text; this agent takes nothing else.", hint="Send a part with `text`.")
-        answer = await ask(name, [Said("user", text)])
+        answer = await ask(name, [Said("user", text)], new_session())
     except DevToolsError as error:
         code = INVALID_PARAMS if isinstance(error, BadInput) else INTERNAL
         return _error(id_, code, f"{error} {error.hint}".strip(), {"code": error.code})

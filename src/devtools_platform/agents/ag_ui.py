@@ -16,14 +16,15 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from devtools_platform.agents.chat import Ask, ChatAnswer, Role, Said
+from devtools_platform.agents.chat import Ask, ChatAnswer, Role, Said, new_session
 from devtools_platform.agents.types import Definition
 from devtools_platform.core.agents import AgentName
 from devtools_platform.core.errors import DevToolsError, UnknownAgent
 
 KEEP_ALIVE_S = 10.0
 MAX_MESSAGES = 500
-PIECE = 400
+SESSION = "Dev-Tools-Session"
+"""The header that names the session under which the run's model calls stand in the cost ledger."""
 PROTOCOL = "1.0"
 NO_BUFFER = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
@@ -74,31 +75,43 @@ def add_ag_ui(app: FastAPI, definitions: Mapping[AgentName, Definition], ask: As
             known = ", ".join(definitions)
             raise UnknownAgent(f"There is no agent {name!r}.", hint=f"The agents are: {known}.")
         said = [one for message in given.messages if (one := message.said()) is not None]
-        work = asyncio.ensure_future(ask(name, said))
-        return StreamingResponse(_events(work, given), media_type="text/event-stream", headers=NO_BUFFER)
+        session, pieces = new_session(), asyncio.Queue[str | None]()
+        work = asyncio.ensure_future(ask(name, said, session, pieces.put_nowait))
+        work.add_done_callback(lambda _: pieces.put_nowait(None))
+        headers = {**NO_BUFFER, SESSION: session}
+        return StreamingResponse(_events(work, pieces, given), media_type="text/event-stream", headers=headers)
 
     _ = run
 
 
-async def _events(work: asyncio.Task[ChatAnswer], given: RunInput) -> AsyncGenerator[str]:
+async def _events(
+    work: asyncio.Task[ChatAnswer], pieces: asyncio.Queue[str | None], given: RunInput
+) -> AsyncGenerator[str]:
     """Whoever hangs up ends the work."""
     ids = {"threadId": given.thread_id, "runId": given.run_id}
-    message = f"msg_{uuid.uuid4().hex}"
+    message, has_begun = f"msg_{uuid.uuid4().hex}", False
     try:
         yield _event("RUN_STARTED", **ids, protocolVersion=PROTOCOL)
-        while not work.done():
-            await asyncio.wait([work], timeout=KEEP_ALIVE_S)
-            if not work.done():
+        while True:
+            try:
+                piece = await asyncio.wait_for(pieces.get(), KEEP_ALIVE_S)
+            except TimeoutError:
                 yield ": still working\n\n"
+                continue
+            if piece is None:
+                break
+            if piece and not has_begun:
+                yield _event("TEXT_MESSAGE_START", messageId=message, role="assistant")
+                has_begun = True
+            if piece:
+                yield _event("TEXT_MESSAGE_CONTENT", messageId=message, delta=piece)
+        if has_begun:
+            yield _event("TEXT_MESSAGE_END", messageId=message)
         try:
-            answer = work.result()
+            work.result()
         except DevToolsError as error:
             yield _event("RUN_ERROR", message=f"{error} {error.hint}".strip(), code=error.code)
             return
-        yield _event("TEXT_MESSAGE_START", messageId=message, role="assistant")
-        for at in range(0, len(answer.text), PIECE):
-            yield _event("TEXT_MESSAGE_CONTENT", messageId=message, delta=answer.text[at : at + PIECE])
-        yield _event("TEXT_MESSAGE_END", messageId=message)
         yield _event("RUN_FINISHED", **ids)
     finally:
         work.cancel()

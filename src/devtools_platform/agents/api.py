@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Literal
 
 from fastapi import FastAPI
@@ -20,7 +20,6 @@ from starlette.responses import Response
 from devtools_platform.agents.a2a import add_a2a, card_paths
 from devtools_platform.agents.ag_ui import add_ag_ui
 from devtools_platform.agents.chat import ChatAnswer, ChatService, Said, new_session
-from devtools_platform.core.agents import AgentName
 from devtools_platform.core.errors import BadInput, DevToolsError, UnknownAgent
 from devtools_platform.kit.http import create_app
 
@@ -103,11 +102,8 @@ def build_api(chats: ChatService, *, token: str) -> FastAPI:
             headers = named | ({"Retry-After": "2"} if error.status == 503 else {})  # noqa: PLR2004 - HTTP's own
             return JSONResponse(_error(error), error.status, headers=headers)
 
-    async def ask(agent: AgentName, conversation: Sequence[Said]) -> ChatAnswer:
-        return await chats.answer(agent, conversation, new_session())
-
-    add_ag_ui(app, chats.definitions, ask)
-    add_a2a(app, chats.definitions, ask)
+    add_ag_ui(app, chats.definitions, chats.answer)
+    add_a2a(app, chats.definitions, chats.answer)
     _ = (read_health, list_models, complete)
     return app
 

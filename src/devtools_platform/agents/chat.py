@@ -7,9 +7,9 @@ id its model calls stand in the ledger and count against the budgets.
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast
 
 from prometheus_client import Counter
 from pydantic_ai import Agent, UsageLimits
@@ -67,8 +67,12 @@ class ChatAnswer:
     output_tokens: int | None
 
 
-Ask = Callable[[AgentName, Sequence[Said]], Awaitable[ChatAnswer]]
-"""What an agent says next to a conversation, as `ChatService.answer` does, in a session of its own."""
+class Ask(Protocol):
+    """What an agent says next to a conversation, as `ChatService.answer` does."""
+
+    async def __call__(
+        self, agent: AgentName, conversation: Sequence[Said], session: str, say: Say | None = None
+    ) -> ChatAnswer: ...
 
 
 class ChatService:

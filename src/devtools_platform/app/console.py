@@ -11,13 +11,20 @@ from devtools_platform.app.admission import Admission
 from devtools_platform.app.client import Refused
 from devtools_platform.app.console_data import ConsoleStack, ConsoleTasks
 from devtools_platform.app.console_delivery import ConsoleDelivery
-from devtools_platform.app.console_desks import ConsoleAudit, ConsoleGateway, ConsoleKnowledge, ConsoleLedger
+from devtools_platform.app.console_desks import (
+    ConsoleAudit,
+    ConsoleGateway,
+    ConsoleKnowledge,
+    ConsoleLedger,
+    ConsoleSums,
+)
 from devtools_platform.app.console_sign_in import open_sign_in
 from devtools_platform.app.delivery import Delivery
 from devtools_platform.app.gateway_client import GatewayRest
 from devtools_platform.app.gateway_doors import names
 from devtools_platform.app.ledger import build_budgets
 from devtools_platform.app.price_table import list_prices
+from devtools_platform.app.provider_costs import stored_costs
 from devtools_platform.app.runtimes import Runtimes
 from devtools_platform.app.task_links import TaskLinks
 from devtools_platform.config import Settings
@@ -55,7 +62,10 @@ def build_stack_view(
         knowledge=ConsoleKnowledge(context, audit),
         delivery=ConsoleDelivery(Delivery(settings, _quiet), settings.hosts_file.is_file, audit),
         ledger=ConsoleLedger(
-            store, SqlLedger(store, build_budgets(settings)), lambda: list_prices(settings, runtimes), audit
+            ConsoleSums(store),
+            SqlLedger(store, build_budgets(settings)),
+            lambda: list_prices(settings, runtimes, stored_costs(store)),
+            audit,
         ),
         audit=audit,
         tokens=SqlPersonalTokens(store),

@@ -1,7 +1,6 @@
 """The console's view of the gateway, the code index, the cost ledger and the audit. Acts with the person's name."""
 
-import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -139,30 +138,11 @@ class ConsoleKnowledge:
 
 
 @dataclass(frozen=True)
-class ConsoleLedger:
-    """The console's `Ledger`."""
+class ConsoleSums:
+    """What was spent, added up as the spend page shows it."""
 
     database: sa.Engine
-    ledger: SqlLedger
-    price_table: Callable[[], Sequence[PriceLine]]
-    audit: ConsoleAudit
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
-
-    async def budgets(self) -> Sequence[Budget]:
-        return [_budget(account) for account in await self.ledger.list_accounts()]
-
-    async def set_limit(self, key: str, usd: Decimal, *, was_usd: float, request: str, by: str) -> None:
-        budget = next((one for one in await self.budgets() if one.key == key), None)
-        if budget is None or budget.limit_usd is None:
-            raise NotFound(f"No budget {key!r} has a limit.", hint="Limits are made by DEV_TOOLS_BUDGET_* settings.")
-        id_ = f"console:{request}"
-        if round(budget.limit_usd, 9) != round(was_usd, 9):
-            raise TooLate(f"The limit of {key} is ${budget.limit_usd:.4f} by now.", hint="Look again, and decide anew.")
-        await self.ledger.raise_limit(id_, key, usd - Decimal(str(budget.limit_usd)))
-        await self.audit.record(by, "budget.set", f"budget:{key}", {"limit_usd": float(usd), "was_usd": was_usd})
-
-    async def prices(self) -> Sequence[PriceLine]:
-        return await asyncio.to_thread(self.price_table)
 
     async def spending(self, days: int) -> Spending:
         """The last `days` days in UTC, today included. Largest first; days in order, without gaps."""
@@ -181,6 +161,35 @@ class ConsoleLedger:
             [_spent(line) for line in tasks[:TOP_TASKS]],
             [of_day.get(day, Spent(day, 0, 0, 0, 0, None, 0)) for day in all_days],
         )
+
+
+@dataclass(frozen=True)
+class ConsoleLedger:
+    """The console's `Ledger`."""
+
+    sums: ConsoleSums
+    ledger: SqlLedger
+    price_table: Callable[[], Awaitable[Sequence[PriceLine]]]
+    audit: ConsoleAudit
+
+    async def spending(self, days: int) -> Spending:
+        return await self.sums.spending(days)
+
+    async def budgets(self) -> Sequence[Budget]:
+        return [_budget(account) for account in await self.ledger.list_accounts()]
+
+    async def set_limit(self, key: str, usd: Decimal, *, was_usd: float, request: str, by: str) -> None:
+        budget = next((one for one in await self.budgets() if one.key == key), None)
+        if budget is None or budget.limit_usd is None:
+            raise NotFound(f"No budget {key!r} has a limit.", hint="Limits are made by DEV_TOOLS_BUDGET_* settings.")
+        id_ = f"console:{request}"
+        if round(budget.limit_usd, 9) != round(was_usd, 9):
+            raise TooLate(f"The limit of {key} is ${budget.limit_usd:.4f} by now.", hint="Look again, and decide anew.")
+        await self.ledger.raise_limit(id_, key, usd - Decimal(str(budget.limit_usd)))
+        await self.audit.record(by, "budget.set", f"budget:{key}", {"limit_usd": float(usd), "was_usd": was_usd})
+
+    async def prices(self) -> Sequence[PriceLine]:
+        return await self.price_table()
 
 
 def _budget(account: Account) -> Budget:

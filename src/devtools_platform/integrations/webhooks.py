@@ -91,7 +91,7 @@ def to_message(hook: Hook, event: Happened) -> Message:
         "hook": hook.id,
         "type": f"task.{event.kind}",
         "timestamp": event.at.isoformat(),
-        "data": {"task_id": event.task_id, "seq": event.seq, "agent": event.agent, **event.data},
+        "data": {"agent": event.agent, **event.data, "task_id": event.task_id, "seq": event.seq},
     }
     return Message(key, f"webhook:{hook.id}:{event.task_id}", "webhook", "event", body)
 
