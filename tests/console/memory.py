@@ -35,7 +35,7 @@ from devtools_platform.console.types import (
 )
 from devtools_platform.core.agents import AGENTS
 from devtools_platform.core.approvals import Approval, ApprovalStatus, Verdict
-from devtools_platform.core.errors import BadInput, Conflict, DiskFull, NotFound, TooLate, UnknownAgent
+from devtools_platform.core.errors import BadInput, Conflict, DiskFull, NotFound, TooLate
 from devtools_platform.core.tasks import FINAL, Event, Page, Step, TaskRequest, TaskResult
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -385,7 +385,7 @@ class MemoryStack:
     async def agent(self, name: str) -> AgentDetails:
         found = next((one for one in self.agent_list if one.name == name), None)
         if found is None:
-            raise UnknownAgent(f"There is no agent {name!r}.", hint="Look at Agents.")
+            raise NotFound(f"There is no agent {name!r}.", hint="Look at Agents.")
         return AgentDetails(found, "Do your work.", "report", 20, ("stack qwen3:4b",))
 
     async def test_agent(self, name: str) -> Sequence[TestCall]:

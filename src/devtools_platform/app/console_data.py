@@ -25,7 +25,7 @@ from devtools_platform.console.types import (
     Wanted,
     WorkerStatus,
 )
-from devtools_platform.core.errors import UnknownAgent
+from devtools_platform.core.errors import NotFound
 from devtools_platform.core.tasks import Event, Page, Step, TaskRequest, TaskResult
 from devtools_platform.gateway.service import Gateway
 from devtools_platform.state.api import StateParts
@@ -141,7 +141,7 @@ class ConsoleStack:
     def _definition(self, name: str) -> Definition:
         known = load_definitions(self.config.agent_definitions)
         if name not in known:
-            raise UnknownAgent(f"There is no agent {name!r}.", hint=f"The agents are: {', '.join(known)}.")
+            raise NotFound(f"There is no agent {name!r}.", hint=f"The agents are: {', '.join(known)}.")
         return known[name]
 
     async def _busy_agents(self) -> dict[str, str]:

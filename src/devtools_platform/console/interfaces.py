@@ -119,11 +119,11 @@ class StackReader(Protocol):
     async def agents(self) -> Sequence[AgentStatus]: ...
 
     async def agent(self, name: str) -> AgentDetails:
-        """Raises `UnknownAgent`."""
+        """Raises `NotFound`."""
         ...
 
     async def test_agent(self, name: str) -> Sequence[TestCall]:
-        """Ask each of its runtimes one question, which may cost money. Raises `UnknownAgent`."""
+        """Ask each of its runtimes one question, which may cost money. Raises `NotFound`."""
         ...
 
     async def workers(self) -> Sequence[WorkerStatus]: ...
