@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,8 +21,9 @@ from devtools_platform.gateway.toolsets.analyzers import load_policy, parse_revi
 from devtools_platform.gateway.toolsets.analyzers.dependencies import Audit
 from devtools_platform.gateway.toolsets.analyzers.types import Raw
 from devtools_platform.gateway.toolsets.workspace import WorkspaceTools
+from devtools_platform.kit.git import at_commit, clone_for_task, resolve_repository
 from devtools_platform.kit.sandbox import Limits
-from gateway.test_workspace_tools import Bench, write
+from gateway.test_workspace_tools import Bench, run, write
 
 CASES = Path(__file__).parent / "review"
 SECRETS = {
@@ -140,6 +142,22 @@ async def test_the_repository_decides_about_single_rules_but_not_about_secrets(t
         ("secrets", "secret"),
     }
     assert not [f for f in data["findings"] if f["rule"] == "DL3007" and f["is_blocking"]]
+
+
+async def test_who_wrote_the_pull_request_a_task_starts_from_does_not_choose_how_it_is_judged(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    await bench.start({"dev-tools.toml": '[review]\nblock = ["ruff:F401"]\n', "a.py": "x = 1\n"})
+    write(bench.project, {"dev-tools.toml": '[review]\nshow = ["ruff:*"]\n[test]\ncommand = ["true"]\n'})
+    run("commit", "-q", "-a", "-m", "A stranger's", cwd=bench.project)
+    pull = run("rev-parse", "HEAD", cwd=bench.project).strip()
+    run("reset", "-q", "--hard", "HEAD~1", cwd=bench.project)
+    shutil.rmtree(bench.clone)
+    await clone_for_task(await at_commit(await resolve_repository(bench.project), pull), bench.clone)
+    write(bench.clone, {"a.py": "import os\n", "test_a.py": "def test_a(): assert False\n"})
+    found = (await bench.data("analyze"))["findings"]
+    assert [f["is_blocking"] for f in found if f["rule"] == "F401"] == [True]
+    tests = await bench.data("run_tests")
+    assert tests["exit_code"] != 0, "the repository's own command, not the pull request's"
 
 
 async def test_an_analyzer_of_the_repository_may_print_sarif(tmp_path: Path) -> None:

@@ -27,6 +27,9 @@ from devtools_platform.core.tasks import DiffStat
 BASE_REF = "refs/dev-tools/base"
 """In a task's clone: the commit the task started from."""
 
+RULES_REF = "refs/dev-tools/rules"
+"""In a clone that started from another commit than the repository's own: that one."""
+
 SNAPSHOT_REFS = "refs/dev-tools/snapshots/"
 """In a task's clone: its files as they were after each agent's run."""
 
@@ -68,6 +71,8 @@ class Repository:
     branch: str | None
     """None when HEAD is detached."""
     is_dirty: bool
+    rules: str | None = None
+    """The commit whose settings a task heeds where that is not `head`: what it starts from may be a stranger's."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,7 @@ async def at_commit(repo: Repository, commit: str) -> Repository:
         raise NotFound(
             f"{str(repo.path)!r} has no commit {commit[:12]!r}.", hint=f"Fetch it: `git -C {repo.path} fetch --all`."
         )
-    return replace(repo, head=_text(found), branch=None)
+    return replace(repo, head=_text(found), branch=None, rules=repo.head)
 
 
 async def clone_for_task(repo: Repository, destination: Path) -> str:
@@ -133,6 +138,8 @@ async def clone_for_task(repo: Repository, destination: Path) -> str:
     await git("remote", "remove", "origin", cwd=half_done)
     await git("config", "dev-tools.origin", str(repo.path), cwd=half_done)
     await git("update-ref", BASE_REF, repo.head, cwd=half_done)
+    if repo.rules is not None:
+        await git("update-ref", RULES_REF, repo.rules, cwd=half_done)
     await asyncio.to_thread(_write_attributes, half_done)
     await git("checkout", "--quiet", "--force", "--no-track", "-B", branch, repo.head, cwd=half_done, timeout_s=600)
     half_done.rename(destination)
@@ -148,6 +155,12 @@ async def origin_of(workspace: Path) -> Path | None:
 async def base_commit(workspace: Path) -> str:
     """The commit the task started from."""
     return _text(await _in_clone(workspace, "rev-parse", "--verify", f"{BASE_REF}^{{commit}}"))
+
+
+async def rules_commit(workspace: Path) -> str:
+    """The commit whose settings the task heeds: the repository's own, also where it started from another."""
+    done = await _in_clone(workspace, "rev-parse", "--verify", "--quiet", f"{RULES_REF}^{{commit}}", check=False)
+    return _text(done) if done.code == 0 else await base_commit(workspace)
 
 
 async def head_of(workspace: Path) -> str:

@@ -237,7 +237,7 @@ class WorkspaceTools:
 
     async def analyze(self, call: _Call, _: NoArguments) -> ToolResult:
         base = await git.base_commit(call.workspace)
-        configured = await git.file_at(call.workspace, base, CONFIG_FILE)
+        configured = await git.file_at(call.workspace, await git.rules_commit(call.workspace), CONFIG_FILE)
         review = Review(
             call.workspace,
             base,
@@ -289,9 +289,9 @@ def _read_if_text(workspace: Path, path: str) -> str | None:
 
 
 async def _test_config(call: _Call) -> TestConfig:
-    """From the base commit: a task must not choose how it is judged, nor what of the machine it is shown."""
-    base = await git.base_commit(call.workspace)
-    return parse_config(await git.file_at(call.workspace, base, CONFIG_FILE))
+    """From the repository's own commit: a task, or who wrote the pull request it starts from, must not choose how it
+    is judged, nor what of the machine it is shown."""
+    return parse_config(await git.file_at(call.workspace, await git.rules_commit(call.workspace), CONFIG_FILE))
 
 
 def _any_python() -> Path:
