@@ -52,7 +52,7 @@ from devtools_platform.context.tools import ContextTools
 from devtools_platform.core.errors import NotFound
 from devtools_platform.core.interfaces import ToolServer
 from devtools_platform.core.tools import Caller
-from devtools_platform.gateway.adapters.call_records import SqlCallRecords
+from devtools_platform.gateway.adapters.call_records import Presence, SqlCallRecords
 from devtools_platform.gateway.api import build_api as build_gateway
 from devtools_platform.gateway.service import Gateway
 from devtools_platform.gateway.toolsets.web import WebTools
@@ -150,8 +150,8 @@ class Stack:
         observed.start(cleanup.enter_context(trace_to(spans, self.settings)))
         runtimes = await self._start_models(home, cleanup)
         context = await self._start_context(home, store, cleanup)
-        serving = Serving()
-        cleanup.push_async_callback(serving.stop)
+        presence = await _open_presence(store, cleanup)
+        serving = _open_serving(cleanup)
 
         control = DbosControl(store)
         workspaces = GitWorkspaces(home.workspaces, self.settings.min_free_disk_mb)
@@ -160,7 +160,7 @@ class Stack:
         ci, http = ci_tools(self.settings, state.get_request)
         if http is not None:
             cleanup.push_async_callback(http.aclose)
-        gateway = self._build_gateway(home, store, context, parts, ci)
+        gateway = self._build_gateway(home, store, context, parts, ci, presence)
         doors = open_doors(self.settings, home, store, gateway, context.embedder)
         remotes = follow_remotes(self.settings, context, home.path / "context")
         await serving.serve(build_context(context, token, readers_of(doors["identity"]), remotes), sockets["context"])
@@ -238,7 +238,13 @@ class Stack:
         return service
 
     def _build_gateway(
-        self, home: Home, store: sa.Engine, context: ContextService, parts: StateParts, ci: Sequence[ToolServer]
+        self,
+        home: Home,
+        store: sa.Engine,
+        context: ContextService,
+        parts: StateParts,
+        ci: Sequence[ToolServer],
+        presence: Presence,
     ) -> Gateway:
         async def collection_of(caller: Caller) -> str | None:
             try:
@@ -252,11 +258,25 @@ class Stack:
         return Gateway(
             [workspace, ContextTools(context, collection_of), tasks, WebTools(), *deploy_tools(self.settings), *ci],
             policy_of(self.settings.agent_definitions),
-            SqlCallRecords(store),
+            SqlCallRecords(store, presence.id),
             rules=load_rules(self.settings.approval_rules),
             grants=ApprovalGrants(parts.approvals),
             environment=self.settings.environment,
         )
+
+
+async def _open_presence(store: sa.Engine, cleanup: AsyncExitStack) -> Presence:
+    """Opened before what serves: a gateway is there for others until it has answered its last."""
+    presence = Presence(store)
+    await presence.start()
+    cleanup.push_async_callback(presence.stop)
+    return presence
+
+
+def _open_serving(cleanup: AsyncExitStack) -> Serving:
+    serving = Serving()
+    cleanup.push_async_callback(serving.stop)
+    return serving
 
 
 def _port_setting(service: str) -> str:

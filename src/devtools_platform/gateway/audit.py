@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from devtools_platform.core.errors import TooLate
 from devtools_platform.core.redact import holds_secret, redact
 
 log = logging.getLogger(__name__)
@@ -89,7 +90,9 @@ class AuditStore(Protocol):
         """Number and hash of the last line; (0, GENESIS) when there is none."""
         ...
 
-    async def append(self, lines: Sequence[Line]) -> None: ...
+    async def append(self, lines: Sequence[Line]) -> None:
+        """All or none. Raises `TooLate` when another process has written in the meantime."""
+        ...
 
     async def read(self, after: int, limit: int) -> Sequence[Line]: ...
 
@@ -157,7 +160,11 @@ class Audit:
                 if self._last is None:
                     self._last = await self.store.last()
                 lines = await self._next_lines(*self._last)
-                await self.store.append(lines)
+                try:
+                    await self.store.append(lines)
+                except TooLate:  # the chain goes on from what another gateway process wrote
+                    self._last = None
+                    continue
                 for _ in lines:
                     self._notes.popleft()
                 self._last = (lines[-1].seq, lines[-1].hash)

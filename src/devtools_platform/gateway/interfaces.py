@@ -24,6 +24,10 @@ class CallRecords(Protocol):
         """Record a call before it runs. None: go ahead. Otherwise what the earlier call under `key` came to."""
         ...
 
+    async def take_over(self, key: str, stored: StoredCall) -> bool:
+        """Make the call that another gateway process left unfinished one's own; False when somebody was faster."""
+        ...
+
     async def finish(self, key: str, result: ToolResult, duration_s: float) -> None: ...
 
     async def mark_doubtful(self, key: str) -> None:

@@ -23,6 +23,9 @@ from devtools_platform.kit.telemetry import task_span
 
 log = logging.getLogger(__name__)
 
+LOOK_EVERY_S = 0.2
+"""How often it is looked whether another gateway process has the answer to a call that it makes."""
+
 TOOL_CALLS = Counter("devtools_tool_calls_total", "Tool calls", ["server", "tool", "agent", "outcome"])
 TOOL_TIME = Histogram("devtools_tool_call_duration_seconds", "Tool call time", ["server", "tool"])
 
@@ -156,13 +159,18 @@ class Gateway:
     async def _begin_and_run(
         self, route: Route, caller: Caller, name: str, arguments: Mapping[str, Any], key: str
     ) -> tuple[ToolResult, bool]:
-        stored = await self.records.begin(key, caller, name, redact(arguments), "allow")
-        if stored is not None and not stored.is_same_call:
-            raise Forbidden(f"The idempotency key {key!r} belongs to another call.", hint="Send a key of your own.")
-        if stored is not None and (answer := _replay(stored, route)) is not None:
-            if stored.state == "started":
-                await self.records.mark_doubtful(key)
-            return answer, True
+        while (stored := await self.records.begin(key, caller, name, redact(arguments), "allow")) is not None:
+            if not stored.is_same_call:
+                raise Forbidden(f"The idempotency key {key!r} belongs to another call.", hint="Send a key of your own.")
+            if stored.is_running:
+                await asyncio.sleep(LOOK_EVERY_S)
+                continue
+            if (answer := _replay(stored, route)) is not None:
+                if stored.state == "started":
+                    await self.records.mark_doubtful(key)
+                return answer, True
+            if await self.records.take_over(key, stored):
+                break
         return await self._run(route, caller, name, arguments, key), False
 
     async def _run(self, route: Route, caller: Caller, name: str, arguments: Mapping[str, Any], key: str) -> ToolResult:

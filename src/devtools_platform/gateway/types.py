@@ -37,3 +37,7 @@ class StoredCall:
     is_error: bool = False
     is_same_call: bool = True
     """Whether it was made by this caller, for this tool. Another's answer is nobody else's business."""
+    is_running: bool = False
+    """Whether another gateway process is at it: its answer will stand here."""
+    gateway: str | None = None
+    """Which gateway process began it."""

@@ -218,9 +218,23 @@ tool_calls = Table(
     _time("ended_at"),
     Column("duration_s", Double),
     Column("trace_id", Text),
+    Column("gateway", Text),
     Index("ix_tool_calls_task_id_started_at", "task_id", "started_at"),
 )
-"""`state` is `started`, `finished`, or `in_doubt`: we crashed between the call and its answer."""
+"""`state` is `started`, `finished`, or `in_doubt`: we crashed between the call and its answer. `gateway` makes it."""
+
+gateways = Table(
+    "gateways",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("process_space", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("process_started_at", Double, nullable=False),
+    _now("started_at"),
+    _now("heartbeat_at"),
+)
+"""The gateway processes on this database; `process_space` as in `workers`."""
 
 model_calls = Table(
     "model_calls",

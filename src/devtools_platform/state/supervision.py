@@ -14,10 +14,8 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any, get_args
 
-import psutil
 import sqlalchemy as sa
 from prometheus_client import Counter, Gauge
 
@@ -25,18 +23,14 @@ from devtools_platform.core.errors import DevToolsError
 from devtools_platform.core.tasks import FINAL, Status, Worker
 from devtools_platform.kit import schema
 from devtools_platform.kit.database import in_thread
+from devtools_platform.kit.life import DEAD_AFTER_S, HEARTBEAT_S, Life
 from devtools_platform.state.interfaces import Executor
 
-HEARTBEAT_S = 1.0
-DEAD_AFTER_S = 10.0
-"""Ten missed heartbeats: a stopped virtual machine or a long database fail-over, and not a busy moment."""
 ORPHANS_EVERY = 5
 """Heartbeats between two looks for workflows that nobody knows of."""
 FORGET_AFTER = timedelta(days=7)
 """How long a worker that has ended stays in the list."""
 
-_START_TICKS = 19
-"""Its place in /proc/PID/stat behind the name, which may itself hold spaces."""
 
 log = logging.getLogger(__name__)
 
@@ -108,10 +102,7 @@ class Supervisor:
     def _facts(self) -> dict[str, Any]:
         return {
             "id": self.worker_id,
-            "host": socket.gethostname(),
-            "process_space": process_space(),
-            "pid": os.getpid(),
-            "process_started_at": _started_at(os.getpid()),
+            **Life.own().facts(),
             "queues": list(self.executor.queues),
             "status": "alive",
         }
@@ -153,12 +144,6 @@ async def list_workers(database: sa.Engine, held: Mapping[str, Sequence[str]]) -
     return sorted(workers, key=lambda worker: worker.status != "alive")
 
 
-def process_space() -> str:
-    """Names the boot and the process namespace of this host: only within one does a process id mean anything."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-
-
 def _workers() -> sa.Select[Any]:
     table = schema.workers
     # The database's clock on both sides: hosts disagree about the time.
@@ -172,25 +157,7 @@ def _silent_s(row: sa.Row[Any]) -> float:
 def _is_dead(row: sa.Row[Any]) -> bool:
     if row.status == "stopped":
         return True
-    return _silent_s(row) > DEAD_AFTER_S or not _may_run_here(row)
-
-
-def _may_run_here(row: sa.Row[Any]) -> bool:
-    """False only for a worker of this very host and boot whose process is gone."""
-    if row.process_space != process_space():
-        return True
-    try:
-        # The same number can be another process by now. A zombie has ended and waits to be collected.
-        is_same = _started_at(row.pid) == row.process_started_at
-        return is_same and psutil.Process(row.pid).status() != psutil.STATUS_ZOMBIE
-    except (FileNotFoundError, ProcessLookupError, psutil.NoSuchProcess):
-        return False
-
-
-def _started_at(pid: int) -> float:
-    """Seconds from this boot to the start of a process. The time of day would change with every step of the clock."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return int(fields[_START_TICKS]) / os.sysconf("SC_CLK_TCK")
+    return _silent_s(row) > DEAD_AFTER_S or not Life(row.process_space, row.pid, row.process_started_at).may_run()
 
 
 def _count_and_forget(connection: sa.Connection) -> None:

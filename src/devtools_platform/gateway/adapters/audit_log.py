@@ -6,7 +6,9 @@ from typing import Any
 
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 
+from devtools_platform.core.errors import TooLate
 from devtools_platform.gateway.audit import GENESIS, Line
 from devtools_platform.kit.database import in_thread
 from devtools_platform.kit.schema import gateway_audit
@@ -23,7 +25,10 @@ class SqlAudit:
         return (int(row.seq), str(row.hash)) if row is not None else (0, GENESIS)
 
     async def append(self, lines: Sequence[Line]) -> None:
-        await in_thread(self.database, lambda c: _insert(c, lines))
+        try:
+            await in_thread(self.database, lambda c: _insert(c, lines))
+        except IntegrityError:  # the number of a line is its key
+            raise TooLate("Another gateway has written to the audit log in the meantime.") from None
 
     async def read(self, after: int, limit: int) -> Sequence[Line]:
         query = sa.select(gateway_audit).where(gateway_audit.c.seq > after).order_by(gateway_audit.c.seq).limit(limit)

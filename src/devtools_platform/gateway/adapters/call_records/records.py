@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from devtools_platform.core.tools import Caller, ToolResult
+from devtools_platform.gateway.adapters.call_records.presence import is_alive
 from devtools_platform.gateway.types import Decision, StoredCall
 from devtools_platform.kit.database import in_thread, insert_once, read_in_thread
 from devtools_platform.kit.schema import tool_calls
@@ -17,6 +18,8 @@ from devtools_platform.kit.telemetry import trace_id_for
 @dataclass(frozen=True)
 class SqlCallRecords:
     database: sa.Engine
+    gateway: str | None = None
+    """The id of this gateway's `Presence`; calls of one without are taken for interrupted by every other."""
 
     async def begin(
         self, key: str, caller: Caller, tool: str, arguments: Mapping[str, Any], decision: Decision
@@ -32,8 +35,15 @@ class SqlCallRecords:
             "decision": decision,
             "state": "started",
             "trace_id": trace_id_for(caller.task_id),
+            "gateway": self.gateway,
         }
-        return await in_thread(self.database, lambda c: _insert_or_read(c, row))
+        return await in_thread(self.database, lambda c: self._insert_or_read(c, row))
+
+    async def take_over(self, key: str, stored: StoredCall) -> bool:
+        table = tool_calls
+        left = (table.c.key == key, table.c.state == stored.state, table.c.gateway.is_not_distinct_from(stored.gateway))
+        change = sa.update(table).where(*left).values(state="started", gateway=self.gateway)
+        return await in_thread(self.database, lambda c: c.execute(change).rowcount == 1)
 
     async def finish(self, key: str, result: ToolResult, duration_s: float) -> None:
         change = (
@@ -57,12 +67,20 @@ class SqlCallRecords:
         query = sa.select(sa.func.count()).where(tool_calls.c.task_id == task_id)
         return await read_in_thread(self.database, lambda c: int(c.execute(query).scalar_one()))
 
-
-def _insert_or_read(connection: sa.Connection, row: Mapping[str, Any]) -> StoredCall | None:
-    if insert_once(connection, tool_calls, row, on=["key"]):
-        return None
-    stored = connection.execute(sa.select(tool_calls).where(tool_calls.c.key == row["key"])).one()
-    if any(getattr(stored, name) != row[name] for name in ("task_id", "agent", "server", "tool")):
-        return StoredCall(stored.state, is_same_call=False)
-    result: Mapping[str, Any] = stored.result or {}
-    return StoredCall(stored.state, result.get("text", ""), result.get("data", {}), bool(stored.is_error))
+    def _insert_or_read(self, connection: sa.Connection, row: Mapping[str, Any]) -> StoredCall | None:
+        if insert_once(connection, tool_calls, row, on=["key"]):
+            return None
+        stored = connection.execute(sa.select(tool_calls).where(tool_calls.c.key == row["key"])).one()
+        if any(getattr(stored, name) != row[name] for name in ("task_id", "agent", "server", "tool")):
+            return StoredCall(stored.state, is_same_call=False)
+        result: Mapping[str, Any] = stored.result or {}
+        # What this very process runs, it knows without the table (`Gateway`): here it has come to an unknown end.
+        is_others = stored.state == "started" and stored.gateway != self.gateway
+        return StoredCall(
+            stored.state,
+            result.get("text", ""),
+            result.get("data", {}),
+            bool(stored.is_error),
+            is_running=is_others and is_alive(connection, stored.gateway),
+            gateway=stored.gateway,
+        )
