@@ -70,9 +70,10 @@ def add_a2a(app: FastAPI, definitions: Mapping[AgentName, Definition], ask: Ask)
             body: Any = await request.json()
         except ValueError:
             return _error(None, PARSE_ERROR, "The body is no JSON.")
-        if not isinstance(body, dict) or body.get("jsonrpc") != "2.0":  # pyright: ignore[reportUnknownMemberType]
+        given = cast("dict[str, Any]", body) if isinstance(body, dict) else {}
+        if given.get("jsonrpc") != "2.0":
             return _error(None, INVALID_REQUEST, "This is no JSON-RPC 2.0 request.")
-        return await _answer(ask, name, cast("dict[str, Any]", body))
+        return await _answer(ask, name, given)
 
     _ = (read_card, call)
 
