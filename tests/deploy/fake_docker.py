@@ -65,6 +65,9 @@ def act(verb: str, args: list[str], state: dict) -> int:
             print(json.dumps([show(name, state["containers"][name]) for name in args[1:]]))
         case "logs":
             print(state.get("log") or f"last words of {args[-1]}")
+        case "compose exec":
+            print(state.get("said", ""))
+            return state.get("exec_code", 0)
         case _:
             return 0
     return 0

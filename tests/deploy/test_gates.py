@@ -195,6 +195,18 @@ async def test_traces_that_are_not_whole_keep_the_release_from_requests(
     assert (without.status, without.gates) == ("committed", ())
 
 
+async def test_a_first_release_has_no_traces_yet_which_is_unknown_and_not_wrong(
+    droplets: dict[str, Droplet], registry: FakeRegistry
+) -> None:
+    droplets["web-1"].set_docker(exec_code=3, said="0 spans of 0 tasks")
+    traces = Smoke(service="web", command=("dev-tools", "traces", "validate"))
+
+    outcome = await rollouts(droplets["web-1"]).deploy(*make_release(registry, 1, traces=traces), QUICK)
+
+    assert outcome.status == "committed"
+    assert ("traces", "unknown", "web-1: 0 spans of 0 tasks") in [(g.gate, g.verdict, g.why) for g in outcome.gates]
+
+
 class Prometheus:
     """`/api/v1/alerts` as Prometheus answers it."""
 

@@ -1,11 +1,13 @@
 """What the stack's metrics say of hosts: before, during and after a rollout, and of one that does not answer."""
 
+from dataclasses import replace
 from typing import Any
 
 from prometheus_client import REGISTRY
 
 from deploy.droplet import QUICK, Droplet, make_release, rollouts
 from devtools_platform.app.rollout_metrics import look_at
+from devtools_platform.core.errors import Unavailable
 from fakes.oci_registry import FakeRegistry
 
 
@@ -45,7 +47,10 @@ async def test_a_host_that_does_not_answer_is_down_and_keeps_what_it_last_said(
     works = rollouts(droplets["web-2"])
     await works.deploy(*make_release(registry, 1), QUICK)
     await look_at("web-2", works)
-    (droplets["web-2"].folder / "host.json").write_text("no JSON")
-    await look_at("web-2", works)
+
+    async def refuse(*_: Any) -> Any:
+        raise Unavailable("'web-2' does not answer.")
+
+    await look_at("web-2", replace(works, connect=refuse))
     assert metric("host_up", "web-2") == 0
     assert metric("last_outcome", "web-2", outcome="committed") == 1

@@ -111,7 +111,8 @@ class Soak:
         self.indexed += 1
 
     def kill(self) -> None:
-        what = self.rng.choices(["worker", "database", "index"], [6, 1, 2])[0]
+        never = [kind for kind, count in self.kills.items() if count == 0]
+        what = never[0] if never else self.rng.choices(["worker", "database", "index"], [6, 1, 2])[0]
         if what == "worker":
             self.crew.kill(self.rng.choice(self.crew.members))
             self.crew.wait_until_ready(self.crew.add())

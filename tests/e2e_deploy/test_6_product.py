@@ -24,7 +24,7 @@ def test_the_product_is_released_and_answers_through_caddy(product: Product) -> 
     outcome = product.cli("rollout", "start", "--watch", "2")
 
     assert outcome["status"] == "committed", outcome
-    assert {gate["gate"]: gate["verdict"] for gate in outcome["gates"]} == {"traces": "passed", "alerts": "unknown"}
+    assert {gate["gate"]: gate["verdict"] for gate in outcome["gates"]} == {"traces": "unknown", "alerts": "unknown"}
     status, body = product.droplet.get("http://127.0.0.1:2020/health")
     assert (status, '"ok":true' in body.replace(" ", "")) == (200, True)
     assert product.droplet.get("http://127.0.0.1:80/mcp")[0] in {401, 405, 406}

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from devtools_platform.core.errors import BadInput, Conflict, NotARepository, ProgramFailed
+from devtools_platform.core.errors import BadInput, Conflict, NotARepository, NotFound, ProgramFailed
 from devtools_platform.core.tasks import DiffStat
 from devtools_platform.kit.git import (
     Repository,
     added_lines,
+    at_commit,
     base_commit,
     branch_commit,
     changed_paths,
@@ -21,6 +22,7 @@ from devtools_platform.kit.git import (
     commit_all,
     diff_stat,
     diff_text,
+    fetch_ref,
     file_at,
     git,
     list_files,
@@ -365,6 +367,33 @@ async def test_a_branch_in_the_way_of_the_name_is_a_conflict(clone: Path, repo: 
         await publish_branch(clone, repo, "task/t1")
     with pytest.raises(BadInput, match="is not a branch name"):
         await publish_branch(clone, repo, "a..b")
+
+
+async def test_a_head_that_is_fetched_can_be_cloned_and_nothing_else_of_the_repository_changes(
+    project: Path, repo: Repository, tmp_path: Path
+) -> None:
+    remote, other = tmp_path / "remote.git", tmp_path / "other"
+    run("clone", "-q", "--bare", str(project), str(remote), cwd=tmp_path)
+    run("clone", "-q", str(remote), str(other), cwd=tmp_path)
+    (other / "new.py").write_text("1\n")
+    run("add", "-A", cwd=other)
+    run("commit", "-q", "-m", "Pull", cwd=other)
+    run("push", "-q", "origin", "HEAD:refs/pull/31/head", cwd=other)
+    head = run("rev-parse", "HEAD", cwd=other).strip()
+    with pytest.raises(NotFound, match="has no commit"):
+        await at_commit(repo, head)
+    before = run("status", "--porcelain", cwd=project), run("rev-parse", "HEAD", cwd=project)
+
+    kept_as = "refs/dev-tools/pulls/31"
+    assert await fetch_ref(project, f"file://{remote}", "refs/pull/31/head", kept_as, "token") == head
+
+    assert (run("status", "--porcelain", cwd=project), run("rev-parse", "HEAD", cwd=project)) == before
+    assert not (project / ".git" / "FETCH_HEAD").exists()
+    clone = tmp_path / "workspaces" / "t31"
+    await clone_for_task(await at_commit(repo, head), clone)
+    assert (await base_commit(clone), (clone / "new.py").exists()) == (head, True)
+    with pytest.raises(ProgramFailed, match="couldn't find remote ref"):
+        await fetch_ref(project, f"file://{remote}", "refs/pull/99/head", "refs/dev-tools/pulls/99", "token")
 
 
 async def test_a_failing_git_is_reported_in_its_own_words(project: Path) -> None:

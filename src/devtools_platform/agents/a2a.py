@@ -70,10 +70,9 @@ def add_a2a(app: FastAPI, definitions: Mapping[AgentName, Definition], ask: Ask)
             body: Any = await request.json()
         except ValueError:
             return _error(None, PARSE_ERROR, "The body is no JSON.")
-        given = cast("dict[str, Any]", body) if isinstance(body, dict) else {}
-        if given.get("jsonrpc") != "2.0":
+        if not isinstance(body, dict) or body.get("jsonrpc") != "2.0":  # pyright: ignore[reportUnknownMemberType]
             return _error(None, INVALID_REQUEST, "This is no JSON-RPC 2.0 request.")
-        return await _answer(ask, name, given)
+        return await _answer(ask, name, cast("dict[str, Any]", body))
 
     _ = (read_card, call)
 

@@ -23,11 +23,13 @@ def ci_tools(settings: Settings, get_request: GetRequest) -> tuple[list[CiTools]
 
     Nothing where GitHub is not set up. Raises `BadInput` for half an App.
     """
+    if not settings.github_repositories:
+        return [], None
     # Redirects are followed for job logs; a redirect to another host does not get our token.
     http = httpx2.AsyncClient(timeout=TIMEOUT_S, trust_env=True, follow_redirects=True)
     identity = choose_identity(settings, http)
-    if identity is None or not settings.github_repositories:
-        return [], None
+    if identity is None:
+        return [], http
     names = {str(path.resolve()): name for name, path in settings.github_repositories.items()}
 
     async def find_target(caller: Caller) -> Json:

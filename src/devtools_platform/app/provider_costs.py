@@ -145,7 +145,7 @@ class Reconciliation:
             return
         asked = await self.store.last_read(yesterday)
         if asked is None or asked < due:
-            await self.reconcile(yesterday)
-            await self.reconcile(now.date())
             await self.refresh_prices()
+            await self.reconcile(now.date())
+            await self.reconcile(yesterday)  # the last: by it the next process knows that all was done
         self._done = now.date()

@@ -12,6 +12,7 @@ from rich.text import Text
 from devtools_platform.cli.connection import AsJson, running_stack
 from devtools_platform.cli.output import err, out, print_json
 from devtools_platform.cli.stack import DataDir
+from devtools_platform.core.errors import NotFound
 
 app = typer.Typer(no_args_is_help=True, help="Traces: the spans of tasks, and where they are sent.")
 
@@ -39,7 +40,10 @@ def validate(
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check that each model and tool call has its span, and that both agree. Exit code 1 names what is missing."""
+    """Check that each model and tool call has its span, and that both agree.
+
+    Exit code 1 names what is missing; 3 says that there is no task yet, so nothing to judge.
+    """
     found = asyncio.run(running_stack(data_dir).validate_traces(task, langfuse=langfuse))
     if as_json:
         print_json(found)
@@ -53,6 +57,8 @@ def validate(
             err.print("No task has ended yet: there was nothing to check.")
         if found["unchecked"]:
             err.print(f"{found['unchecked']} model calls are older than this check.")
+    if not found["tasks"]:
+        raise typer.Exit(NotFound.exit_code)
     if not found["is_whole"]:
         raise typer.Exit(1)
 

@@ -15,14 +15,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import psutil
 import sqlalchemy as sa
 from prometheus_client import Counter, Gauge
 
 from devtools_platform.core.errors import DevToolsError
-from devtools_platform.core.tasks import FINAL, Worker
+from devtools_platform.core.tasks import FINAL, Status, Worker
 from devtools_platform.kit import schema
 from devtools_platform.kit.database import in_thread
 from devtools_platform.state.interfaces import Executor
@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 TAKEN_OVER = Counter("devtools_workflows_taken_over_total", "Workflows of dead workers that were queued again", ["why"])
 ALIVE = Gauge("devtools_workers_alive", "Workers whose heartbeat is fresh")
 PENDING = Gauge("devtools_approvals_waiting", "Approvals that wait for a person")
+OPEN: tuple[Status, ...] = tuple(status for status in get_args(Status) if status not in FINAL)
 OPEN_TASKS = Gauge("devtools_tasks_open", "Tasks that have not ended", ["status"])
 
 
@@ -201,6 +202,6 @@ def _count_and_forget(connection: sa.Connection) -> None:
     counts = (
         sa.select(tasks.c.status, sa.func.count()).where(tasks.c.status.not_in(tuple(FINAL))).group_by(tasks.c.status)
     )
-    OPEN_TASKS.clear()
-    for status, count in connection.execute(counts).all():
-        OPEN_TASKS.labels(status).set(count)
+    open_tasks: dict[str, int] = {row[0]: row[1] for row in connection.execute(counts)}
+    for status in OPEN:
+        OPEN_TASKS.labels(status).set(open_tasks.get(status, 0))

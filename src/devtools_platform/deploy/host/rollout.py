@@ -22,6 +22,8 @@ BEFORE_FLIP = frozenset({"verify", "health", "probe"})
 """What must be done in a rollout before requests may reach the new colour, whatever a plan says."""
 MIN_ENGINE = (20, 10)
 MIN_COMPOSE = (2, 0)
+NOTHING_THERE = 3
+"""How the command that judges traces says that there are none yet: the first release has none."""
 
 Args = Mapping[str, Any]
 
@@ -177,6 +179,8 @@ class HostRollout:
         """The release's own judgement of the traces that were recorded, in a container of the new colour."""
         task = self._manifest()["traces"]
         code, output = self._execute(task, args)
+        if code == NOTHING_THERE:
+            return {"verdict": "unknown", "why": output.strip()[-500:]}
         if code != 0:
             text = f"Traces: {' '.join(task['command'])} ended with {code}: {output[-1500:]}"
             raise Refused("gate", text, "Mend what records them, or deploy with --no-gate.")
