@@ -21,7 +21,10 @@ POSTGRES = f"{REGISTRY}/acme/postgres:16"
 START = """#!/bin/sh
 set -e
 data=/var/lib/postgresql/data/pg user=${POSTGRES_USER:-postgres}
-[ -f $data/PG_VERSION ] || initdb -D $data -U $user -A trust --no-sync >/dev/null
+if [ ! -f $data/PG_VERSION ]; then
+  initdb -D $data -U $user -A trust --no-sync >/dev/null
+  echo 'host all all all trust' >>$data/pg_hba.conf  # other containers, as the official image lets them
+fi
 (sleep 1; createdb -h 127.0.0.1 -U $user ${POSTGRES_DB:-postgres}) >/dev/null 2>&1 &
 exec postgres -D $data -c listen_addresses='*' -c max_connections=200 -k /tmp
 """
