@@ -12,8 +12,8 @@ from devtools_platform.core.tasks import Event
 SIX = [("s1", "infrastructure"), ("s2", "cicd"), ("s3", "documentation"), ("s4", "feature-dev")]
 
 
-def event(kind: str, agent: str | None = None, **data: Any) -> Event:
-    return Event(seq=1, task_id="t1", kind=kind, at=datetime.now(UTC), agent=agent, data=data)
+def event(kind: str, by: str | None = None, **data: Any) -> Event:
+    return Event(seq=1, task_id="t1", kind=kind, at=datetime.now(UTC), agent=by, data=data)
 
 
 def plan() -> Event:
