@@ -411,6 +411,7 @@ class MemoryDelivery:
     """A `DeliveryDesk` that shows what a test puts in it, and starts exactly the plan it showed."""
 
     def __init__(self) -> None:
+        self.has_hosts = False
         self.delivered: Delivered | None = None
         self.planned: RolloutPlan | None = None
         self.begun: list[Rollout] = []
@@ -418,7 +419,7 @@ class MemoryDelivery:
 
     @property
     def is_set_up(self) -> bool:
-        return self.delivered is not None
+        return self.has_hosts or self.delivered is not None
 
     def glance(self) -> Delivered | None:
         return self.delivered

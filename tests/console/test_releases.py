@@ -145,3 +145,9 @@ async def test_a_rollout_shows_its_log_and_the_last_words_of_what_failed(browser
     assert "Last words of web on web-1 exit 1" in words
     assert HOSTILE not in page
     assert (await browser.get("/rollouts/r2")).status_code == 404
+
+
+async def test_before_the_first_answer_of_hosts_the_pages_say_that_they_are_asked(browser, delivery):
+    delivery.has_hosts = True
+    assert "The hosts are being asked." in text_of((await browser.get("/")).text)
+    assert "Hosts and registry are being asked" in text_of((await browser.get("/releases")).text)
