@@ -168,7 +168,7 @@ def test_a_failed_run_is_explained_mended_and_run_again_once_a_person_agrees(tea
     github.runs = [{"id": 501, "head_branch": "main", "conclusion": "failure"}]
     github.jobs[501] = [{"id": 502, "name": "test", "conclusion": "failure", "steps": []}]
     github.logs[502] = "setting up\nmake: *** No rule to make target 'tset'.\n##[error]exit code 2."
-    order = "@dev-tools Our pipeline is red: find out why the run failed and mend the workflow."
+    order = "@dev-tools Our pipeline is red: find out why the run went wrong and mend the workflow."
     assert team.comment(order, 21, "d-21").status_code == 202
     wait_for(lambda: any("ci_rerun_failed" in text for text in github.texts(21)), "nothing was asked")
     assert github.reruns == []
