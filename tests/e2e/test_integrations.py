@@ -1,5 +1,6 @@
 """From a Linear delegation and a GitHub comment to a pull request, on fakes of both, through a stack that is killed."""
 
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,8 @@ from stacks import StackProcess, clean_env, git, make_repo, running_stack
 
 ORDER = "@dev-tools Fix the failing test: an order of exactly 100 must get the discount."
 WAIT_S = 40.0
+COMMENTS = itertools.count(1)
+"""Ids: two comments with the same words are two comments."""
 
 
 @dataclass
@@ -57,7 +60,7 @@ def comment_payload(
     return {
         "action": "created",
         "issue": {**issue, **({"pull_request": {}} if is_pull else {})},
-        "comment": {"id": number, "body": text, "author_association": association, "user": person},
+        "comment": {"id": next(COMMENTS), "body": text, "author_association": association, "user": person},
         "repository": {"full_name": "acme/shop", "default_branch": "main"},
         "sender": person,
         "installation": {"id": 77},
@@ -169,14 +172,14 @@ def test_a_failed_run_is_explained_mended_and_run_again_once_a_person_agrees(tea
     github.jobs[501] = [{"id": 502, "name": "test", "conclusion": "failure", "steps": []}]
     github.logs[502] = "setting up\nmake: *** No rule to make target 'tset'.\n##[error]exit code 2."
     order = "@dev-tools Our pipeline is red: find out why the run went wrong and mend the workflow."
-    assert team.comment(order, 21, "d-21").status_code == 202
-    wait_for(lambda: any("ci_rerun_failed" in text for text in github.texts(21)), "nothing was asked")
+    assert team.comment(order, 41, "d-41").status_code == 202
+    wait_for(lambda: any("ci_rerun_failed" in text for text in github.texts(41)), "nothing was asked")
     assert github.reruns == []
-    assert team.comment("@dev-tools approve", 21, "d-22").status_code == 202
-    wait_for(lambda: any("may I go on with the change" in text for text in github.texts(21)), "no change was shown")
+    assert team.comment("@dev-tools approve", 41, "d-42").status_code == 202
+    wait_for(lambda: any("may I go on with the change" in text for text in github.texts(41)), "no change was shown")
     assert github.reruns == [501]
-    assert team.comment("@dev-tools approve", 21, "d-23").status_code == 202
-    wait_for(lambda: any(": done**" in text for text in github.texts(21)), "it never ended")
+    assert team.comment("@dev-tools approve", 41, "d-43").status_code == 202
+    wait_for(lambda: any(": done**" in text for text in github.texts(41)), "it never ended")
     branch = github.pulls[-1]["head"]
     assert "unittest" in git(team.remote, "show", f"{branch}:.github/workflows/ci.yml")
     tasks = team.stack.get("/tasks?limit=1")["items"]

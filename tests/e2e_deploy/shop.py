@@ -22,7 +22,7 @@ START = """#!/bin/sh
 set -e
 data=/var/lib/postgresql/data/pg user=${POSTGRES_USER:-postgres}
 if [ ! -f $data/PG_VERSION ]; then
-  initdb -D $data -U $user -A trust --no-sync >/dev/null
+  initdb -D $data -U $user -A trust -E UTF8 --no-sync >/dev/null
   echo 'host all all all trust' >>$data/pg_hba.conf  # other containers, as the official image lets them
 fi
 (sleep 1; createdb -h 127.0.0.1 -U $user ${POSTGRES_DB:-postgres}) >/dev/null 2>&1 &

@@ -274,7 +274,7 @@ class FakeGitHub(FakeService):
         example, given = _example("pull-request"), self.heads[int(match[1])]
         head = example.get("head", {})
         repo = {**head.get("repo", {}), **given["repo"]}
-        return JSONResponse({**example, "head": {**head, **given, "repo": repo}})
+        return JSONResponse({**example, "requested_teams": [], "head": {**head, **given, "repo": repo}})
 
     def _find_runs(self, _: re.Match[str], __: Any, request: Request) -> Response:
         wanted = {"head_branch": request.query_params.get("branch"), "conclusion": request.query_params.get("status")}
