@@ -272,7 +272,7 @@ def test_a_personal_token_made_by_command_signs_in_until_it_is_revoked(people: P
     assert [(one["id"], one["name"], one["is_valid"]) for one in listed] == [(made["id"], "vic", True)]
     assert run_cli("console", "revoke", made["id"], *where, env=stack.env).returncode == 0
     page.goto("/spend")
-    expect(page.locator("h1")).to_have_text("Log in with a link")
+    expect(page.locator("h1")).to_have_text("Log in")
     people.complaints.clear()  # the browser logs the 401 of a page that asks to log in
 
 

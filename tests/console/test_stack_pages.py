@@ -72,7 +72,7 @@ async def test_an_agent_shows_its_definition_and_whether_its_runtimes_answer(bro
     assert "stack qwen3:4b Answers ready 500 ms" in words
     assert "gradient x Fails No answer. Is its key right? 2.0 s" in words
     assert ("owner", "agent.test", "agent:cicd") in desks.recorded
-    assert (await browser.get("/agents/nobody")).status_code == 422
+    assert (await browser.get("/agents/nobody")).status_code == 404
 
 
 async def test_a_task_links_to_where_else_it_can_be_seen(browser, tasks):

@@ -9,7 +9,8 @@ import pytest
 from psutil import _pslinux
 from sqlalchemy import Engine
 
-from devtools_platform.state.supervision import Supervisor, _started_at, list_workers, new_worker_id
+from devtools_platform.kit.life import started_at
+from devtools_platform.state.supervision import Supervisor, list_workers, new_worker_id
 
 
 class Idle:
@@ -48,10 +49,10 @@ def test_a_process_is_known_by_its_start_whatever_its_name() -> None:
         assert child.stdout is not None
         child.stdout.readline()
         expected = psutil.Process(child.pid).create_time() - psutil.boot_time()
-        assert _started_at(child.pid) == pytest.approx(expected, abs=2)
-        assert _started_at(child.pid) == _started_at(child.pid)
+        assert started_at(child.pid) == pytest.approx(expected, abs=2)
+        assert started_at(child.pid) == started_at(child.pid)
     finally:
         child.kill()
         child.communicate()
     with pytest.raises(FileNotFoundError):
-        _started_at(child.pid)
+        started_at(child.pid)

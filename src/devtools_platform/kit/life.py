@@ -28,7 +28,7 @@ class Life:
 
     @classmethod
     def own(cls) -> "Life":
-        return cls(process_space(), os.getpid(), _started_at(os.getpid()))
+        return cls(process_space(), os.getpid(), started_at(os.getpid()))
 
     def facts(self) -> dict[str, Any]:
         """As columns of a table, the host's name with them."""
@@ -40,7 +40,7 @@ class Life:
             return True
         try:
             # The same number can be another process by now. A zombie has ended and waits to be collected.
-            is_same = _started_at(self.pid) == self.process_started_at
+            is_same = started_at(self.pid) == self.process_started_at
             return is_same and psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
         except (FileNotFoundError, ProcessLookupError, psutil.NoSuchProcess):
             return False
@@ -52,7 +52,7 @@ def process_space() -> str:
     return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
 
 
-def _started_at(pid: int) -> float:
+def started_at(pid: int) -> float:
     """Seconds from this boot to the start of a process. The time of day would change with every step of the clock."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return int(fields[_START_TICKS]) / os.sysconf("SC_CLK_TCK")
