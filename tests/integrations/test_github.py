@@ -220,7 +220,12 @@ async def test_the_tools_say_why_a_run_failed_and_nothing_of_other_jobs(github: 
     assert token not in told.text
     lost = await tools.call("job_log", {"run": 4}, caller)
     assert (lost.is_error, lost.data["code"]) == (True, "bad_input")
-    assert {tool.name for tool in tools.list_tools() if tool.risk == "high"} == {"rerun_failed", "set_deployment"}
+    started = await tools.call("start_workflow", {"workflow": "deploy.yml", "ref": "main"}, caller)
+    assert (started.is_error, github.dispatches[-1]["workflow"]) == (False, "deploy.yml")
+    astray = await tools.call("start_workflow", {"workflow": "../../../acme/other/x.yml", "ref": "main"}, caller)
+    assert (astray.is_error, len(github.dispatches)) == (True, 1)
+    asking = {"rerun_failed", "start_workflow", "set_deployment"}
+    assert {tool.name for tool in tools.list_tools() if tool.risk == "high"} == asking
 
 
 def test_the_lines_a_patch_shows_are_those_a_comment_may_stand_at():

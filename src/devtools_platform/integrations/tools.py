@@ -1,4 +1,4 @@
-"""CI runs as tools: which there were, why one failed, run what failed again, say how a deployment went.
+"""CI runs as tools: which there were, why one failed, run it again, start another, say how a deployment went.
 
 For the repository of the caller's own task and no other. Logs are other people's words: data, shortened to what
 explains a failure.
@@ -51,6 +51,14 @@ class RerunArguments(Arguments):
     run: int = Field(ge=1, description="The run's id, from `ci_runs`.")
 
 
+class StartArguments(Arguments):
+    """Arguments of `start_workflow`."""
+
+    workflow: str = Field(pattern=r"^[\w.-]+\.ya?ml$", max_length=200, description="Its file's name, as deploy.yml.")
+    ref: str = Field(min_length=1, max_length=250, description="The branch or tag to run it on.")
+    inputs: dict[str, str] = Field(default_factory=dict[str, str], max_length=10, description="What it asks for.")
+
+
 class DeploymentArguments(Arguments):
     """Arguments of `set_deployment`."""
 
@@ -63,15 +71,17 @@ ARGUMENTS: dict[str, type[Arguments]] = {
     "runs": RunsArguments,
     "job_log": JobLogArguments,
     "rerun_failed": RerunArguments,
+    "start_workflow": StartArguments,
     "set_deployment": DeploymentArguments,
 }
 DESCRIPTIONS = {
     "runs": "The workflow runs of this repository at GitHub, the newest first: id, workflow, branch, outcome.",
     "job_log": "Why a run failed: for each failed job the steps that failed and the log around every error.",
     "rerun_failed": "Run the failed jobs of a run again. A person is asked first.",
+    "start_workflow": "Start a workflow that has a `workflow_dispatch` trigger. A person is asked first.",
     "set_deployment": "Tell GitHub how a deployment went. A person is asked first.",
 }
-CHANGING = frozenset({"rerun_failed", "set_deployment"})
+CHANGING = frozenset({"rerun_failed", "start_workflow", "set_deployment"})
 
 
 class CiTools:
@@ -113,6 +123,10 @@ class CiTools:
                 run = read_arguments(RerunArguments, arguments).run
                 await self.actions.run_failed_again(await self.find_target(caller), run)
                 return ToolResult(f"The failed jobs of run {run} run again.", {"run": run})
+            case "start_workflow":
+                start = read_arguments(StartArguments, arguments)
+                await self.actions.dispatch(await self.find_target(caller), start.workflow, start.ref, start.inputs)
+                return ToolResult(f"{start.workflow} starts on {start.ref}.", start.model_dump())
             case "set_deployment":
                 said = read_arguments(DeploymentArguments, arguments)
                 target = await self.find_target(caller)
