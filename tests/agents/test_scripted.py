@@ -59,7 +59,7 @@ async def test_a_run_makes_the_scripted_calls_and_ends_with_the_scripted_text(sc
 
     result = await agent.run("add two numbers")
 
-    assert read == ["a.py", "b.py"]
+    assert sorted(read) == ["a.py", "b.py"], "called at once, in whatever order"
     assert result.output == "Both read."
     answer = result.all_messages()[-1]
     assert isinstance(answer, ModelResponse)
@@ -143,7 +143,7 @@ async def test_a_stream_carries_the_same_replies(script):
         text = "".join([piece async for piece in stream.stream_text(delta=True)])
 
     assert text == "Both read."
-    assert read == ["a.py", "b.py"]
+    assert sorted(read) == ["a.py", "b.py"], "called at once, in whatever order"
     assert stream.usage.output_tokens > 0
 
 

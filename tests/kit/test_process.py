@@ -55,7 +55,7 @@ async def test_stop_ends_a_child_that_ignores_it_and_what_the_child_started(log:
 async def test_stop_lets_a_child_end_in_its_own_way_and_can_be_repeated(log: Path):
     child = await _sh("trap 'echo bye; exit 3' INT; echo ready; while :; do sleep 0.05; done", log)
     await _until(lambda: bool(child.last_words()), "the child's first line")
-    await child.stop(with_signal=signal.SIGINT)
+    await child.stop(60, with_signal=signal.SIGINT)
     await child.stop()
     assert (child.exit_code, child.last_words()) == (3, "ready\nbye")
     assert not psutil.pid_exists(child.pid)
