@@ -4,13 +4,14 @@ import itertools
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+import sqlalchemy as sa
 
 from devtools_platform.agents.adapters.scripted import Script
 from devtools_platform.app.demo import FILES
@@ -82,8 +83,24 @@ def wait_for(what: Callable[[], Any], why: str) -> Any:
     return found
 
 
+def find_stored(secrets: Mapping[str, str], database: sa.Engine) -> list[tuple[str, str]]:
+    """The names of `secrets` that stand anywhere in the database, and the tables they stand in."""
+    found: list[tuple[str, str]] = []
+    with database.connect() as connection:
+        listed = "SELECT format('%I.%I', table_schema, table_name) FROM information_schema.tables WHERE table_schema"
+        tables = connection.execute(sa.text(f"{listed} NOT IN ('pg_catalog', 'information_schema')")).scalars().all()
+        assert {f"devtools.{name}" for name in ("spans", "events", "inbox", "outbox", "tool_calls")} <= set(tables)
+        for table in tables:
+            for name, secret in secrets.items():
+                # Pickles and sealed values are bytes: both forms are looked for.
+                query = sa.text(f"SELECT count(*) FROM {table} t WHERE strpos(t::text, :s) + strpos(t::text, :h) > 0")
+                if connection.execute(query, {"s": secret, "h": secret.encode().hex()}).scalar_one():
+                    found.append((name, table))
+    return found
+
+
 @pytest.fixture(scope="module")
-def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
+def team(tmp_path_factory: pytest.TempPathFactory, postgres_database: sa.Engine) -> Iterator[Team]:
     folder = tmp_path_factory.mktemp("team")
     shop = make_repo(folder / "shop", FILES)
     remote = folder / "remotes" / "acme" / "shop.git"
@@ -114,14 +131,25 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
             DEV_TOOLS_CONTEXT_REMOTES=remote.as_uri(),
             DEV_TOOLS_CONTEXT_POLL_S="86400",
             DEV_TOOLS_PUBLIC_URL="https://dev-tools.example.org",
+            DATABASE_URL=postgres_database.url.render_as_string(hide_password=False),
         )
         with running_stack(folder / "data", env) as stack:
             yield Team(stack, github, linear, remote)
         assert github.breaches == []
         assert linear.breaches == []
-        text = (folder / "data" / "logs" / "stack.log").read_text()
-        secrets = [github_server.SECRET, linear_server.SECRET, linear.api_key, *github.tokens]
-        assert [secret for secret in secrets if secret in text] == []
+        secrets = {
+            "GitHub's webhook secret": github_server.SECRET,
+            "Linear's webhook secret": linear_server.SECRET,
+            "Linear's key": linear.api_key,
+            "the model's key": str(model.api_key),
+            "the App's private key": github_server.private_key().splitlines()[5],
+            "the stack's token": (folder / "data" / "token").read_text().strip(),
+            **{f"GitHub's token {number}": token for number, token in enumerate(github.tokens)},
+        }
+        logs = {file.name: file.read_text(errors="replace") for file in (folder / "data" / "logs").iterdir()}
+        assert [(name, log) for name, secret in secrets.items() for log in logs if secret in logs[log]] == []
+        assert find_stored(secrets, postgres_database) == []
+        assert find_stored({"an order": ORDER.removeprefix("@dev-tools ")}, postgres_database), "it does find"
 
 
 def kill_and_start(team: Team) -> None:
@@ -232,6 +260,45 @@ def test_stop_in_linear_cancels_the_task(team: Team) -> None:
     team.say("session-2", action="prompted", prompt="Stop", signal="stop")
     end = wait_for(lambda: team.linear.contents("session-2", "response"), "it did not stop")[0]
     assert "Cancelled by linear:Ann" in end["content"]["body"]
+
+
+def test_a_session_whose_beginning_comes_after_what_follows_it_is_one_task(team: Team) -> None:
+    linear, session, before = team.linear, "session-4", team.stack.get("/tasks?limit=1")["items"][0]["id"]
+    team.say(session, action="prompted", prompt="And say so in the README.")
+    team.say(session, text="Fix the failing test: exactly 100")
+    wait_for(lambda: linear.contents(session, "elicitation"), "nothing was asked")
+    wait_for(lambda: any("passed that on" in t["content"]["body"] for t in linear.contents(session, "thought")), "lost")
+    first, second = team.stack.get("/tasks?limit=2")["items"]
+    assert second["id"] == before
+    assert "And say so" not in first["text"]
+    steered = [e for e in team.stack.get(f"/tasks/{first['id']}/events") if e["kind"] == "message"]
+    assert [event["data"]["text"] for event in steered] == ["And say so in the README."]
+    team.say(session, action="prompted", prompt="deny: that was a rehearsal")
+    wait_for(lambda: linear.contents(session, "error"), "it did not end")
+
+
+def test_a_stop_that_overtakes_what_it_stops_stops_it(team: Team) -> None:
+    team.say("session-5", action="prompted", prompt="Stop", signal="stop")
+    team.say("session-5", text="Fix the failing test: exactly 100")
+    team.comment("@dev-tools cancel", 61, "d-62")
+    team.comment(ORDER, 61, "d-61")
+    end = wait_for(lambda: team.linear.contents("session-5", "response"), "it did not stop")[0]
+    assert "Cancelled by linear:Ann" in end["content"]["body"]
+    wait_for(lambda: any(": cancelled**" in text for text in team.github.texts(61)), "it did not stop")
+
+
+def test_a_session_whose_beginning_is_lost_is_worked_all_the_same(team: Team) -> None:
+    """What was said in it is the order then; the beginning, should it still come, adds nothing."""
+    linear, session, began = team.linear, "session-6", time.monotonic()
+    team.say(session, action="prompted", prompt="Fix the failing test: exactly 100")
+    thought = wait_for(lambda: linear.contents(session, "thought"), "no first activity")[0]
+    assert thought["at"] - began < 10
+    wait_for(lambda: linear.contents(session, "elicitation"), "nothing was asked")
+    team.say(session)
+    team.say(session, action="prompted", prompt="deny: a rehearsal")  # worked after it
+    wait_for(lambda: linear.contents(session, "error"), "it did not end")
+    task = team.stack.get("/tasks?limit=1")["items"][0]["id"]
+    assert "message" not in {event["kind"] for event in team.stack.get(f"/tasks/{task}/events")}
 
 
 def test_a_strangers_words_in_the_issue_widen_nothing_even_for_an_agent_that_obeys_them(team: Team) -> None:

@@ -119,7 +119,7 @@ class Soak:
         else:
             name = "postgres" if what == "database" else "edge_child"
             for child in self.children():
-                if name in " ".join(child.cmdline()):
+                if is_of(child, name):
                     child.kill()
         self.kills[what] += 1
 
@@ -183,9 +183,9 @@ def test_nothing_is_lost_and_nothing_grows(soak: Soak) -> None:
     assert left == [], "no process outlives the stack"
 
 
-def is_of(process: psutil.Process, data_dir: str) -> bool:
+def is_of(process: psutil.Process, words: str) -> bool:
     try:
-        return any(data_dir in word for word in process.cmdline()) and process.pid != os.getpid()
+        return any(words in word for word in process.cmdline()) and process.pid != os.getpid()
     except psutil.Error:
         return False
 
@@ -201,8 +201,10 @@ def grown(soak: Soak) -> tuple[float, int]:
 
 def report(soak: Soak, growth: float, descriptors: int) -> str:
     memory = soak.samples[-1][1] / 2**20
+    eighths = [soak.samples[len(soak.samples) * i // 8 : len(soak.samples) * (i + 1) // 8] for i in range(8)]
+    course = " ".join(f"{statistics.median(s[1] for s in part) / 2**20:.0f}" for part in eighths if part)
     return (
         f"\n{MINUTES:g} min: {len(soak.done)} of {len(soak.tasks)} tasks, {soak.approvals} approvals, {soak.calls} "
         f"searches of tools, {soak.indexed} index runs; killed {soak.kills}; memory {memory:.0f} MB, {growth:+.1%} "
-        f"after warm-up; descriptors {soak.samples[-1][2]}, {descriptors:+d}"
+        f"after warm-up (in eighths: {course}); descriptors {soak.samples[-1][2]}, {descriptors:+d}"
     )

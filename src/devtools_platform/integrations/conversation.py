@@ -11,6 +11,10 @@ from devtools_platform.integrations.words import Order, task_text
 
 log = logging.getLogger(__name__)
 
+PATIENCE = 3
+"""How often a word that answers to an earlier one is put off while that has not come in: seven seconds in all, less
+than the ten after which Linear calls us unresponsive. Deliveries are not promised in order."""
+
 
 @dataclass(frozen=True)
 class Said:
@@ -29,6 +33,12 @@ class Said:
     """How people call the thread: `issue acme/shop#7`."""
     title: str = ""
     body: str = ""
+    opens: bool = False
+    """The first word of its thread, whenever it comes in."""
+    follows: bool = False
+    """Said in a thread that somebody opened."""
+    attempts: int = 0
+    """How often it was put off."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,8 @@ class Conversation:
             # The second: we were killed between making the task and saying that the delivery is worked.
             return await self._begin(said)
         view = await self.tasks.view(link.task_id)
+        if said.opens and (view.has_ended or not said.order.text):
+            return Outcome("done", f"came after what follows it, which is task {link.task_id}")
         if view.has_ended and said.order.verb == "do":
             return await self._begin(said)
         if await self.tasks.is_done(said.key):
@@ -84,6 +96,8 @@ class Conversation:
         return Outcome("done", f"{verb} {link.task_id}")
 
     async def _begin(self, said: Said) -> Outcome:
+        if said.attempts < PATIENCE and (said.follows or said.order.verb != "do"):
+            raise Unavailable("what this answers to has not come in yet", hint="")
         if said.order.verb != "do":
             raise NotFound("There is no task here yet.", hint="Say what you want done, and I begin.")
         text = task_text(said.order.text, said.source, said.title, said.body)

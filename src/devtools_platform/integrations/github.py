@@ -154,6 +154,7 @@ class GitHubEvents:
             source=source,
             title=issue.title,
             body=(issue.body or "") if words else "",
+            attempts=received.attempts,
         )
 
     async def _run_again(self, received: Received, payload: _Payload) -> Outcome:

@@ -99,6 +99,9 @@ class LinearEvents:
             source=f"issue {issue.identifier}",
             title=issue.title,
             body=issue.description or "",
+            opens=payload.action == "created",
+            follows=payload.action != "created",
+            attempts=received.attempts,
         )
         return await self.conversation.hear(said)
 
