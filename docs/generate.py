@@ -107,7 +107,7 @@ def exit_codes() -> str:
             by_code.setdefault(error.exit_code, []).append(f"`{error.code}`")
     own = {
         0: "done",
-        1: "a check did not hold (`audit verify`, `traces validate`, `doctor`), or an error of no other code",
+        1: "a check did not hold (`audit verify`, `traces validate`, `doctor`), or a program or a tool that failed",
         NO_BRANCH: "a task ended without a branch, or a review blocks",
         ROLLED_BACK: "a rollout did not make it; every host is on the release before",
         130: "interrupted (Ctrl-C)",
@@ -120,8 +120,8 @@ def exit_codes() -> str:
 
 
 def _subclasses(base: type[DevToolsError]) -> Iterator[type[DevToolsError]]:
-    yield base
     for child in base.__subclasses__():
+        yield child
         yield from _subclasses(child)
 
 

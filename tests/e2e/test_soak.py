@@ -26,7 +26,8 @@ pytestmark = [pytest.mark.timeout(MINUTES * 60 + 600), pytest.mark.alone]
 
 WARM_UP = 0.25
 """The share of the time after which memory must be flat: caches are full, pools are open, code is loaded."""
-MAX_GROWTH = 0.05
+MAX_GROWTH = 0.05 if MINUTES >= 10 else 0.25
+"""Two minutes hardly hold the warming up: they can only tell a leak that is large."""
 MAX_DESCRIPTORS = 15
 """More at the end than after warming up: a pool opens a connection when two calls meet."""
 RULES = "rules:\n- {name: commands, kind: tool, tools: [workspace_run_command], min_risk: low}\n"
@@ -47,7 +48,8 @@ class Soak:
     indexed: int = 0
     approvals: int = 0
     samples: list[tuple[float, int, int]] = field(default_factory=list)
-    """Seconds since the start, bytes of the stack's own process that no other has, its descriptors."""
+    """Seconds since the start, bytes of the stack's own process in memory, its descriptors. Not the bytes that no other
+    process has: half of them are shared for as long as a child is being started."""
 
     def send(self, method: str, service: str, path: str, **more: Any) -> httpx2.Response:
         """Until it is answered: 503 is what a part says that is being started again."""
@@ -130,7 +132,7 @@ class Soak:
     def sample(self, began: float) -> None:
         assert self.crew.stack.process is not None
         process = psutil.Process(self.crew.stack.process.pid)
-        self.samples.append((time.monotonic() - began, process.memory_full_info().uss, process.num_fds()))
+        self.samples.append((time.monotonic() - began, process.memory_info().rss, process.num_fds()))
 
 
 @pytest.fixture

@@ -33,3 +33,12 @@ def test_what_needs_a_model_says_which_setting_is_missing(bare: StackProcess, sh
     assert (task["status"], task["reason"]) == ("failed", "needs_model")
     assert "DEV_TOOLS_MODEL_BASE_URL" in task["message"]
     assert "Without a model a new pipeline" in task["message"]
+
+
+def test_a_conversation_without_a_model_names_the_setting_too(bare: StackProcess) -> None:
+    assert bare.facts is not None
+    body = {"model": "cicd", "messages": [{"role": "user", "content": "Hello"}]}
+    with bare.http as http:
+        answer = http.post(f"{bare.facts['urls']['gateway']}/agents/cicd/v1/chat/completions", json=body)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_model")
+    assert "DEV_TOOLS_MODEL_BASE_URL" in answer.text

@@ -70,6 +70,7 @@ CALLS: dict[str, Callable[[Any, str], Any]] = {
     "hang": lambda *_: None,
     "die": lambda *_: os._exit(3),
     "garbage": lambda *_: write(b"this is { no json"),
+    "fail": lambda id_, words: send({"id": id_, "error": {"code": -32000, "message": words}}),
     "huge": lambda id_, words: reply(id_, "x" * int(words)),
     "flood": lambda *_: flood(),
     "noise": lambda *_: [write(b"a log line on the wrong stream") for _ in range(200)],

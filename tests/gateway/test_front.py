@@ -128,6 +128,9 @@ async def test_rest_lists_searches_calls_and_tells_the_state(rig: Rig) -> None:
         refused = await http.post("/tools/two/echo", json={}, headers=mine)
         assert (refused.status_code, "tools:two_echo" in refused.text) == (403, True)
         assert (await http.post("/tools/one/nothing", json={}, headers=operator)).status_code == 404
+        failed = await http.post("/tools/one/fail", json={"arguments": {"text": "out of paper"}}, headers=mine)
+        assert (failed.status_code, failed.json()["code"]) == (422, "tool_failed")
+        assert "out of paper" in failed.json()["message"]
         assert (await http.get("/tokens", headers=mine)).status_code == 403
         assert (await http.get("/health")).json()["upstreams"]["one"]["state"] == "ready"
         assert "devtools_mcp_server_up" in (await http.get("/metrics")).text

@@ -142,7 +142,7 @@ class Guard:
         headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
         length = headers.get("content-length", "0")
         if not length.isdigit() or int(length) > MAX_BODY_BYTES:
-            return _plain(413, "too_large", f"A request body is at most {MAX_BODY_BYTES} bytes.")
+            return _plain(413, "too_large", f"A request body is at most {MAX_BODY_BYTES} bytes.", "Send less.")
         if "\0" in scope["path"] or b"%00" in scope["query_string"]:  # PostgreSQL has no text with one
             return _plain(422, "bad_input", "A NUL character stands in the address.", "Leave it out.")
         caller = headers.get("authorization", "")
