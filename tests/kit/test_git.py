@@ -161,6 +161,32 @@ async def test_nothing_a_program_plants_in_the_clone_is_run(clone: Path, repo: R
     assert not marker.exists()
 
 
+@pytest.mark.parametrize(
+    ("settings", "file"),
+    [
+        ('[fIlTeR "evil"]\n\tclean = {tool}\n', "config"),
+        ("[iNcLuDe]\n\tpath = more\n", "more"),
+        ('[includeIf "gitdir:**"]\n\tpath = more\n', "more"),
+        ("[extensions]\n\tworktreeConfig = true\n", "config.worktree"),
+    ],
+    ids=["in other letters", "included", "included on a condition", "of the worktree"],
+)
+async def test_no_filter_is_run_wherever_it_is_defined(clone: Path, tmp_path: Path, settings: str, file: str) -> None:
+    tool, marker, git_dir = tmp_path / "tool", tmp_path / "ran", clone / ".git"
+    tool.write_text(f"#!/bin/sh\necho ran >> {marker}\ncat\n")
+    tool.chmod(0o755)
+    with (git_dir / "config").open("a") as config:
+        config.write(settings.format(tool=tool))
+    if file != "config":
+        (git_dir / file).write_text(f'[filter "evil"]\n\tclean = {tool}\n')
+    (git_dir / "info" / "attributes").write_text("* filter=evil\n")
+    (clone / "app.py").write_text("changed\n")
+    assert await commit_all(clone, "Change", AUTHOR)
+    assert not marker.exists()
+    run("add", "--renormalize", "app.py", cwd=clone)
+    assert marker.exists(), "git itself would have run it"
+
+
 async def test_submodules_are_neither_fetched_nor_entered(project: Path, tmp_path: Path) -> None:
     marker = tmp_path / "ran"
     other = tmp_path / "other"
