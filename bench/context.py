@@ -401,7 +401,7 @@ async def run_speed(repo: Path, queries: int) -> Any:
         names = [text.split()[0] for text in texts]
         result["symbol, ms"] = await measure(lambda name: service.search("bench", name), names)
         chance = ContextService(engine, Path(folder) / "manifests", ChanceVectors())
-        chance._start_filling("bench")
+        chance.fill("bench")
         await chance.wait_for_vectors()
         result["query, words and vectors, ms"] = await measure(lambda text: chance.search("bench", text), texts)
         model = MiniLm()
