@@ -6,8 +6,7 @@ import logging.handlers
 from collections.abc import Generator
 from pathlib import Path
 
-from pydantic_ai import Agent
-from pydantic_ai.models.instrumented import InstrumentationSettings
+import pydantic_ai
 
 from devtools_platform import __version__
 from devtools_platform.app.releases import current_release
@@ -35,15 +34,9 @@ def log_to(file: Path) -> Generator[None]:
 @contextlib.contextmanager
 def trace_to(spans: SpanStore, settings: Settings) -> Generator[Tracing]:
     """What the agents of this process do is stored as spans; those still held are written out at the end."""
-    tracing = Tracing(spans, Origin(settings.environment, __version__, current_release().git_sha))
-    Agent.instrument_all(
-        InstrumentationSettings(
-            tracer_provider=tracing.provider,
-            include_content=settings.trace_content,
-            include_binary_content=False,
-            include_model_request_parameters=False,
-        )
-    )
+    origin = Origin(settings.environment, __version__, current_release().git_sha)
+    tracing = Tracing(spans, origin, with_content=settings.trace_content)
+    pydantic_ai.BANNER_ENABLED = False  # it takes agents for untraced: their spans are ours, not its own
     try:
         yield tracing
     finally:
