@@ -14,7 +14,7 @@ pytestmark = pytest.mark.timeout(600)
 @pytest.fixture(scope="module")
 def product(fleet: Fleet, shop: Shop, prepared: Prepared) -> Iterator[Product]:
     """After the shop, on a droplet that is then free for it."""
-    shop.stop_caddy("web-2")
+    shop.close()
     with open_product(fleet, prepared) as opened:
         yield opened
 

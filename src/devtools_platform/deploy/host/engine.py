@@ -18,7 +18,8 @@ from devtools_platform.deploy.host import commands
 from devtools_platform.deploy.host.commands import Command, Project
 from devtools_platform.deploy.host.store import Refused
 
-POLL_S = 0.15
+POLL_S = 0.25
+"""Each look starts two programs: more often, and a small droplet is busy with looking."""
 PULL_S = 900
 COMMAND_S = 180
 LOG_LINES = 40
