@@ -240,24 +240,29 @@ def prometheus() -> Iterator[Prometheus]:
     running.server.server_close()
 
 
-async def test_a_critical_alert_that_fires_keeps_a_release_back_and_a_pending_or_mild_one_does_not(
-    droplets: dict[str, Droplet], registry: FakeRegistry, prometheus: Prometheus
+@pytest.mark.parametrize("severity", ["critical", "page"])
+async def test_an_urgent_alert_that_fires_keeps_a_release_back_and_a_pending_or_mild_one_does_not(
+    droplets: dict[str, Droplet], registry: FakeRegistry, prometheus: Prometheus, severity: str
 ) -> None:
     host = droplets["web-1"].folder / "host.json"
     host.write_text(json.dumps({**json.loads(host.read_text()), "prometheus": prometheus.url}))
     works = rollouts(droplets["web-1"])
-    critical = {"alertname": "StackDown", "severity": "critical"}
+    critical = {"alertname": "StackDown", "severity": severity}
     prometheus.alerts = [{"state": "firing", "labels": critical}]
-    refused = await works.deploy(*make_release(registry, 1), QUICK)
+    first = await works.deploy(*make_release(registry, 1), QUICK)
+    refused = await works.deploy(*make_release(registry, 2), QUICK)
     prometheus.alerts = [
         {"state": "pending", "labels": critical},
         {"state": "firing", "labels": {"severity": "warning"}},
     ]
-    passed = await works.deploy(*make_release(registry, 2), QUICK)
+    passed = await works.deploy(*make_release(registry, 3), QUICK)
 
-    assert (refused.failed_step, refused.why) == ("gate@web-1", "web-1: Critical alerts fire: StackDown.")
+    assert [(one.verdict, one.why) for one in first.gates] == [
+        ("unknown", "web-1: nothing serves yet that could be well")
+    ]
+    assert (refused.failed_step, refused.why) == ("gate@web-1", "web-1: Urgent alerts fire: StackDown.")
     assert [(one.gate, one.verdict, one.why) for one in passed.gates] == [
-        ("alerts", "passed", "web-1: no critical alert fires")
+        ("alerts", "passed", "web-1: no urgent alert fires")
     ]
 
 
@@ -266,8 +271,9 @@ async def test_a_prometheus_that_does_not_answer_is_no_proof_that_all_is_well(
 ) -> None:
     host = droplets["web-1"].folder / "host.json"
     host.write_text(json.dumps({**json.loads(host.read_text()), "prometheus": "http://127.0.0.1:1"}))
+    await rollouts(droplets["web-1"]).deploy(*make_release(registry, 1), QUICK)
 
-    outcome = await rollouts(droplets["web-1"]).deploy(*make_release(registry, 1), QUICK)
+    outcome = await rollouts(droplets["web-1"]).deploy(*make_release(registry, 2), QUICK)
 
     assert outcome.failed_step == "gate@web-1"
     assert "does not tell its alerts" in outcome.why

@@ -8,8 +8,10 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -120,10 +122,22 @@ class Fleet:
 
     def cli(self, *args: str | Path, env: Mapping[str, str] | None = None, code: int | None = 0) -> Any:
         """Run our command on the CI machine with `--json`; what it printed. `code` None takes any exit code."""
-        done = self.start_cli(*args, env=env)
-        out, err = done.communicate(timeout=300)
-        assert code is None or done.returncode == code, f"{args}: exit {done.returncode}\n{out[-3000:]}\n{err[-3000:]}"
+        ended, out, err = self.call(*args, "--json", env=env)
+        assert code is None or ended == code, f"{args}: exit {ended}\n{out[-3000:]}\n{err[-3000:]}"
         return json.loads(out)
+
+    def call(
+        self, *argv: str | Path, script: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> tuple[int | None, str, str]:
+        """Our command, or a script beside it, as a fork of `warm.py`. Exit code (None: killed), output, errors."""
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder, socket.socket(socket.AF_UNIX) as connection:
+            out, err = Path(folder, "out"), Path(folder, "err")
+            asked = {"argv": [*map(str, argv)], "script": script and str(script), "out": str(out), "err": str(err)}
+            connection.settimeout(300)
+            connection.connect(str(self.folder / "warm.sock"))
+            connection.sendall(json.dumps({**asked, "env": {**self.env, **(env or {})}}).encode() + b"\n")
+            code = connection.recv(16)
+            return int(code) if code else None, out.read_text(), err.read_text()
 
     def start_cli(self, *args: str | Path, env: Mapping[str, str] | None = None) -> "subprocess.Popen[str]":
         return self.start(str(BIN / "dev-tools"), *args, "--json", env=env)
@@ -187,6 +201,7 @@ def open_fleet(folder: Path) -> Iterator[Fleet]:
         for machine in fleet.droplets.values():
             _start_sshd(fleet, machine, cleanup)
         fleet.env = _cli_env(fleet)
+        _start_commands(fleet, cleanup)
         yield fleet
 
 
@@ -294,6 +309,14 @@ def _start_sshd(fleet: Fleet, machine: Machine, cleanup: ExitStack) -> None:
     )
 
 
+def _start_commands(fleet: Fleet, cleanup: ExitStack) -> None:
+    path = fleet.folder / "warm.sock"
+    argv = [sys.executable, str(HERE / "warm.py"), str(path)]
+    process = start_service(fleet.ci, "warm", argv, {**fleet.env, "PYTHONUNBUFFERED": "1"}, cwd=fleet.folder)
+    cleanup.callback(end, process)
+    wait_for(path.exists, 20, "warm.py", fleet.ci.folder / "warm.log")
+
+
 def start_caddy(machine: Machine, caddyfile: Path, env: Mapping[str, str]) -> "subprocess.Popen[bytes]":
     argv = [str(BIN / "caddy"), "run", "--adapter", "caddyfile", "--config", str(caddyfile)]
     machine.state.mkdir(exist_ok=True)
@@ -317,7 +340,7 @@ def write_host_config(machine: Machine, keys: Path, application: str, **more: An
 
 
 def start_service(
-    machine: Machine, name: str, argv: list[str], env: Mapping[str, str] | None = None
+    machine: Machine, name: str, argv: list[str], env: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> "subprocess.Popen[bytes]":
     log = (machine.folder / f"{name}.log").open("ab")
     with log:
@@ -327,6 +350,7 @@ def start_service(
             stdout=log,
             stderr=log,
             env={**machine.env, **(env or {})},
+            cwd=cwd,
             start_new_session=True,
         )
 

@@ -13,7 +13,7 @@ import time
 HOSTS = sys.argv[1:]
 METHODS = [*["GET"] * 8, *["POST"] * 4]
 """What the clients do: they are shared out over the hosts, and each host has an event stream beside them."""
-PAUSE_S = 0.01
+PAUSE_S = 0.02
 """Between two requests of a client: the clients share two cores with everything that they watch."""
 stop = threading.Event()
 lock = threading.Lock()

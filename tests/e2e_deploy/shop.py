@@ -17,7 +17,6 @@ from typing import Any
 import pip
 
 from e2e_deploy.fleet import (
-    BIN,
     HERE,
     HOSTS,
     Fleet,
@@ -128,7 +127,7 @@ def open_shop(fleet: Fleet) -> Iterator[Shop]:
         shutil.copytree(HERE / "shop_files", repo)
         run("git", "init", "-q", "-b", "main", cwd=repo)
         fleet.env["DEV_TOOLS_RELEASE_APPLICATION"] = "shop"
-        run(*fleet.ci.enter, BIN / "dev-tools", "release", "keygen", fleet.folder / "cosign.key", env=fleet.env)
+        fleet.cli("release", "keygen", fleet.folder / "cosign.key")
         keys = fleet.folder / "keys"
         keys.mkdir()
         shutil.copy(fleet.folder / "cosign.pub", keys / "release.pub")
@@ -138,7 +137,8 @@ def open_shop(fleet: Fleet) -> Iterator[Shop]:
             write_host_config(machine, keys, "shop", watch_urls=[f"http://{machine.address}/health"])
             caddies[name] = start_caddy(machine, repo / "Caddyfile", {})
             cleanup.callback(end, caddies[name])
-            _start_data(machine)
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(_start_data, fleet.droplets.values()))
         fleet.use_hosts(*HOSTS)
         yield Shop(fleet, repo, caddies)
 
@@ -188,7 +188,3 @@ def _start_data(machine: Machine) -> None:
     psql = ["exec", "shop-data-postgres-1", "psql", "-h", "127.0.0.1", "-U", "postgres", "-Atc"]
     wait_for(lambda: machine.docker(*psql, "SELECT 1", check=False).strip() == "1", 40, "postgres")
     machine.docker(*psql, "CREATE TABLE orders AS SELECT id, md5(id::text) AS item FROM generate_series(1, 5000) AS id")
-
-
-def finish(process: "subprocess.Popen[str]", timeout: float = 120) -> tuple[str, str]:
-    return process.communicate(timeout=timeout)

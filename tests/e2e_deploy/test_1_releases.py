@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterator
 
@@ -60,7 +59,9 @@ def test_a_broken_release_never_takes_traffic_and_shows_why(shop: Shop) -> None:
 def test_what_is_not_signed_for_this_is_refused_before_anything_is_pulled(shop: Shop) -> None:
     shop.release("v3")
     before = shop.images()
-    answers = json.loads(run(*shop.fleet.ci.enter, sys.executable, HERE / "attacks.py", env=shop.fleet.env))
+    code, out, err = shop.fleet.call(script=HERE / "attacks.py")
+    assert code == 0, err
+    answers = json.loads(out)
 
     assert len(answers) == 13
     assert answers.pop("flip without verification").startswith("flip: web-1: Not done yet: health, probe, verify")

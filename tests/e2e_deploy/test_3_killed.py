@@ -1,14 +1,13 @@
 """Must hold 3: the deployer dies after every single step of its plan, and the next command makes things right."""
 
 import json
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from e2e_deploy.fleet import HERE
-from e2e_deploy.shop import Shop, finish
+from e2e_deploy.shop import Shop
 
 pytestmark = pytest.mark.timeout(300)
 STEPS = "begin preflight verify pull start health probe smoke gate flip drain watch commit".split()  # noqa: SIM905 - read as a sentence
@@ -30,9 +29,8 @@ def _kill_after_each(shop: Shop, host: str, before: int, seq: int) -> None:
     alone, version, checksum = shop.fleet.only(host), shop.version(host), shop.checksum(host)
     for step in KILLED[host]:
         number = str(STEPS.index(step) + 1)
-        process = shop.fleet.start(sys.executable, str(HERE / "killed.py"), str(seq), number, env=alone)
-        out, err = finish(process)
-        assert (process.returncode, out) == (-9, f"{step}@{host}"), err
+        code, out, err = shop.fleet.call(str(seq), number, script=HERE / "killed.py", env=alone)
+        assert (code, out) == (None, f"{step}@{host}"), err
         status = shop.fleet.cli("rollout", "status", env=alone)
         state = status["hosts"][host]
         is_last = step == "commit"

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from e2e_deploy.fleet import HERE, HOSTS, run
-from e2e_deploy.shop import Shop, finish
+from e2e_deploy.shop import Shop
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -43,9 +43,8 @@ def test_a_deployer_that_dies_between_two_commits_is_finished_on_both(shop: Shop
     plan = shop.fleet.cli("rollout", "plan", "--watch", "0")
     seq = plan["seq"]
     number = [f"{step['action']}@{step['host']}" for step in plan["steps"]].index("commit@web-1") + 1
-    process = shop.fleet.start(sys.executable, str(HERE / "killed.py"), str(seq), str(number))
-    out, err = finish(process)
-    assert out == "commit@web-1", f"{out} {err}"
+    code, out, err = shop.fleet.call(str(seq), str(number), script=HERE / "killed.py")
+    assert (code, out) == (None, "commit@web-1"), err
 
     assert shop.fleet.cli("rollout", "status")["recovered"] == "finished"
     assert (shop.current(), shop.versions()) == (seq, {"v9"})

@@ -27,13 +27,15 @@ def call(shop: Shop, cosign: Path, *args: str | Path) -> "subprocess.CompletedPr
     return subprocess.run([str(a) for a in argv], capture_output=True, text=True, env=env, timeout=60, check=False)
 
 
-def image_of(shop: Shop) -> tuple[str, str]:
+@pytest.fixture(scope="module")
+def signed(shop: Shop) -> tuple[str, str]:
+    """An image of the last release, and its commit."""
     manifest = shop.fleet.cli("release", "show", "latest")
     return manifest["images"]["web"], manifest["git_sha"]
 
 
-def test_cosign_verifies_our_signature_with_its_commit(shop: Shop, cosign: Path) -> None:
-    image, sha = image_of(shop)
+def test_cosign_verifies_our_signature_with_its_commit(shop: Shop, cosign: Path, signed: tuple[str, str]) -> None:
+    image, sha = signed
     public = shop.fleet.folder / "cosign.pub"
     done = call(shop, cosign, "verify", "--key", public, *INSECURE, "-a", f"git_sha={sha}", image)
     wrong = call(shop, cosign, "verify", "--key", public, *INSECURE, "-a", f"git_sha={'0' * 40}", image)
@@ -43,8 +45,8 @@ def test_cosign_verifies_our_signature_with_its_commit(shop: Shop, cosign: Path)
     assert wrong.returncode != 0
 
 
-def test_cosign_verifies_our_provenance_in_both_formats(shop: Shop, cosign: Path) -> None:
-    image, sha = image_of(shop)
+def test_cosign_verifies_our_provenance_in_both_formats(shop: Shop, cosign: Path, signed: tuple[str, str]) -> None:
+    image, sha = signed
     public = shop.fleet.folder / "cosign.pub"
     args = ["verify-attestation", "--type", "slsaprovenance1", "--key", public, *INSECURE]
     root = shop.fleet.folder / "trusted_root.json"
@@ -60,8 +62,10 @@ def test_cosign_verifies_our_provenance_in_both_formats(shop: Shop, cosign: Path
     assert said["predicate"]["buildDefinition"]["externalParameters"]["git_sha"] == sha
 
 
-def test_cosign_refuses_our_signature_under_another_key(shop: Shop, cosign: Path, tmp_path: Path) -> None:
-    image, _ = image_of(shop)
+def test_cosign_refuses_our_signature_under_another_key(
+    shop: Shop, cosign: Path, signed: tuple[str, str], tmp_path: Path
+) -> None:
+    image, _ = signed
     (tmp_path / "other.pub").write_bytes(signing.make_key().public_pem)
 
     assert call(shop, cosign, "verify", "--key", tmp_path / "other.pub", *INSECURE, image).returncode != 0
@@ -100,9 +104,9 @@ def test_we_read_the_keys_that_cosign_makes(shop: Shop, cosign: Path, tmp_path: 
     assert signer.public_pem == (tmp_path / "theirs.pub").read_bytes()
 
 
-def test_a_release_that_cosign_signed_again_is_still_ours(shop: Shop, cosign: Path) -> None:
+def test_a_release_that_cosign_signed_again_is_still_ours(shop: Shop, cosign: Path, signed: tuple[str, str]) -> None:
     """cosign adds its signature beside ours, and the droplet and `release verify` find the one that counts."""
-    image, sha = image_of(shop)
+    image, sha = signed
     key = shop.fleet.folder / "cosign.key"
     done = call(
         shop, cosign, "sign", "--key", key, "--tlog-upload=false", "--yes", *INSECURE[1:], "-a", f"git_sha={sha}", image

@@ -137,6 +137,11 @@ def service_of(container: Mapping[str, Any]) -> str:
     return container["Config"]["Labels"].get("com.docker.compose.service", container["Name"].lstrip("/"))
 
 
+def agents_of(container: Mapping[str, Any]) -> list[str]:
+    """The agents that run in it, as its label in the compose file says."""
+    return container["Config"]["Labels"].get("dev-tools.agents", "").split()
+
+
 def state_of(container: Mapping[str, Any]) -> str:
     """`healthy`, `starting`, or what is wrong with it. A container without a health check counts as unhealthy."""
     state = container["State"]
