@@ -17,7 +17,8 @@ def test_one_that_fails_to_stage_keeps_both_on_the_old_release(shop: Shop) -> No
     shop.release("v9")
     blocker = shop.fleet.droplets["web-2"]
     live = shop.fleet.cli("rollout", "status")["hosts"]["web-2"]["live"]
-    port = "21000" if live == "green" else "21100"
+    idle, port = ("blue", "21000") if live == "green" else ("green", "21100")
+    blocker.docker("rm", "-f", f"shop-{idle}-web-1")
     blocker.docker("run", "-d", "--name", "blocker", "-p", f"127.0.0.1:{port}:1", _image(shop), "sleep", "600")
     outcome = shop.start("--watch", "0", code=21)
     blocker.docker("rm", "-f", "blocker")
