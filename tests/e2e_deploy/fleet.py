@@ -41,6 +41,7 @@ NEEDED = {
     "iptables": "iptables",
     "nsenter": "util-linux",
     "openssl": "openssl",
+    "prometheus": "prometheus",
 }
 
 
@@ -322,7 +323,7 @@ def start_caddy(machine: Machine, caddyfile: Path, env: Mapping[str, str]) -> "s
     machine.state.mkdir(exist_ok=True)
     (machine.state / "check").write_text("up")
     process = start_service(machine, "caddy", argv, {"STATE": str(machine.state), **env})
-    wait_for(lambda: _answers(machine, "http://127.0.0.1:2020/"), 15, "caddy", machine.folder / "caddy.log")
+    wait_for(lambda: answers(machine, "http://127.0.0.1:2020/"), 15, "caddy", machine.folder / "caddy.log")
     return process
 
 
@@ -375,7 +376,7 @@ def wait_for(check: Callable[[], bool], timeout: float, what: str, log: Path | N
         time.sleep(0.05)
 
 
-def _answers(machine: Machine, url: str) -> bool:
+def answers(machine: Machine, url: str) -> bool:
     try:
         return machine.get(url)[0] == 200
     except AssertionError:

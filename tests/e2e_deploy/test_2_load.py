@@ -16,12 +16,14 @@ def test_no_request_is_lost_over_deploys_a_broken_one_and_a_rollback(shop: Shop)
         broken = shop.start(code=21)
         shop.release("v6")
         second = shop.start("--watch", "1")
-        back = shop.fleet.cli("rollout", "rollback")
+        seen_before = shop.fleet.cli("rollout", "rollback", "--dry-run")
+        back = shop.fleet.cli("rollout", "rollback", "--plan", seen_before["hash"])
         went_back_to = shop.versions()
         forward = shop.fleet.cli("rollout", "rollback", "--to", str(second["seq"]))
 
     print(f"\n  load: {seen}\n  rollback {back['seconds']:.2f} s, forward {forward['seconds']:.2f} s")
     assert [first["status"], broken["status"], second["status"]] == ["committed", "reverted", "committed"]
+    assert (seen_before["kind"], seen_before["seq"], back["seq"]) == ("return", first["seq"], first["seq"])
     assert (back["status"], went_back_to) == ("committed", {"v4"})
     assert (forward["status"], shop.versions()) == ("committed", {"v6"})
     assert seen["failures"] == []
