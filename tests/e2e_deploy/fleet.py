@@ -131,11 +131,13 @@ class Fleet:
         self, *argv: str | Path, script: Path | None = None, env: Mapping[str, str] | None = None
     ) -> tuple[int | None, str, str]:
         """Our command, or a script beside it, as a fork of `warm.py`. Exit code (None: killed), output, errors."""
+        warm = self.folder / "warm.sock"
+        wait_for(warm.exists, 30, "warm.py", self.ci.folder / "warm.log")
         with tempfile.TemporaryDirectory(dir=self.folder) as folder, socket.socket(socket.AF_UNIX) as connection:
             out, err = Path(folder, "out"), Path(folder, "err")
             asked = {"argv": [*map(str, argv)], "script": script and str(script), "out": str(out), "err": str(err)}
             connection.settimeout(300)
-            connection.connect(str(self.folder / "warm.sock"))
+            connection.connect(str(warm))
             connection.sendall(json.dumps({**asked, "env": {**self.env, **(env or {})}}).encode() + b"\n")
             code = connection.recv(16)
             return int(code) if code else None, out.read_text(), err.read_text()
@@ -192,17 +194,17 @@ def open_fleet(folder: Path) -> Iterator[Fleet]:
             for label, name in names.items()
         }
         _connect(machines, cleanup)
+        fleet = Fleet(folder, machines["ci"], {name: machines[name] for name in HOSTS})
+        fleet.env = _cli_env(fleet)
+        _start_commands(fleet, cleanup)
         for machine in machines.values():
             _start_engine(machine, cleanup)
         for machine in machines.values():
             _await_engine(machine)
-        fleet = Fleet(folder, machines["ci"], {name: machines[name] for name in HOSTS})
         _start_registry(fleet.ci, cleanup)
         _make_keys(fleet)
         for machine in fleet.droplets.values():
             _start_sshd(fleet, machine, cleanup)
-        fleet.env = _cli_env(fleet)
-        _start_commands(fleet, cleanup)
         yield fleet
 
 
@@ -311,11 +313,10 @@ def _start_sshd(fleet: Fleet, machine: Machine, cleanup: ExitStack) -> None:
 
 
 def _start_commands(fleet: Fleet, cleanup: ExitStack) -> None:
-    path = fleet.folder / "warm.sock"
-    argv = [sys.executable, str(HERE / "warm.py"), str(path)]
+    """It imports for seconds, in which the engines start; the first call waits for it."""
+    argv = [sys.executable, str(HERE / "warm.py"), str(fleet.folder / "warm.sock")]
     process = start_service(fleet.ci, "warm", argv, {**fleet.env, "PYTHONUNBUFFERED": "1"}, cwd=fleet.folder)
     cleanup.callback(end, process)
-    wait_for(path.exists, 20, "warm.py", fleet.ci.folder / "warm.log")
 
 
 def start_caddy(machine: Machine, caddyfile: Path, env: Mapping[str, str]) -> "subprocess.Popen[bytes]":

@@ -13,7 +13,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from devtools_platform.app import delivery  # noqa: F401 - what most calls need
+from devtools_platform.app import delivery, managed  # noqa: F401 - what calls need
 from devtools_platform.cli.main import main
 
 
