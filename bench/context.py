@@ -39,7 +39,8 @@ from devtools_platform.context import localisation, ranking
 from devtools_platform.context.adapters.edge import EdgeEngine
 from devtools_platform.context.adapters.minilm import MiniLm
 from devtools_platform.context.chunking import chunk_file, find_skipped_path
-from devtools_platform.context.service import CANDIDATES, ContextService
+from devtools_platform.context.questions import CANDIDATES
+from devtools_platform.context.service import ContextService
 from devtools_platform.context.types import Hit
 
 GIT = ["git", "-c", "user.name=bench", "-c", "user.email=bench@example.invalid"]
