@@ -97,7 +97,6 @@ build/peers/.complete: $(VENV)/.dev
 	@touch $@
 
 eval-peers: build/peers/.complete
-	$(BIN)/python bench/evaluate.py --agent feature-dev $(EVAL_ARGS)
 	$(BIN)/python bench/eval_peers.py --peers build/peers/bin/python $(EVAL_PEERS_ARGS)
 
 docs: $(VENV)/.dev
