@@ -1,6 +1,6 @@
 """What a platform costs per step of an agent: ours (durable, traced, policy on) beside LangGraph and openai-agents.
 
-    python bench/agents.py --peers PYTHON [--openhands PYTHON] [--json FILE]
+    python bench/agents.py --peers PYTHON [--openhands PYTHON] [--rounds N] [--json FILE]
 
 The same scripted endpoint, and the same tools for all: ours as feature-dev is given them, and for the peers functions
 of the same names and schemas in their own process. A step is one model call and one tool call (a file is read); its
@@ -33,7 +33,7 @@ from devtools_platform.core.tools import Caller  # noqa: E402
 from e2e.scenarios import APPROVE, FIX, SIX, call, done  # noqa: E402
 from stacks import StackProcess, clean_env, make_repo, running_stack  # noqa: E402
 
-FEW, MANY, ROUNDS = 5, 35, 3
+FEW, MANY = 5, 35
 READ = call("workspace_read_file", path="README.md")
 
 
@@ -70,10 +70,10 @@ def per_step(few: list[float], many: list[float]) -> float:
     return round((median(many) - median(few)) / (MANY - FEW), 2)
 
 
-def measure_ours(stack: StackProcess, repo: Path) -> dict[str, Any]:
+def measure_ours(stack: StackProcess, repo: Path, rounds: int) -> dict[str, Any]:
     own: dict[int, list[float]] = {FEW: [], MANY: []}
     database: dict[int, list[float]] = {FEW: [], MANY: []}
-    for round_ in range(ROUNDS + 1):
+    for round_ in range(rounds + 1):
         for n in (FEW, MANY):
             before = cpu_ms(stack)
             task = stack.run_task(f"OURS {n} steps.", repo, agent="feature-dev")
@@ -83,7 +83,7 @@ def measure_ours(stack: StackProcess, repo: Path) -> dict[str, Any]:
                 own[n].append(after[0] - before[0])
                 database[n].append(after[1] - before[1])
     walls: list[float] = []
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         began = time.perf_counter()
         task = stack.run_task("SIX AGENTS have work to do: all of them.", repo)
         assert task["status"] == "completed", task
@@ -107,9 +107,9 @@ def write_tools(stack: StackProcess, file: Path) -> None:
 
 
 def measure_peer(
-    python: Path, peer: str, database: str, folder: Path, tools: Path, endpoint: dict[str, str]
+    python: Path, peer: str, database: str, folder: Path, tools: Path, endpoint: dict[str, str], rounds: int
 ) -> dict[str, Any]:
-    prompts = [f"THEIRS {n} steps." for _ in range(ROUNDS) for n in (FEW, MANY)]
+    prompts = [f"THEIRS {n} steps." for _ in range(rounds) for n in (FEW, MANY)]
     command = [str(python), str(ROOT / "bench" / "agents_peers.py"), peer, "--folder", str(folder)]
     command += ["--tools", str(tools)]
     options = ["--url", endpoint["url"], "--key", endpoint["key"], "--model", endpoint["model"], "--database", database]
@@ -152,12 +152,13 @@ def main(options: argparse.Namespace) -> dict[str, Any]:
         )
         try:
             with running_stack(folder / "data", env) as stack:
-                found["ours"] = measure_ours(stack, repo)
+                found["ours"] = measure_ours(stack, repo, options.rounds)
                 database = (stack.data_dir / "database_url").read_text().replace("+psycopg", "", 1)
                 tools = folder / "tools.json"
                 write_tools(stack, tools)
                 for peer, python in peers(options):
-                    found[peer] = measure_peer(python, peer, database, repo, tools, endpoint)
+                    print(json.dumps(found), file=sys.stderr, flush=True)
+                    found[peer] = measure_peer(python, peer, database, repo, tools, endpoint, options.rounds)
         finally:
             process.terminate()
     return found
@@ -167,6 +168,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peers", type=Path, help="the Python of an environment that has the peers")
     parser.add_argument("--openhands", type=Path, help="the same for OpenHands' SDK, which needs Python 3.12")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     result = main(given)
