@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := src tests bench docs deploy
 
-.PHONY: help demo test check chaos conformance e2e-deploy bench eval eval-peers docs format lock clean site e2e-phoenix soak
+.PHONY: help demo test check chaos conformance e2e-deploy e2e-stack bench eval eval-peers docs format lock clean site e2e-phoenix soak
 help:
 	@echo "make demo    a real task, from nothing to a reviewed branch, with the embedded model"
 	@echo "make check   format, lint, types, imports"
@@ -14,6 +14,7 @@ help:
 	@echo "make conformance  the official MCP suite through the gateway, and its OAuth scenarios for clients (needs npm)"
 	@echo "make e2e-deploy  releases and rollouts on real engines, in network namespaces (needs root; says what is missing)"
 	@echo "make e2e-phoenix  a task's spans at a real Phoenix server, in an environment of its own (900 MB)"
+	@echo "make e2e-stack   deploy/compose.yaml on a real engine, a task through its services (part of e2e-deploy)"
 	@echo "make bench   measured figures, written to docs/benchmarks.md by hand"
 	@echo "make eval    an evaluation set over the six agents, against the configured model"
 	@echo "make eval-peers  the same twenty small bugs for ours and for mini-swe-agent"
@@ -69,6 +70,9 @@ bench: $(VENV)/.dev
 $(VENV)/.deploy-test: requirements/deploy-test.txt $(VENV)/.dev
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/deploy-test.txt
 	@touch $@
+
+e2e-stack: $(VENV)/.deploy-test
+	E2E_DEPLOY=1 $(BIN)/python -m pytest tests/e2e_deploy/test_7_stack.py $(PYTEST_ARGS)
 
 e2e-deploy: $(VENV)/.deploy-test
 	E2E_DEPLOY=1 $(BIN)/python -m pytest tests/e2e_deploy $(PYTEST_ARGS)

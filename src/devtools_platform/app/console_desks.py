@@ -11,6 +11,7 @@ from urllib.parse import quote
 import sqlalchemy as sa
 
 from devtools_platform.app.gateway_client import GatewayRest
+from devtools_platform.app.remote_context import RemoteContext
 from devtools_platform.console.types import (
     Answer,
     Budget,
@@ -107,13 +108,13 @@ class ConsoleGateway:
 class ConsoleKnowledge:
     """The console's `KnowledgeDesk`."""
 
-    context: ContextService
+    context: ContextService | RemoteContext
     audit: ConsoleAudit
 
     async def collections(self) -> Sequence[Collection]:
         return [
             _collection(await self.context.status(name), await self._changed(name))
-            for name in self.context.collections()
+            for name in await self.context.collections()
         ]
 
     async def _changed(self, name: str) -> int | None:

@@ -36,7 +36,9 @@ class Doors(TypedDict):
     search: SearchMode
 
 
-def open_doors(settings: Settings, home: Home, store: sa.Engine, gateway: Gateway, embedder: Embedder | None) -> Doors:
+def open_doors(
+    settings: Settings, home: Home, gateway: Gateway, embedder: Embedder | None, store: sa.Engine, identity: Identity
+) -> Doors:
     """Raises `BadInput` for a catalogue, a lock or a name that cannot be used."""
     token, secret = home.secret("token"), home.secret("secret")
     specs = choose(load_catalog(settings.gateway_catalog), names(settings.gateway_servers))
@@ -60,13 +62,17 @@ def open_doors(settings: Settings, home: Home, store: sa.Engine, gateway: Gatewa
         key=secret,
     )
     hosts = frozenset({*names(settings.gateway_hosts), settings.host})
-    agents = tuple(load_definitions(settings.agent_definitions))
-    identity = Identity(secret, SqlTokens(store), _oidc(settings, tls), agents)
     search = SearchMode(meanings=Meanings(embedder) if embedder is not None else None)
     return {"hub": hub, "identity": identity, "hosts": hosts, "search": search}
 
 
-def _oidc(settings: Settings, tls: ssl.SSLContext) -> OidcCallers | None:
+def open_identity(settings: Settings, home: Home, store: sa.Engine) -> Identity:
+    """Whose tokens are known: the stack's own runs, named ones, and an OpenID provider's. Raises `BadInput`."""
+    agents = tuple(load_definitions(settings.agent_definitions))
+    return Identity(home.secret("secret"), SqlTokens(store), _oidc(settings), agents)
+
+
+def _oidc(settings: Settings) -> OidcCallers | None:
     issuer, audience = settings.gateway_oidc_issuer, settings.gateway_oidc_audience
     if issuer is None:
         return None
@@ -76,7 +82,7 @@ def _oidc(settings: Settings, tls: ssl.SSLContext) -> OidcCallers | None:
             hint="A token that was made for another service must not open this one.",
         )
     trust = Trust(issuer, audience, settings.gateway_oidc_claim, settings.gateway_oidc_scopes)
-    return OidcCallers(trust, Fetch(tls, settings.gateway_oidc_allow_private))
+    return OidcCallers(trust, Fetch(ssl.create_default_context(), settings.gateway_oidc_allow_private))
 
 
 def names(text: str) -> list[str]:

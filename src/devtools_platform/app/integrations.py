@@ -60,6 +60,7 @@ async def run_integrations(
     home: Home,
     store: sa.Engine,
     parts: StateParts,
+    admission: Admission,
     cleanup: AsyncExitStack,
     url: str | None,
     context: ContextClient,
@@ -70,7 +71,7 @@ async def run_integrations(
     http = httpx2.AsyncClient(timeout=TIMEOUT_S, trust_env=True, follow_redirects=True)
     cleanup.push_async_callback(http.aclose)
     outbox_store = SqlOutbox(store, hashlib.sha256(str(home.path.resolve()).encode()).hexdigest()[:16])
-    tasks = StackTasks(parts, Admission(settings), store, settings.integrations_ask_before)
+    tasks = StackTasks(parts, admission, store, settings.integrations_ask_before)
     plan = _Wiring(settings, home, store, http, outbox_store, tasks, context, progress)
     handlers, voices, couriers, sign_in = plan.build()
     inbox_store = SqlInbox(store)

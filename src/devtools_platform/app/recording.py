@@ -4,6 +4,7 @@ import contextlib
 import logging
 import logging.handlers
 from collections.abc import Generator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from pydantic_ai import Agent
@@ -17,10 +18,18 @@ from devtools_platform.observability.service import Tracing
 from devtools_platform.observability.spans import Origin
 
 
-@contextlib.contextmanager
-def log_to(file: Path) -> Generator[None]:
+def log_to(file: Path) -> AbstractContextManager[None]:
     """Everything the process logs goes to a bounded file; the terminal is for progress."""
-    handler = logging.handlers.RotatingFileHandler(file, maxBytes=5_000_000, backupCount=2)
+    return _log(logging.handlers.RotatingFileHandler(file, maxBytes=5_000_000, backupCount=2))
+
+
+def log_to_terminal() -> AbstractContextManager[None]:
+    """Everything the process logs goes to standard error, which whoever runs it keeps and bounds."""
+    return _log(logging.StreamHandler())
+
+
+@contextlib.contextmanager
+def _log(handler: logging.Handler) -> Generator[None]:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     root = logging.getLogger()
     root.addHandler(handler)

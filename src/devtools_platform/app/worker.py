@@ -44,7 +44,7 @@ class WorkerInfo:
 @asynccontextmanager
 async def run_worker(settings: Settings, progress: Progress) -> AsyncGenerator[WorkerInfo]:
     """Start, yield while it works, and leave what is unfinished to others on the way out."""
-    home = Home(settings.data_dir)
+    home = Home.of(settings)
     address = find_stack(settings, home)
     home.prepare()
     async with AsyncExitStack() as cleanup:

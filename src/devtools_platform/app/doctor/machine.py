@@ -37,7 +37,7 @@ async def check_git(_: Settings) -> Check:
 
 async def check_data_dir(settings: Settings) -> Check:
     try:
-        Home(settings.data_dir).prepare()
+        Home.of(settings).prepare()
     except DevToolsError as error:
         return Check("data directory", is_ok=False, found=str(error), fix=error.hint)
     return Check("data directory", is_ok=True, found=str(settings.data_dir))
@@ -61,7 +61,7 @@ async def check_sandbox(settings: Settings) -> Check:
 
 
 async def check_ports(settings: Settings) -> Check:
-    home = Home(settings.data_dir)
+    home = Home.of(settings)
     if home.is_locked():
         return Check("ports", is_ok=True, found="in use by this stack, which is running")
     taken = [
