@@ -4,8 +4,6 @@ Proportional set size (a page shared by several processes counts in parts), summ
 /proc/PID/smaps_rollup. Compared with the budgets below; together they must fit a droplet of 2 GB. Needs no network.
 
     python bench/footprint.py [--json FILE] [--image NAME]     --image: also the size of that Docker image
-
-Takes about a minute on two idle cores.
 """
 
 import argparse
@@ -40,12 +38,12 @@ BUDGET_MB = {
     "console": 170,
     "PostgreSQL": 200,
 }
-"""Of each process tree, in MB of proportional set size. Set from what was measured, with a fifth of room."""
+"""Of each process tree, in MB of proportional set size: what is aimed at."""
 OTHERS_MB = {"Qdrant": 200, "Prometheus": 150, "Alertmanager": 40, "Caddy": 50}
-"""What compose.yaml adds, as memory limits allow at most; not measured here."""
+"""What compose.yaml adds: what we count on, not measured here."""
 DROPLET_MB = 2048
 SYSTEM_MB = 250
-"""A Debian with a Docker engine, by its own accounts."""
+"""A Debian with a Docker engine: what we count on."""
 SERVICES = ("gateway", "context", "state", "agents", "console")
 
 

@@ -67,7 +67,7 @@ def test_every_service_is_locked_down_and_bounded(services: dict[str, dict[str, 
     for name in OURS:
         assert services[name]["healthcheck"]["test"][:2] == ["CMD", "python3"], name
         assert services[name]["command"] == ["up", "--only", name]
-        assert services[name]["user"] == "${DEV_TOOLS_USER:-65534:65534}"
+        assert services[name]["user"] == "${RUN_AS:-65534:65534}"
         assert services[name]["pids_limit"]
 
 
