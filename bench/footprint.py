@@ -82,7 +82,7 @@ def measure_embedded(folder: Path, env: dict[str, str]) -> dict[str, dict[str, f
 
 def measure_apart(folder: Path, env: dict[str, str]) -> dict[str, dict[str, float]]:
     with postgres(folder) as (url, server), ExitStack() as cleanup:
-        ports = {name: free_port() for name in SERVICES}
+        ports = {name: free_port("127.0.0.1") for name in SERVICES}
         shared = clean_env(
             DATABASE_URL=url,
             DEV_TOOLS_STACK_TOKEN=secrets.token_hex(16),

@@ -199,7 +199,7 @@ async def _serve_console(site: Site, context: ContextService | None, runtimes: R
 
     carriers = (
         OwnCarriers(settings, runtimes, site.store)
-        if runtimes is not None
+        if runtimes is not None and site.has("agents")
         else RemoteCarriers(site.urls.of("agents"), token, settings.model_timeout_s)
     )
     view = build_stack_view(
