@@ -59,9 +59,11 @@ def processes(
         for only in GROUPS
     }
     with ThreadPoolExecutor() as pool:
-        list(pool.map(StackProcess.start, started.values()))
-        yield started
-        list(pool.map(StackProcess.stop, started.values()))
+        try:
+            list(pool.map(StackProcess.start, started.values()))
+            yield started
+        finally:
+            list(pool.map(StackProcess.stop, started.values()))
 
 
 def test_a_task_goes_through_services_that_run_apart(processes: Processes, tmp_path: Path) -> None:

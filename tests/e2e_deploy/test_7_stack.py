@@ -81,7 +81,7 @@ def composed(fleet: Fleet, prepared: Prepared) -> Iterator[Composed]:
     started = Composed(fleet, compose, folder / "repositories")
     try:
         started.compose("build", "-q", "gateway")
-        started.compose("up", "-d", "--no-build", "--wait", "--wait-timeout", "150", "postgres", *OURS)
+        started.compose("up", "-d", "--no-build", "--wait", "--wait-timeout", "200", "postgres", *OURS)
         yield started
     finally:
         for name in OURS:
