@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from pydantic_ai import Agent
 
-from devtools_platform.agents.adapters import endpoints
+from devtools_platform.agents.adapters.endpoints.failures import explain
 from devtools_platform.agents.carriers import ProbeResult
 from devtools_platform.agents.definitions import load_definitions
 from devtools_platform.agents.types import Definition
@@ -46,6 +46,6 @@ async def ask_runtime(settings: Settings, definition: Definition, runtime: Runti
     except DevToolsError as error:
         result = ProbeResult(runtime.name, ok=False, text=str(error), hint=error.hint)
     except Exception as error:  # noqa: BLE001 - `explain` raises again what is none of an endpoint's doing
-        explained = endpoints.explain(error, runtime.served.endpoint)
+        explained = explain(error, runtime.served.endpoint)
         result = ProbeResult(runtime.name, ok=False, text=str(explained), hint=explained.hint)
     return replace(result, duration_s=round(time.perf_counter() - began, 3))

@@ -1,29 +1,23 @@
-"""What carries each agent, told by the process that runs them, or asked of it where agents run apart."""
+"""What carries each agent, told by the process that runs them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, TypeVar
 
-import httpx2
 import sqlalchemy as sa
-from pydantic import TypeAdapter
 
 from devtools_platform.agents.carriers import Carrier, ProbeResult, RunsOn
 from devtools_platform.agents.definitions import load_definitions
 from devtools_platform.app.agent_probe import ask_runtime
-from devtools_platform.app.client import Refused
 from devtools_platform.app.ledger import Pricing
 from devtools_platform.app.provider_costs import Catalogue, stored_costs
 from devtools_platform.app.runtimes import Runtime, Runtimes
 from devtools_platform.config import Settings
 from devtools_platform.core.agents import AgentName
-from devtools_platform.core.errors import Unavailable, UnknownAgent
+from devtools_platform.core.errors import UnknownAgent
 from devtools_platform.observability.prices import PriceFile, load_prices
 
-ASK_S = 2.0
 MILLION = 1_000_000
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -63,34 +57,3 @@ def _carrier(runtime: Runtime, file: PriceFile, catalogue: Catalogue) -> Carrier
 
 def _float(usd: Decimal | None) -> float | None:
     return None if usd is None else float(usd)
-
-
-@dataclass(frozen=True)
-class RemoteCarriers:
-    """The `Carriers` of agents that run apart, over their HTTP side with the stack's token."""
-
-    url: str
-    token: str
-    probe_s: float
-    """How long all runtimes of an agent together may take to answer."""
-
-    async def list_runs_on(self) -> Mapping[AgentName, RunsOn]:
-        listed = await self._ask(list[RunsOn], "GET", "/agents", ASK_S)
-        return {one.agent: one for one in listed}
-
-    async def probe(self, agent: AgentName) -> Sequence[ProbeResult]:
-        return await self._ask(list[ProbeResult], "POST", f"/agents/{agent}/probe", self.probe_s)
-
-    async def _ask(self, kind: type[T], method: str, path: str, patience_s: float) -> T:
-        headers = {"Authorization": f"Bearer {self.token}"}
-        timeout = httpx2.Timeout(ASK_S, read=patience_s)
-        async with httpx2.AsyncClient(base_url=self.url, headers=headers, timeout=timeout, trust_env=False) as http:
-            try:
-                response = await http.request(method, path)
-                answer: Any = response.json()
-            except (httpx2.HTTPError, ValueError) as error:
-                why = str(error) or type(error).__name__
-                raise Unavailable(f"The agents at {self.url} do not answer: {why}.") from None
-        if response.is_error:
-            raise Refused(answer, response.status_code)
-        return TypeAdapter(kind).validate_python(answer)

@@ -1,7 +1,7 @@
 """The console wired: who answers what it asks. And how somebody is let in."""
 
 import getpass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx2
 import sqlalchemy as sa
@@ -32,12 +32,14 @@ from devtools_platform.config import Settings
 from devtools_platform.console.adapters.personal_tokens import SqlPersonalTokens
 from devtools_platform.console.addresses import Addresses
 from devtools_platform.console.interfaces import Stack
-from devtools_platform.context.service import ContextService
 from devtools_platform.core.errors import Unavailable
 from devtools_platform.gateway.adapters.audit_log import SqlAudit
 from devtools_platform.gateway.types import Policy
 from devtools_platform.observability.adapters.sql import SqlLedger
 from devtools_platform.state.api import StateParts
+
+if TYPE_CHECKING:
+    from devtools_platform.context.service import ContextService
 
 
 def build_stack_view(
@@ -45,7 +47,7 @@ def build_stack_view(
     store: sa.Engine,
     parts: StateParts,
     policy: Policy,
-    context: ContextService | RemoteContext,
+    context: "ContextService | RemoteContext",
     carriers: Carriers,
     urls: Urls,
     token: str,

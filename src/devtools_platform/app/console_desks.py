@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote
 
 import sqlalchemy as sa
@@ -28,7 +28,6 @@ from devtools_platform.console.types import (
     ToolCall,
 )
 from devtools_platform.context.names import name_collection
-from devtools_platform.context.service import ContextService
 from devtools_platform.context.types import IndexStatus
 from devtools_platform.core.agents import AGENTS
 from devtools_platform.core.errors import DevToolsError, NotFound, TooLate
@@ -43,6 +42,9 @@ from devtools_platform.observability.budgets import Account
 from devtools_platform.observability.reports import CostLine, CostReport
 from devtools_platform.state.audit import AuditLog, record
 from devtools_platform.state.audit import Deed as Done
+
+if TYPE_CHECKING:
+    from devtools_platform.context.service import ContextService
 
 TOP_TASKS = 10
 
@@ -108,7 +110,7 @@ class ConsoleGateway:
 class ConsoleKnowledge:
     """The console's `KnowledgeDesk`."""
 
-    context: ContextService | RemoteContext
+    context: "ContextService | RemoteContext"
     audit: ConsoleAudit
 
     async def collections(self) -> Sequence[Collection]:

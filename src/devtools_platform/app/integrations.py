@@ -50,11 +50,6 @@ log = logging.getLogger(__name__)
 Progress = Callable[[str, str], None]
 
 
-def has_integrations(settings: Settings) -> bool:
-    """Whether any service may knock."""
-    return settings.github_webhook_secret is not None or settings.linear_webhook_secret is not None
-
-
 async def run_integrations(
     settings: Settings,
     home: Home,

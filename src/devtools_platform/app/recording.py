@@ -7,9 +7,6 @@ from collections.abc import Generator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from pydantic_ai import Agent
-from pydantic_ai.models.instrumented import InstrumentationSettings
-
 from devtools_platform import __version__
 from devtools_platform.app.releases import current_release
 from devtools_platform.config import Settings
@@ -43,8 +40,19 @@ def _log(handler: logging.Handler) -> Generator[None]:
 
 @contextlib.contextmanager
 def trace_to(spans: SpanStore, settings: Settings) -> Generator[Tracing]:
-    """What the agents of this process do is stored as spans; those still held are written out at the end."""
+    """Spans of this process are stored; those still held are written out at the end."""
     tracing = Tracing(spans, Origin(settings.environment, __version__, current_release().git_sha))
+    try:
+        yield tracing
+    finally:
+        tracing.close()
+
+
+def trace_agents(tracing: Tracing, settings: Settings) -> None:
+    """What the agents of this process do becomes spans."""
+    from pydantic_ai import Agent  # brings much with it: only where agents run
+    from pydantic_ai.models.instrumented import InstrumentationSettings
+
     Agent.instrument_all(
         InstrumentationSettings(
             tracer_provider=tracing.provider,
@@ -53,7 +61,3 @@ def trace_to(spans: SpanStore, settings: Settings) -> Generator[Tracing]:
             include_model_request_parameters=False,
         )
     )
-    try:
-        yield tracing
-    finally:
-        tracing.close()

@@ -11,6 +11,7 @@ from typing import Any, get_args
 import sqlalchemy as sa
 from starlette.types import ASGIApp
 
+from devtools_platform.app.admission import Admission
 from devtools_platform.app.home import Home
 from devtools_platform.app.serving import Serving
 from devtools_platform.config import Settings
@@ -64,6 +65,10 @@ class Site:
     def secret(self) -> str:
         return self.home.secret("secret")
 
+    @property
+    def admission(self) -> Admission:
+        return Admission(self.settings, runs_commands=self.has("gateway"))
+
     def has(self, service: Service) -> bool:
         return service in self.services
 
@@ -75,6 +80,11 @@ class Site:
     def keep_running(self, work: Coroutine[Any, Any, None]) -> None:
         """In the background until the process ends."""
         self.cleanup.push_async_callback(cancel, asyncio.create_task(work))
+
+
+def has_integrations(settings: Settings) -> bool:
+    """Whether GitHub or Linear may knock."""
+    return settings.github_webhook_secret is not None or settings.linear_webhook_secret is not None
 
 
 async def cancel(task: "asyncio.Task[None]") -> None:

@@ -12,20 +12,17 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from devtools_platform.agents.adapters.git_workspaces import GitWorkspaces
-from devtools_platform.app.console import invite
 from devtools_platform.app.home import Home
-from devtools_platform.app.integrations import has_integrations
-from devtools_platform.app.models import ServedModel, describe_model
 from devtools_platform.app.observing import Observed, sink_names
 from devtools_platform.app.recording import log_to, log_to_terminal, trace_to
 from devtools_platform.app.services import start_services
 from devtools_platform.app.serving import Serving, bind
-from devtools_platform.app.site import ALL_SERVICES, Progress, Site, Urls, cancel
+from devtools_platform.app.site import ALL_SERVICES, Progress, Site, Urls, cancel, has_integrations
 from devtools_platform.config import Settings
 from devtools_platform.config.settings import Service
 from devtools_platform.core.errors import BadInput
@@ -38,6 +35,9 @@ from devtools_platform.state.approvals import ApprovalDesk
 from devtools_platform.state.audit import AuditLog
 from devtools_platform.state.events import EventLog
 from devtools_platform.state.service import StateService
+
+if TYPE_CHECKING:
+    from devtools_platform.app.models import ServedModel
 
 _PUBLISHED_AS = {"integrations": "webhooks"}
 """What of a service is at its address, where that is not all of it."""
@@ -53,7 +53,7 @@ class Running:
     token: str
     console_link: str | None
     """Opens the console once, within a quarter of an hour; None where the console runs elsewhere."""
-    model: ServedModel | None
+    model: "ServedModel | None"
     """None where no agents run."""
     started_in_s: float
 
@@ -79,8 +79,7 @@ class Stack:
             cleanup.enter_context(log_to(home.logs / "stack.log") if self._is_whole else log_to_terminal())
             sockets = self._bind(cleanup)
             running = await self._start(home, sockets, cleanup, began)
-            model = describe_model(running.model) if running.model else None
-            home.announce({"pid": os.getpid(), "urls": dict(running.urls.known), "model": model})
+            home.announce({"pid": os.getpid(), "urls": dict(running.urls.known), "model": _describe(running.model)})
             cleanup.callback(home.withdraw)
             yield running
 
@@ -148,10 +147,17 @@ class Stack:
             self.progress,
         )  # fmt: skip
         home.keep_secret("database_url", url)
-        runtimes = await start_services(site, observed)
-        link = (await invite(urls.of("console"), site.token))["url"] if "console" in self.services else None
+        runtimes = await start_services(site, observed, tracing)
+        link = await self._invite(site)
         model = runtimes.main if runtimes else None
         return Running(home.path, urls, site.token, link, model, time.perf_counter() - began)
+
+    async def _invite(self, site: Site) -> str | None:
+        if "console" not in self.services:
+            return None
+        from devtools_platform.app.console import invite
+
+        return (await invite(site.urls.of("console"), site.token))["url"]
 
     async def _start_database(self, cleanup: AsyncExitStack) -> tuple[sa.Engine, str]:
         if self.settings.database_url is not None:
@@ -167,6 +173,14 @@ class Stack:
         cleanup.callback(engine.dispose)
         await asyncio.to_thread(database.migrate, engine)
         return engine, url
+
+
+def _describe(model: "ServedModel | None") -> str | None:
+    if model is None:
+        return None
+    from devtools_platform.app.models import describe_model
+
+    return describe_model(model)
 
 
 def _port_setting(service: str) -> str:
