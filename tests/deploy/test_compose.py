@@ -65,7 +65,7 @@ def test_every_service_is_locked_down_and_bounded(services: dict[str, dict[str, 
         if name != "postgres":  # its image starts as root, to own its folder
             assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"]), name
     for name in OURS:
-        assert services[name]["healthcheck"]["test"][:2] == ["CMD", "python3"], name
+        assert services[name]["healthcheck"]["test"][:4] == ["CMD", "python3", "-P", "-S"], name
         assert services[name]["command"] == ["up", "--only", name]
         assert services[name]["user"] == "${RUN_AS:-65534:65534}"
         assert services[name]["pids_limit"]
