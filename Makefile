@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := src tests bench docs deploy
 
-.PHONY: help demo test check chaos conformance e2e-deploy bench bench-agents eval eval-peers eval-bfcl docs format lock clean site e2e-phoenix soak
+.PHONY: help demo test check chaos conformance e2e-deploy e2e-stack bench bench-agents eval eval-peers eval-bfcl docs format lock clean site e2e-phoenix soak
 help:
 	@echo "make demo    a real task, from nothing to a reviewed branch, with the embedded model"
 	@echo "make check   format, lint, types, imports"
@@ -14,6 +14,7 @@ help:
 	@echo "make conformance  the official MCP suite through the gateway, and its OAuth scenarios for clients (needs npm)"
 	@echo "make e2e-deploy  releases and rollouts on real engines, in network namespaces (needs root; says what is missing)"
 	@echo "make e2e-phoenix  a task's spans at a real Phoenix server, in an environment of its own (900 MB)"
+	@echo "make e2e-stack   deploy/compose.yaml on a real engine, a task through its services"
 	@echo "make bench   measured figures, written to docs/benchmarks.md by hand"
 	@echo "make eval    an evaluation set over the six agents, against the configured model"
 	@echo "make eval-peers  the same twenty small bugs for ours and for mini-swe-agent"
@@ -78,7 +79,10 @@ build/second-engine/.done: tests/e2e_deploy/second_engine.sh
 	@touch $@
 
 e2e-deploy: $(VENV)/.deploy-test build/second-engine/.done
-	E2E_DEPLOY=1 $(BIN)/python -m pytest tests/e2e_deploy $(PYTEST_ARGS)
+	E2E_DEPLOY=1 $(BIN)/python -m pytest tests/e2e_deploy --ignore tests/e2e_deploy/test_7_stack.py $(PYTEST_ARGS)
+
+e2e-stack: $(VENV)/.deploy-test
+	E2E_DEPLOY=1 $(BIN)/python -m pytest tests/e2e_deploy/test_7_stack.py $(PYTEST_ARGS)
 
 # Phoenix brings 140 packages and a licence that is not ours: an environment of its own, from its own lock file.
 $(VENV)-phoenix/.done: requirements/phoenix.txt

@@ -45,10 +45,13 @@ class StackProcess:
     facts: dict[str, Any] | None = None
     has_own_ports: bool = False
     """Whether the environment names its ports; else it takes any free ones at each start."""
+    only: str | None = None
+    """The services it consists of, as `--only` takes them; by default all."""
 
     def start(self) -> None:
         ports = [] if self.has_own_ports else ["--free-ports"]
-        command = [sys.executable, "-m", "devtools_platform", "up", "--json", *ports]
+        services = ["--only", self.only] if self.only else []
+        command = [sys.executable, "-m", "devtools_platform", "up", "--json", *ports, *services]
         log = (self.data_dir.parent / f"{self.data_dir.name}.stderr").open("a")
         self.process = subprocess.Popen(
             [*command, "--data-dir", str(self.data_dir)],
@@ -97,7 +100,7 @@ class StackProcess:
     @property
     def http(self) -> httpx2.Client:
         assert self.facts is not None
-        token = (self.data_dir / "token").read_text()
+        token = Path(self.env.get("DEV_TOOLS_STACK_TOKEN_FILE", self.data_dir / "token")).read_text()
         return httpx2.Client(
             base_url=self.facts["urls"]["state"],
             headers={"Authorization": f"Bearer {token}"},

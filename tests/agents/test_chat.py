@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -12,6 +12,7 @@ from pydantic_ai.messages import ModelMessage, ModelRequest, ToolReturnPart
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 
 from devtools_platform.agents.api import SESSION, build_api
+from devtools_platform.agents.carriers import ProbeResult, RunsOn
 from devtools_platform.agents.chat import ChatService, Said, new_session
 from devtools_platform.agents.definitions import load_definitions
 from devtools_platform.agents.metered import MeteredModel
@@ -49,6 +50,16 @@ class Tools:
         self, caller: Caller, name: str, arguments: Any, key: str, approval: str | None = None
     ) -> ToolResult:
         return ToolResult("found")
+
+
+class Nothing:
+    """Carriers of no agent."""
+
+    async def list_runs_on(self) -> Mapping[str, RunsOn]:
+        return {}
+
+    async def probe(self, agent: str) -> Sequence[ProbeResult]:
+        return []
 
 
 def explain(error: Exception) -> DevToolsError:
@@ -127,7 +138,7 @@ async def test_the_endpoint_streams_every_turn_and_names_its_session() -> None:
             yield {1: DeltaToolCall("context_search", "{}")}
 
     ledger = Ledger()
-    app = build_api(service(ledger, write), token="t")
+    app = build_api(service(ledger, write), Nothing(), token="t")
     http = httpx2.AsyncClient(
         transport=httpx2.ASGITransport(app), base_url="http://agents", headers={"Authorization": "Bearer t"}
     )

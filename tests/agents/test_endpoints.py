@@ -25,13 +25,12 @@ from pydantic_ai.tools import ToolDefinition
 
 from devtools_platform.agents.adapters.endpoints import (
     Endpoint,
-    build_model,
     check_endpoint,
     choose_endpoint,
     cost_usd,
-    explain,
-    is_retryable,
 )
+from devtools_platform.agents.adapters.endpoints.client import build_model
+from devtools_platform.agents.adapters.endpoints.failures import explain, is_retryable
 from devtools_platform.agents.adapters.scripted import Script
 from devtools_platform.config.settings import Settings
 from devtools_platform.core.errors import BadInput, DevToolsError, ModelRefused, NotFound, Unavailable

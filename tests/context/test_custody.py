@@ -77,7 +77,7 @@ async def test_a_restore_replaces_everything_and_is_searched_all_along(
         await asyncio.sleep(0)
     await restoring
     assert answers > 1
-    assert service.collections() == ["shop"]
+    assert await service.collections() == ["shop"]
     assert [hit.path for hit in await service.search("shop", "late_name")] == []
     assert await service.engine.count() == 30
 
@@ -102,7 +102,7 @@ async def test_a_process_killed_while_generations_change_trusts_nothing_and_inde
     with pytest.raises(RuntimeError):
         await Custody(service).restore(tmp_path / "s")
     again = ContextService(service.engine, service.manifests.directory)
-    assert again.collections() == []
+    assert await again.collections() == []
     assert (await again.index("shop", repo)).chunks == 2
     assert {hit.path for hit in await again.search("shop", "door")} == {"a.py", "b.py"}
     await again.aclose()

@@ -299,7 +299,7 @@ async def test_a_forgotten_collection_is_gone(service: ContextService, repo: Pat
     await service.index("shop", repo)
     await service.index("other", repo)
     await service.forget("shop")
-    assert service.collections() == ["other"]
+    assert await service.collections() == ["other"]
     assert await service.engine.count("shop") == 0
     assert await service.engine.count("other") == 5
 

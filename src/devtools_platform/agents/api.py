@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Literal
 
 from fastapi import FastAPI
@@ -19,6 +19,7 @@ from starlette.responses import Response
 
 from devtools_platform.agents.a2a import add_a2a, card_paths
 from devtools_platform.agents.ag_ui import add_ag_ui
+from devtools_platform.agents.carriers import Carriers, ProbeResult, RunsOn
 from devtools_platform.agents.chat import ChatAnswer, ChatService, Said, new_session
 from devtools_platform.core.errors import BadInput, DevToolsError, UnknownAgent
 from devtools_platform.kit.http import create_app
@@ -61,8 +62,8 @@ class ChatRequest(BaseModel):
     tools: list[dict[str, Any]] = Field(default_factory=list[dict[str, Any]])
 
 
-def build_api(chats: ChatService, *, token: str) -> FastAPI:
-    """`token` opens everything but the health checks."""
+def build_api(chats: ChatService, carriers: Carriers, *, token: str) -> FastAPI:
+    """`token` opens everything but the health checks. `carriers` tell what each agent runs on."""
     names = tuple(chats.definitions)
 
     async def health() -> dict[str, Any]:
@@ -70,6 +71,16 @@ def build_api(chats: ChatService, *, token: str) -> FastAPI:
 
     open_paths = frozenset(f"/agents/{name}/health" for name in names) | card_paths(names)
     app = create_app("agents", token=token, health=health, open_paths=open_paths)
+
+    @app.get("/agents", tags=["agents"])
+    async def list_agents() -> list[RunsOn]:
+        return list((await carriers.list_runs_on()).values())
+
+    @app.post("/agents/{name}/probe", tags=["agents"])
+    async def probe(name: str) -> Sequence[ProbeResult]:
+        """One question to each of its runtimes; a call may cost money."""
+        _require(name, names)
+        return await carriers.probe(name)
 
     @app.get("/agents/{name}/health", tags=["agents"])
     async def read_health(name: str) -> dict[str, Any]:
@@ -104,7 +115,7 @@ def build_api(chats: ChatService, *, token: str) -> FastAPI:
 
     add_ag_ui(app, chats.definitions, chats.answer)
     add_a2a(app, chats.definitions, chats.answer)
-    _ = (read_health, list_models, complete)
+    _ = (list_agents, probe, read_health, list_models, complete)
     return app
 
 

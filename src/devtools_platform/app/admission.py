@@ -16,6 +16,8 @@ from devtools_platform.kit.sandbox import find_sandbox
 @dataclass(frozen=True)
 class Admission:
     settings: Settings
+    runs_commands: bool = True
+    """Whether the sandbox is this process's: in services that run apart it is the gateway's."""
 
     async def admit(self, request: TaskRequest) -> TaskRequest:
         """The request with its repository resolved. Raises the error a person can act on."""
@@ -31,14 +33,15 @@ class Admission:
         repository = await resolve_repository(Path(request.repo))
         if request.start_at is not None:
             await at_commit(repository, request.start_at)
-        free_mb = shutil.disk_usage(self.settings.data_dir).free // 2**20
+        folder = self.settings.workspaces_dir or self.settings.data_dir
+        free_mb = shutil.disk_usage(folder).free // 2**20
         if free_mb < self.settings.min_free_disk_mb:
             raise DiskFull(
-                f"{free_mb} MB are free in {self.settings.data_dir}; at least "
+                f"{free_mb} MB are free in {folder}; at least "
                 f"{self.settings.min_free_disk_mb} MB are needed for a task.",
                 hint="Free some room there, or set DEV_TOOLS_MIN_FREE_DISK_MB lower.",
             )
-        if not request.without_sandbox:
+        if self.runs_commands and not request.without_sandbox:
             await asyncio.to_thread(find_sandbox, self.settings.sandbox_program)
         return request.model_copy(update={"repo": str(repository.path)})
 

@@ -1,4 +1,4 @@
-"""The agents' endpoints beside the gateway, on its port: one door to the outside, one kind of token.
+"""The agents' endpoints: beside the gateway on its port, or on one of their own where they run apart.
 
 `/agents/NAME/...` takes the stack's own token, or a named one (`dev-tools token create`) with the scope `agents:NAME`.
 """
@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from typing import cast
 
 import sqlalchemy as sa
+from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from devtools_platform.agents.adapters.mcp_tools import GatewayClient
@@ -15,6 +16,7 @@ from devtools_platform.agents.api import build_api
 from devtools_platform.agents.chat import ChatService
 from devtools_platform.agents.definitions import load_definitions
 from devtools_platform.agents.interfaces import TaskLog
+from devtools_platform.app.carriers import OwnCarriers
 from devtools_platform.app.ledger import LedgerBridge, build_ledger
 from devtools_platform.app.models import ServedModel
 from devtools_platform.app.runtimes import RuntimeModels, Runtimes
@@ -30,17 +32,17 @@ PREFIX = "/agents/"
 
 
 class AgentDoor:
-    """`/agents/...` to the agents, everything else (the start and end of the app as well) to the gateway."""
+    """`/agents/...` to the agents, everything else (the start and end of the app as well) to the other app."""
 
-    def __init__(self, gateway: ASGIApp, agents: ASGIApp, identity: Identity, token: str) -> None:
-        self._gateway = gateway
+    def __init__(self, other: ASGIApp, agents: ASGIApp, identity: Identity, token: str) -> None:
+        self._other = other
         self._agents = agents
         self._identity = identity
         self._token = token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith(PREFIX):
-            await self._gateway(scope, receive, send)
+        if scope["type"] != "http" or not f"{scope['path']}/".startswith(PREFIX):
+            await self._other(scope, receive, send)
             return
         try:
             scope = self._admit(scope)
@@ -75,25 +77,17 @@ class _Spoken:
         return 0
 
 
-def open_agent_door(
-    gateway: ASGIApp,
-    identity: Identity,
-    settings: Settings,
-    runtimes: Runtimes,
-    store: sa.Engine,
-    *,
-    url: str,
-    token: str,
-    secret: str,
-) -> AgentDoor:
-    """The gateway's app with the agents' endpoints beside it."""
+def build_agents(
+    settings: Settings, runtimes: Runtimes, store: sa.Engine, *, gateway_url: str, token: str, secret: str
+) -> FastAPI:
+    """The agents' endpoints. They call their tools at the gateway, as in a task."""
     spoken = cast("TaskLog", _Spoken())
 
     def ledger_of(served: ServedModel) -> LedgerBridge:
         return build_ledger(settings, store, spoken, served)
 
     models = RuntimeModels(runtimes, ledger_of, spoken, settings.model_timeout_s)
-    client = GatewayClient(f"{url}/mcp", secret, timeout_s=settings.command_timeout_s + 30)
+    client = GatewayClient(f"{gateway_url}/mcp", secret, timeout_s=settings.command_timeout_s + 30)
     definitions = load_definitions(settings.agent_definitions)
     chats = ChatService(definitions, models, client, max_turns=settings.max_agent_turns)
-    return AgentDoor(gateway, build_api(chats, token=token), identity, token)
+    return build_api(chats, OwnCarriers(settings, runtimes, store), token=token)

@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from pydantic_ai import Agent
 
-from devtools_platform.agents.adapters import endpoints
+from devtools_platform.agents.adapters.endpoints.failures import explain
+from devtools_platform.agents.carriers import ProbeResult
 from devtools_platform.agents.definitions import load_definitions
 from devtools_platform.agents.types import Definition
 from devtools_platform.app.home import Home
@@ -19,22 +20,12 @@ QUESTION = "This is a test of the connection. Answer with the one word: ready"
 MAX_SHOWN = 200
 
 
-@dataclass(frozen=True)
-class ProbeResult:
-    runtime: str
-    ok: bool
-    text: str
-    """What the model said, or what is wrong."""
-    hint: str = ""
-    duration_s: float = 0.0
-
-
 async def probe_runtimes(settings: Settings, agent: str, progress: Callable[[str, str], None]) -> list[ProbeResult]:
     """The declared runtime first, then those that stand in for it. Raises `UnknownAgent`."""
     known = load_definitions(settings.agent_definitions)
     if agent not in known:
         raise UnknownAgent(f"There is no agent {agent!r}.", hint=f"The agents are: {', '.join(known)}.")
-    home = Home(settings.data_dir)
+    home = Home.of(settings)
     home.prepare()
     runtimes = await open_runtimes(settings, home, lambda text: progress("model", text), [agent])
     try:
@@ -55,6 +46,6 @@ async def ask_runtime(settings: Settings, definition: Definition, runtime: Runti
     except DevToolsError as error:
         result = ProbeResult(runtime.name, ok=False, text=str(error), hint=error.hint)
     except Exception as error:  # noqa: BLE001 - `explain` raises again what is none of an endpoint's doing
-        explained = endpoints.explain(error, runtime.served.endpoint)
+        explained = explain(error, runtime.served.endpoint)
         result = ProbeResult(runtime.name, ok=False, text=str(explained), hint=explained.hint)
     return replace(result, duration_s=round(time.perf_counter() - began, 3))

@@ -85,7 +85,7 @@ class AgentSync:
     @classmethod
     def open(cls, settings: Settings, environment: EnvironmentName, progress: Progress) -> "AgentSync":
         """Raises `BadInput` without a token for DigitalOcean, or when the environment has no managed agent."""
-        home = Home(settings.data_dir)
+        home = Home.of(settings)
         spec = load_environments(settings.environments_file).of(environment)
         spec.check_names(tuple(load_definitions(settings.agent_definitions)), environment)
         sync = cls(settings, environment, home, digitalocean(settings), progress, ManagedRecord.load(home), spec)

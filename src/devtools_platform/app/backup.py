@@ -112,7 +112,7 @@ class Backup:
 
         Raises `BadInput` for a place or key that cannot be used, `DiskFull`.
         """
-        home = Home(self.settings.data_dir)
+        home = Home.of(self.settings)
         home.prepare()
         is_running = home.is_locked()
         with nullcontext() if is_running else home.lock(), _staging(home) as folder:
@@ -159,7 +159,7 @@ class Backup:
 
     async def verify(self, file: Path, key: Path) -> Verified:
         """Restore `file` in a place of its own, look at what came, and throw it away. This stack is not touched."""
-        home = Home(self.settings.data_dir)
+        home = Home.of(self.settings)
         home.prepare()
         with _staging(home) as folder:
             contents = await self._unpack(file, folder, key)
@@ -197,7 +197,7 @@ class Backup:
 
         Raises `Conflict` where something is there already, `AlreadyRunning` while a stack runs here.
         """
-        home = Home(self.settings.data_dir)
+        home = Home.of(self.settings)
         home.prepare()
         with home.lock(), _staging(home) as folder:
             _refuse_used(home, folder)

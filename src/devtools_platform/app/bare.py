@@ -10,6 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from devtools_platform.agents.adapters import endpoints
 from devtools_platform.agents.at_once import AtOnce
 from devtools_platform.agents.definitions import load_definitions
 from devtools_platform.agents.interfaces import TaskLog
@@ -17,7 +18,7 @@ from devtools_platform.agents.runner import AgentRunner
 from devtools_platform.agents.runs import AgentRunWorkflow, Traits
 from devtools_platform.agents.tool_calls import DurableTools
 from devtools_platform.app.ledger import Pricing
-from devtools_platform.app.models import NO_MODEL_HINT, ServedModel, build_model
+from devtools_platform.app.models import ServedModel, build_model
 from devtools_platform.app.reviewing import workspace_tools
 from devtools_platform.config import Settings
 from devtools_platform.core.approvals import ApprovalRules
@@ -133,7 +134,7 @@ class BareCrew:
             self.tools,
             max_turns=self.settings.max_agent_turns,
         )
-        missing = "" if self.served.endpoint else f"{self.served.missing} {NO_MODEL_HINT}"
+        missing = "" if self.served.endpoint else f"{self.served.missing} {endpoints.NO_MODEL_HINT}"
         traits = Traits(self.served.is_small, self.served.needs_judge, missing)
         self.run = AgentRunWorkflow(runner, lambda _: traits, self.settings.max_candidates, log)
 

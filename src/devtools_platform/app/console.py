@@ -1,12 +1,12 @@
 """The console wired: who answers what it asks. And how somebody is let in."""
 
 import getpass
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx2
 import sqlalchemy as sa
 
+from devtools_platform.agents.carriers import Carriers
 from devtools_platform.app.admission import Admission
 from devtools_platform.app.client import Refused
 from devtools_platform.app.console_data import ConsoleStack, ConsoleTasks
@@ -25,46 +25,50 @@ from devtools_platform.app.gateway_doors import names
 from devtools_platform.app.ledger import build_budgets
 from devtools_platform.app.price_table import list_prices
 from devtools_platform.app.provider_costs import stored_costs
-from devtools_platform.app.runtimes import Runtimes
+from devtools_platform.app.remote_context import RemoteContext
+from devtools_platform.app.site import Urls
 from devtools_platform.app.task_links import TaskLinks
 from devtools_platform.config import Settings
 from devtools_platform.console.adapters.personal_tokens import SqlPersonalTokens
 from devtools_platform.console.addresses import Addresses
 from devtools_platform.console.interfaces import Stack
-from devtools_platform.context.service import ContextService
 from devtools_platform.core.errors import Unavailable
 from devtools_platform.gateway.adapters.audit_log import SqlAudit
-from devtools_platform.gateway.service import Gateway
+from devtools_platform.gateway.types import Policy
 from devtools_platform.observability.adapters.sql import SqlLedger
 from devtools_platform.state.api import StateParts
+
+if TYPE_CHECKING:
+    from devtools_platform.context.service import ContextService
 
 
 def build_stack_view(
     settings: Settings,
     store: sa.Engine,
     parts: StateParts,
-    gateway: Gateway,
-    context: ContextService,
-    runtimes: Runtimes,
-    urls: Mapping[str, str],
+    policy: Policy,
+    context: "ContextService | RemoteContext",
+    carriers: Carriers,
+    urls: Urls,
     token: str,
+    admission: Admission,
 ) -> Stack:
-    tasks = ConsoleTasks(parts, Admission(settings), TaskLinks(settings, store))
+    tasks = ConsoleTasks(parts, admission, TaskLinks(settings, store))
     audit = ConsoleAudit(parts.audit)
     sign_in, roles = open_sign_in(settings)
-    rest = GatewayRest(urls["gateway"], token)
+    rest = GatewayRest(urls.of("gateway"), token)
     return Stack(
         tasks=tasks,
         actions=tasks,
         approvals=parts.approvals,
-        stack=ConsoleStack(settings, parts, gateway, runtimes, urls),
-        gateway=ConsoleGateway(rest, gateway.policy, SqlAudit(store), audit),
+        stack=ConsoleStack(settings, parts, policy, carriers, urls.known),
+        gateway=ConsoleGateway(rest, policy, SqlAudit(store), audit),
         knowledge=ConsoleKnowledge(context, audit),
         delivery=ConsoleDelivery(Delivery(settings, _quiet), settings.hosts_file.is_file, audit),
         ledger=ConsoleLedger(
             ConsoleSums(store),
             SqlLedger(store, build_budgets(settings)),
-            lambda: list_prices(settings, runtimes, stored_costs(store)),
+            lambda: list_prices(settings, carriers, stored_costs(store)),
             audit,
         ),
         audit=audit,

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 import httpx2
 
+from devtools_platform.agents.carriers import Carriers, RunsOn
 from devtools_platform.agents.definitions import load_definitions
 from devtools_platform.agents.types import Definition
 from devtools_platform.app.admission import Admission
-from devtools_platform.app.agent_probe import ask_runtime
 from devtools_platform.app.doctor import examine
-from devtools_platform.app.runtimes import Runtimes
 from devtools_platform.app.task_links import TaskLinks
 from devtools_platform.config import Settings, explain
 from devtools_platform.console.types import (
@@ -25,9 +24,9 @@ from devtools_platform.console.types import (
     Wanted,
     WorkerStatus,
 )
-from devtools_platform.core.errors import NotFound
+from devtools_platform.core.errors import NotFound, Unavailable
 from devtools_platform.core.tasks import Event, Page, Step, TaskRequest, TaskResult
-from devtools_platform.gateway.service import Gateway
+from devtools_platform.gateway.types import Policy
 from devtools_platform.state.api import StateParts
 from devtools_platform.state.service import Write
 from devtools_platform.state.supervision import list_workers
@@ -95,8 +94,8 @@ class ConsoleStack:
 
     config: Settings
     state: StateParts
-    gateway: Gateway
-    runtimes: Runtimes
+    policy: Policy
+    carriers: Carriers
     urls: Mapping[str, str]
 
     @property
@@ -109,33 +108,38 @@ class ConsoleStack:
 
     async def agents(self) -> Sequence[AgentStatus]:
         busy = await self._busy_agents()
+        runs_on = await self._runs_on()
         known = load_definitions(self.config.agent_definitions)
-        return [self._status(definition, busy.get(name)) for name, definition in known.items()]
+        return [self._status(definition, runs_on, busy.get(name)) for name, definition in known.items()]
 
-    def _status(self, definition: Definition, task: str | None) -> AgentStatus:
+    async def _runs_on(self) -> Mapping[str, RunsOn]:
+        """Nothing while the agents, which know, are away: then what carries them is unknown."""
+        try:
+            return await self.carriers.list_runs_on()
+        except Unavailable:
+            return {}
+
+    def _status(self, definition: Definition, runs_on: Mapping[str, RunsOn], task: str | None) -> AgentStatus:
         name = definition.name
-        first = self.runtimes.chains[name][0]
+        first = runs_on[name].chain[0] if name in runs_on else None
         return AgentStatus(
             name=name,
             role=definition.role,
-            # Whoever runs on the stack's own model runs our loop on it.
-            runtime="local" if first.kind == "stack" else first.kind,
-            model=f"{info.name} ({info.provider})" if (info := first.served.info) else None,
-            tools=tuple(sorted(self.gateway.policy.tools_of(name))),
+            runtime=first.kind if first else "unknown",
+            model=f"{first.model} ({first.provider})" if first and first.model else None,
+            tools=tuple(sorted(self.policy.tools_of(name))),
             current_task=task,
         )
 
     async def agent(self, name: str) -> AgentDetails:
         definition = self._definition(name)
-        status = self._status(definition, (await self._busy_agents()).get(name))
-        chain = tuple(runtime.name for runtime in self.runtimes.chains[definition.name])
+        runs_on = await self._runs_on()
+        status = self._status(definition, runs_on, (await self._busy_agents()).get(name))
+        chain = tuple(one.name for one in runs_on[name].chain) if name in runs_on else ()
         return AgentDetails(status, definition.instructions, definition.output, definition.max_turns, chain)
 
     async def test_agent(self, name: str) -> Sequence[TestCall]:
-        definition = self._definition(name)
-        results = [
-            await ask_runtime(self.config, definition, runtime) for runtime in self.runtimes.chains[definition.name]
-        ]
+        results = await self.carriers.probe(self._definition(name).name)
         return [TestCall(one.runtime, one.ok, one.text, one.hint, one.duration_s) for one in results]
 
     def _definition(self, name: str) -> Definition:

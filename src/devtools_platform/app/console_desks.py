@@ -5,12 +5,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote
 
 import sqlalchemy as sa
 
 from devtools_platform.app.gateway_client import GatewayRest
+from devtools_platform.app.remote_context import RemoteContext
 from devtools_platform.console.types import (
     Answer,
     Budget,
@@ -27,7 +28,6 @@ from devtools_platform.console.types import (
     ToolCall,
 )
 from devtools_platform.context.names import name_collection
-from devtools_platform.context.service import ContextService
 from devtools_platform.context.types import IndexStatus
 from devtools_platform.core.agents import AGENTS
 from devtools_platform.core.errors import DevToolsError, NotFound, TooLate
@@ -42,6 +42,9 @@ from devtools_platform.observability.budgets import Account
 from devtools_platform.observability.reports import CostLine, CostReport
 from devtools_platform.state.audit import AuditLog, record
 from devtools_platform.state.audit import Deed as Done
+
+if TYPE_CHECKING:
+    from devtools_platform.context.service import ContextService
 
 TOP_TASKS = 10
 
@@ -107,13 +110,13 @@ class ConsoleGateway:
 class ConsoleKnowledge:
     """The console's `KnowledgeDesk`."""
 
-    context: ContextService
+    context: "ContextService | RemoteContext"
     audit: ConsoleAudit
 
     async def collections(self) -> Sequence[Collection]:
         return [
             _collection(await self.context.status(name), await self._changed(name))
-            for name in self.context.collections()
+            for name in await self.context.collections()
         ]
 
     async def _changed(self, name: str) -> int | None:

@@ -4,7 +4,6 @@ import asyncio
 from dataclasses import dataclass
 
 import sqlalchemy as sa
-from pydantic import SecretStr
 from pydantic_ai.durable_exec.dbos import DBOSDurability
 
 from devtools_platform.agents.adapters.git_workspaces import GitWorkspaces
@@ -72,7 +71,7 @@ def build_crew(
         return build_ledger(settings, store, journal, served)
 
     ledger = ledger_of(runtimes.main)
-    token, secret = _secret(settings.stack_token, home, "token"), _secret(settings.stack_secret, home, "secret")
+    token, secret = home.secret("token"), home.secret("secret")
     client = GatewayClient(f"{gateway_url}/mcp", secret, timeout_s=settings.command_timeout_s + 30)
     tools = DurableTools(client, engine, journal)
     crew = Crew(
@@ -103,8 +102,3 @@ def build_crew(
     engine.register(TASK_WORKFLOW, TaskWorkflow(crew))
     engine.register(AGENT_RUN, AgentRunWorkflow(runner, runtimes.traits, settings.max_candidates, journal))
     return Crewed(engine, Supervisor(store, engine, worker_id))
-
-
-def _secret(given: SecretStr | None, home: Home, name: str) -> str:
-    """The stack's own, or what a worker on another host was given in its place."""
-    return home.secret(name) if given is None else given.get_secret_value()

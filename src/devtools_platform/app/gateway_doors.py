@@ -7,25 +7,20 @@ from typing import TypedDict
 
 import sqlalchemy as sa
 
-from devtools_platform.agents.definitions import load_definitions
 from devtools_platform.app.home import Home
 from devtools_platform.app.sign_in import build_accounts
 from devtools_platform.config import Settings, program_environment, read_variables
-from devtools_platform.core.errors import BadInput
-from devtools_platform.gateway.adapters.access_tokens import SqlTokens
 from devtools_platform.gateway.adapters.audit_log import SqlAudit
 from devtools_platform.gateway.audit import Audit
 from devtools_platform.gateway.catalog import choose, load_catalog, secret_names
 from devtools_platform.gateway.hub import Hub
 from devtools_platform.gateway.identity import Identity
 from devtools_platform.gateway.meaning import Embedder, Meanings
-from devtools_platform.gateway.oidc import OidcCallers, Trust
 from devtools_platform.gateway.search import SearchMode
 from devtools_platform.gateway.secrecy import Secrets
 from devtools_platform.gateway.service import Gateway
 from devtools_platform.gateway.trust import ToolLock
 from devtools_platform.gateway.upstreams.connect import Connector
-from devtools_platform.gateway.upstreams.fetch import Fetch
 from devtools_platform.gateway.upstreams.upstream import Upstream
 
 
@@ -36,7 +31,9 @@ class Doors(TypedDict):
     search: SearchMode
 
 
-def open_doors(settings: Settings, home: Home, store: sa.Engine, gateway: Gateway, embedder: Embedder | None) -> Doors:
+def open_doors(
+    settings: Settings, home: Home, gateway: Gateway, embedder: Embedder | None, store: sa.Engine, identity: Identity
+) -> Doors:
     """Raises `BadInput` for a catalogue, a lock or a name that cannot be used."""
     token, secret = home.secret("token"), home.secret("secret")
     specs = choose(load_catalog(settings.gateway_catalog), names(settings.gateway_servers))
@@ -60,23 +57,8 @@ def open_doors(settings: Settings, home: Home, store: sa.Engine, gateway: Gatewa
         key=secret,
     )
     hosts = frozenset({*names(settings.gateway_hosts), settings.host})
-    agents = tuple(load_definitions(settings.agent_definitions))
-    identity = Identity(secret, SqlTokens(store), _oidc(settings, tls), agents)
     search = SearchMode(meanings=Meanings(embedder) if embedder is not None else None)
     return {"hub": hub, "identity": identity, "hosts": hosts, "search": search}
-
-
-def _oidc(settings: Settings, tls: ssl.SSLContext) -> OidcCallers | None:
-    issuer, audience = settings.gateway_oidc_issuer, settings.gateway_oidc_audience
-    if issuer is None:
-        return None
-    if audience is None:
-        raise BadInput(
-            "DEV_TOOLS_GATEWAY_OIDC_ISSUER needs DEV_TOOLS_GATEWAY_OIDC_AUDIENCE.",
-            hint="A token that was made for another service must not open this one.",
-        )
-    trust = Trust(issuer, audience, settings.gateway_oidc_claim, settings.gateway_oidc_scopes)
-    return OidcCallers(trust, Fetch(tls, settings.gateway_oidc_allow_private))
 
 
 def names(text: str) -> list[str]:

@@ -5,10 +5,11 @@ import json
 import os
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from devtools_platform.config import Settings
 from devtools_platform.core.errors import AlreadyRunning, BadInput, NotRunning
 
 LAST_BACKUP = "last-backup.json"
@@ -17,16 +18,25 @@ LAST_BACKUP = "last-backup.json"
 
 @dataclass(frozen=True)
 class Home:
-    """The folder `data_dir`. Only its owner can read it."""
+    """The folder `data_dir`, which only its owner can read, and what was given in place of parts of it."""
 
     path: Path
+    _workspaces: Path | None = None
+    _given: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    """Secrets that were not made here, by name: they win over the files."""
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Home":
+        given = {"token": settings.stack_token, "secret": settings.stack_secret, "database_url": settings.database_url}
+        known = {name: value.get_secret_value().strip() for name, value in given.items() if value is not None}
+        return cls(settings.data_dir, settings.workspaces_dir, known)
 
     def prepare(self) -> None:
         """Make the folder if it is missing. Raises `BadInput` where that cannot be done."""
         try:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
             self.logs.mkdir(exist_ok=True)
-            self.workspaces.mkdir(exist_ok=True)
+            self.workspaces.mkdir(exist_ok=True, parents=True)
         except OSError as error:
             raise BadInput(
                 f"The data directory {str(self.path)!r} cannot be used: {error.strerror}.",
@@ -39,17 +49,21 @@ class Home:
 
     @property
     def workspaces(self) -> Path:
-        return self.path / "workspaces"
+        return self._workspaces or self.path / "workspaces"
 
     def secret(self, name: str) -> str:
         """A secret of this stack, made on first use and readable by its owner only."""
+        if name in self._given:
+            return self._given[name]
         file = self.path / name
         if not file.exists():
             self.keep_secret(name, secrets.token_urlsafe(32))
         return file.read_text().strip()
 
     def find_secret(self, name: str) -> str | None:
-        """A secret that was made or kept before; None when it was not."""
+        """A secret that was given, made or kept before; None when it was not."""
+        if name in self._given:
+            return self._given[name]
         file = self.path / name
         return file.read_text().strip() if file.exists() else None
 

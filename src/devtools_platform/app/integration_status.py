@@ -29,7 +29,7 @@ class IntegrationStatus:
 
 def read_status(settings: Settings) -> IntegrationStatus:
     """Raises `NotRunning` when no stack has said where its database is."""
-    home = Home(settings.data_dir)
+    home = Home.of(settings)
     given = settings.database_url.get_secret_value() if settings.database_url else home.find_secret("database_url")
     if given is None:
         raise NotRunning(f"No stack was started on {str(home.path)!r} yet.", hint="Start one with `dev-tools up`.")

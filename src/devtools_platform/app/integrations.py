@@ -50,16 +50,12 @@ log = logging.getLogger(__name__)
 Progress = Callable[[str, str], None]
 
 
-def has_integrations(settings: Settings) -> bool:
-    """Whether any service may knock."""
-    return settings.github_webhook_secret is not None or settings.linear_webhook_secret is not None
-
-
 async def run_integrations(
     settings: Settings,
     home: Home,
     store: sa.Engine,
     parts: StateParts,
+    admission: Admission,
     cleanup: AsyncExitStack,
     url: str | None,
     context: ContextClient,
@@ -70,7 +66,7 @@ async def run_integrations(
     http = httpx2.AsyncClient(timeout=TIMEOUT_S, trust_env=True, follow_redirects=True)
     cleanup.push_async_callback(http.aclose)
     outbox_store = SqlOutbox(store, hashlib.sha256(str(home.path.resolve()).encode()).hexdigest()[:16])
-    tasks = StackTasks(parts, Admission(settings), store, settings.integrations_ask_before)
+    tasks = StackTasks(parts, admission, store, settings.integrations_ask_before)
     plan = _Wiring(settings, home, store, http, outbox_store, tasks, context, progress)
     handlers, voices, couriers, sign_in = plan.build()
     inbox_store = SqlInbox(store)

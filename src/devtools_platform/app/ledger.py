@@ -5,13 +5,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import sqlalchemy as sa
 
 from devtools_platform.agents.adapters import endpoints
 from devtools_platform.agents.interfaces import TaskLog
-from devtools_platform.app.models import ServedModel
 from devtools_platform.app.provider_costs import Catalogue, stored_costs
 from devtools_platform.config import Settings
 from devtools_platform.core.errors import OverBudget
@@ -22,6 +21,9 @@ from devtools_platform.observability.budgets import Budgets, Spender, refuse_unp
 from devtools_platform.observability.interfaces import BudgetWarning, Hold, Ledger, ModelCall
 from devtools_platform.observability.metrics import BUDGET_BLOCKED
 from devtools_platform.observability.prices import PriceFile, load_prices
+
+if TYPE_CHECKING:
+    from devtools_platform.app.models import ServedModel
 
 
 def build_budgets(settings: Settings) -> Budgets:
@@ -36,7 +38,7 @@ def build_budgets(settings: Settings) -> Budgets:
     )
 
 
-def build_ledger(settings: Settings, store: sa.Engine, log: TaskLog, served: ServedModel) -> "LedgerBridge":
+def build_ledger(settings: Settings, store: sa.Engine, log: TaskLog, served: "ServedModel") -> "LedgerBridge":
     budgets = build_budgets(settings)
     return LedgerBridge(
         SqlLedger(store, budgets),
@@ -56,7 +58,7 @@ class Pricing:
     None where none of them says it.
     """
 
-    served: ServedModel
+    served: "ServedModel"
     file: PriceFile
     catalogue: Catalogue | None = None
     today: Callable[[], datetime] = lambda: datetime.now(UTC)

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from devtools_platform.app.agent_probe import ProbeResult, probe_runtimes
+from devtools_platform.agents.carriers import ProbeResult
+from devtools_platform.app.agent_probe import probe_runtimes
 from devtools_platform.app.agent_sync import AgentSync, Change
 from devtools_platform.app.home import Home
 from devtools_platform.app.self_hosted import COMPOSE_SERVICE, Container, Inspected, SelfHosted, read_inspected
@@ -101,7 +102,7 @@ class Migration:
 
     @property
     def home(self) -> Home:
-        return Home(self.settings.data_dir)
+        return Home.of(self.settings)
 
     # -- forward -------------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,8 @@ from pydantic import SecretStr
 from pydantic_ai.models import Model
 
 from devtools_platform.agents.adapters import embedded_model, endpoints
+from devtools_platform.agents.adapters.endpoints import client
+from devtools_platform.agents.adapters.endpoints.failures import explain, is_retryable
 from devtools_platform.agents.adapters.llama_server import LlamaServer
 from devtools_platform.agents.adapters.schema_tools import SchemaToolModel
 from devtools_platform.agents.adapters.scripted import Script, ScriptedModel
@@ -20,11 +22,6 @@ from devtools_platform.config import Settings
 from devtools_platform.core.agents import AgentName
 from devtools_platform.core.errors import NoModel, Unavailable
 from devtools_platform.core.tasks import ModelInfo
-
-NO_MODEL_HINT = (
-    "Fetch the small embedded one with `dev-tools model pull` (about 1 GB), or set DEV_TOOLS_MODEL_BASE_URL and "
-    "DEV_TOOLS_MODEL to an OpenAI-compatible endpoint, or set GRADIENT_MODEL_ACCESS_KEY."
-)
 
 #: After these, doing an earlier call again makes sense: reading the file, running the tests.
 CHANGING = frozenset({"workspace_edit_file", "workspace_write_file", "workspace_delete_file", "workspace_run_command"})
@@ -39,7 +36,7 @@ class ServedModel:
     server: LlamaServer | None = None
     missing: str = ""
     script: Script | None = None
-    hint: str = NO_MODEL_HINT
+    hint: str = endpoints.NO_MODEL_HINT
     """What to do about what is missing."""
     late: Callable[[], endpoints.Endpoint] | None = None
     """Gives the endpoint as it is at the moment of a call, where it can change; raises `NoModel`."""
@@ -114,8 +111,8 @@ def build_model(
     metered = MeteredModel(
         raw_model(served, agent, timeout_s),
         ledger,
-        is_retryable=endpoints.is_retryable,
-        explain=lambda error: endpoints.explain(error, served.endpoint),
+        is_retryable=is_retryable,
+        explain=lambda error: explain(error, served.endpoint),
         **({} if attempts is None else {"attempts": attempts}),
     )
     if not served.is_small:
@@ -131,7 +128,7 @@ def raw_model(served: ServedModel, agent: AgentName, timeout_s: float) -> Model:
         return _late(served.late, timeout_s)
     if served.endpoint is None:
         raise NoModel(served.missing or "No model is configured.", hint=served.hint)
-    return endpoints.build_model(served.endpoint, timeout_s=timeout_s)
+    return client.build_model(served.endpoint, timeout_s=timeout_s)
 
 
 def _late(find: Callable[[], endpoints.Endpoint], timeout_s: float) -> Model:
@@ -143,7 +140,7 @@ def _late(find: Callable[[], endpoints.Endpoint], timeout_s: float) -> Model:
         known = (endpoint.base_url, endpoint.api_key.get_secret_value() if endpoint.api_key else "")
         if known not in built:
             built.clear()
-            built[known] = endpoints.build_model(endpoint, timeout_s=timeout_s)
+            built[known] = client.build_model(endpoint, timeout_s=timeout_s)
         return built[known]
 
-    return LateModel(endpoints.build_model(nowhere, timeout_s=timeout_s), model)
+    return LateModel(client.build_model(nowhere, timeout_s=timeout_s), model)

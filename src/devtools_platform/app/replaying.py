@@ -33,7 +33,7 @@ async def open_records(settings: Settings) -> AsyncGenerator[Records]:
     if settings.database_url is not None:
         url = settings.database_url.get_secret_value()
     else:
-        url = find_stack(settings, Home(settings.data_dir)).database_url
+        url = find_stack(settings, Home.of(settings)).database_url
     store = database.connect(url)
     try:
         yield Records(store, DbosControl(store))

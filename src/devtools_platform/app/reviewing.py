@@ -4,7 +4,6 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from devtools_platform.agents.reviewing import decide
 from devtools_platform.config import Settings
 from devtools_platform.core.errors import BadInput, ProgramFailed
 from devtools_platform.core.tasks import Degradation, Finding, Review
@@ -65,4 +64,6 @@ async def review_branch(settings: Settings, repo: Path, base: str) -> BranchRevi
     missing = [Degradation.model_validate(entry) for entry in result.data["not_run"]]
     if found.is_dirty:
         missing.append(Degradation(what="uncommitted changes", why="Only commits are reviewed."))
+    from devtools_platform.agents.reviewing import decide  # brings the agents' runner: not for whoever serves tools
+
     return BranchReview(decide(findings, result.data["ran"]), tuple(missing), start, found.head)

@@ -55,7 +55,7 @@ class SignIns:
             raise BadInput(
                 f"Nobody signs in at {server!r}.", hint="Its entry in the catalogue would have to say `auth: oauth`."
             )
-        home = Home(settings.data_dir)
+        home = Home.of(settings)
         home.prepare()
         secrets = read_variables(secret_names(specs))
         accounts = build_accounts(settings, home, ssl.create_default_context(), Secrets(()).learn)

@@ -51,7 +51,7 @@ def verify(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 
 async def _chains(data_dir: Path | None) -> dict[str, Any]:
     client = running_stack(data_dir)
-    gateway = GatewayRest.of(Home(stack_settings(data_dir).data_dir))
+    gateway = GatewayRest.of(Home.of(stack_settings(data_dir)))
     return {"people": await client.verify_audit(), "calls": await gateway.send("GET", "/audit/verification")}
 
 

@@ -17,7 +17,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 
 def running_stack(data_dir: Path | None) -> StackClient:
     """The stack that runs on the data directory. Raises `NotRunning`."""
-    return StackClient.of(Home(stack_settings(data_dir).data_dir))
+    return StackClient.of(Home.of(stack_settings(data_dir)))
 
 
 def show_task(task: TaskResult, *, as_json: bool) -> None:

@@ -27,7 +27,7 @@ def link(
     """A link that signs somebody in once, within a quarter of an hour."""
     from devtools_platform.app.console import invite  # takes a second to import: only where it is run
 
-    home = Home(stack_settings(data_dir).data_dir)
+    home = Home.of(stack_settings(data_dir))
     made = asyncio.run(invite(home.read_announcement()["urls"]["console"], home.secret("token"), name, role))
     if as_json:
         print_json(made)
@@ -87,6 +87,6 @@ def revoke(
 
 def _run(data_dir: Path | None, action: Callable[[Home], Awaitable[T]]) -> T:
     async def run() -> T:
-        return await action(Home(stack_settings(data_dir).data_dir))
+        return await action(Home.of(stack_settings(data_dir)))
 
     return asyncio.run(run())

@@ -33,7 +33,7 @@ def _send(data_dir: Path | None, method: str, path: str, **more: Any) -> Any:
 
 
 def _client(data_dir: Path | None) -> ContextClient:
-    return ContextClient.of(Home(stack_settings(data_dir).data_dir))
+    return ContextClient.of(Home.of(stack_settings(data_dir)))
 
 
 def _path(repo: Path, collection: str | None, what: str = "") -> str:

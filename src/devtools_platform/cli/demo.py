@@ -59,7 +59,7 @@ async def _demo(data_dir: Path, *, stays: bool, as_json: bool) -> TaskResult:
 
 
 async def _carry_out(running: "Running", request: TaskRequest) -> TaskResult:
-    client = StackClient(running.urls.state, running.token)
+    client = StackClient(running.urls.of("state"), running.token)
     task = await client.create_task(request)
     async for event in client.follow_events(task.id):
         if line := describe_event(event, in_full=True, data_dir=running.data_dir):
@@ -68,7 +68,7 @@ async def _carry_out(running: "Running", request: TaskRequest) -> TaskResult:
 
 
 def _what_next(running: "Running", result: TaskResult, *, stays: bool) -> None:
-    link = f"{running.urls.console}/tasks/{result.id}"
+    link = f"{running.urls.of('console')}/tasks/{result.id}"
     typer.echo(f"\n  see it     {running.console_link}\n             then {link}")
     typer.echo(f'  your own   {program()} task run "TEXT" --repo DIR')
     if stays:

@@ -43,9 +43,7 @@ def connect(
             "DEV_TOOLS_LINEAR_CLIENT_ID and DEV_TOOLS_PUBLIC_WEBHOOK_URL are needed for the link.",
             hint="See docs/how-to/linear.md.",
         )
-    link = authorize_link(
-        settings.linear_client_id, Home(settings.data_dir).secret("secret"), settings.public_webhook_url
-    )
+    link = authorize_link(settings.linear_client_id, Home.of(settings).secret("secret"), settings.public_webhook_url)
     if as_json:
         print_json({"service": service, "link": link})
     else:

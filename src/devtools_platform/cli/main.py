@@ -36,8 +36,8 @@ from devtools_platform.cli import (
     worker,
 )
 from devtools_platform.cli.output import fail, print_json
-from devtools_platform.config import explain, load_settings
-from devtools_platform.core.errors import DevToolsError, NotFound
+from devtools_platform.config import explain, find_problems, load_settings
+from devtools_platform.core.errors import BadInput, DevToolsError, NotFound
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__)
 app.add_typer(task.app, name="task")
@@ -103,10 +103,17 @@ def explain_config(
 
 @config.command("check")
 def check_config(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
-    """Whether the settings can be used: every name known, every value valid. Exit code 2 when not."""
-    changed = [one for one in explain(load_settings()) if one.source != "default"]
+    """Whether the settings can be used: every name known, every value valid, nothing half. Exit code 2 when not."""
+    settings = load_settings(check_names=False)
+    changed, problems = [one for one in explain(settings) if one.source != "default"], find_problems(settings)
     if as_json:
-        print_json({"ok": True, "set": [one.variable for one in changed]})
+        facts = {"ok": not problems, "set": [one.variable for one in changed], "problems": [vars(p) for p in problems]}
+        print_json(facts)
+    for problem in () if as_json else problems:
+        typer.echo(f"FIX  {problem.what}\n     -> {problem.hint}", err=True)
+    if problems:
+        raise typer.Exit(BadInput.exit_code)
+    if as_json:
         return
     typer.echo(f"The settings can be used; {len(changed)} differ from their defaults.")
     for one in changed:

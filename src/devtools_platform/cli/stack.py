@@ -5,7 +5,7 @@ import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from rich.text import Text
@@ -13,10 +13,14 @@ from rich.text import Text
 from devtools_platform.app.releases import Release, current_release
 from devtools_platform.cli.output import err, out, print_json, program, progress
 from devtools_platform.config import Settings, load_settings
+from devtools_platform.config.settings import Service
+from devtools_platform.core.errors import BadInput
 
 if TYPE_CHECKING:
     from devtools_platform.app.stack import Running
 
+SERVICES: tuple[Service, ...] = get_args(Service)
+PORTS = ("gateway_port", "context_port", "state_port", "console_port", "agents_port", "webhook_port")
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where the stack keeps its data.")]
 
 
@@ -24,31 +28,50 @@ def up(
     data_dir: DataDir = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     free_ports: Annotated[bool, typer.Option("--free-ports", help="Take any free ports.")] = False,
+    only: Annotated[str | None, typer.Option(help=f"Only these services, by comma: {', '.join(SERVICES)}.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print where it listens as JSON, then keep running.")] = False,
 ) -> None:
-    """Start all services in this terminal; Ctrl-C ends them."""
+    """Start all services in this terminal; Ctrl-C ends them.
+
+    With `--only` one or a few of them, as in a container: they find the others by DEV_TOOLS_GATEWAY_URL and its like.
+    """
+    services = read_services(only)
     settings = stack_settings(data_dir, host=host, free_ports=free_ports)
     from devtools_platform.app.serving import run  # takes seconds to import: only where it is run
 
-    run(_up(settings, as_json=as_json))
+    run(_up(settings, services, as_json=as_json))
 
 
 def stack_settings(data_dir: Path | None, *, host: str | None = None, free_ports: bool = False) -> Settings:
     """The settings with this command's flags on top."""
     overrides: dict[str, Any] = {"data_dir": data_dir and data_dir.absolute(), "host": host}
     if free_ports:
-        overrides |= dict.fromkeys(("gateway_port", "context_port", "state_port", "console_port", "webhook_port"), 0)
+        overrides |= dict.fromkeys(PORTS, 0)
     return load_settings(overrides)
 
 
-async def _up(settings: Settings, *, as_json: bool) -> None:
+def read_services(text: str | None) -> frozenset[Service]:
+    """Names by comma; all for None. Raises `BadInput` for one that is none."""
+    if text is None:
+        return frozenset(SERVICES)
+    names = {name.strip() for name in text.split(",") if name.strip()}
+    unknown = sorted(names - set(SERVICES))
+    if unknown or not names:
+        raise BadInput(
+            f"{', '.join(map(repr, unknown)) or repr(text)} is no service; they are {', '.join(SERVICES)}.",
+            hint="dev-tools up --only gateway",
+        )
+    return frozenset(name for name in SERVICES if name in names)
+
+
+async def _up(settings: Settings, services: frozenset[Service], *, as_json: bool) -> None:
     from devtools_platform.app.stack import Stack  # takes seconds to import: only where it is run
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(name, stop.set)
-    async with Stack(settings, progress).run() as running:
+    async with Stack(settings, progress, services).run() as running:
         if as_json:
             print_json(_facts(running))
             sys.stdout.flush()
@@ -60,9 +83,9 @@ async def _up(settings: Settings, *, as_json: bool) -> None:
 
 
 def _facts(running: "Running") -> Mapping[str, Any]:
-    info = running.model.info
+    info = running.model.info if running.model else None
     return {
-        "urls": running.urls.as_dict(),
+        "urls": dict(running.urls.known),
         "console_link": running.console_link,
         "model": info.model_dump() if info else None,
         "started_in_s": round(running.started_in_s, 2),
@@ -71,6 +94,8 @@ def _facts(running: "Running") -> Mapping[str, Any]:
 
 def _greet(running: "Running") -> None:
     err.print(Text(f"  up in {running.started_in_s:.1f} s. Ctrl-C ends it.", style="bold green"))
+    if running.console_link is None:
+        return
     typer.echo(f"\n  console  {running.console_link}")
     typer.echo(f'  try      {program()} task run "Fix the failing test" --repo DIR\n')
 

@@ -103,7 +103,7 @@ async def _run(data_dir: Path | None, request: TaskRequest, *, watch: bool, quie
 @asynccontextmanager
 async def _client(settings: Settings, *, quiet: bool) -> AsyncGenerator[StackClient]:
     """The running stack, or one started for this command on free ports."""
-    home = Home(settings.data_dir)
+    home = Home.of(settings)
     try:
         yield StackClient.of(home)
         return
@@ -115,7 +115,7 @@ async def _client(settings: Settings, *, quiet: bool) -> AsyncGenerator[StackCli
 
     own = stack_settings(settings.data_dir, free_ports=True)
     async with Stack(own, no_progress if quiet else progress).run() as running:
-        yield StackClient(running.urls.state, running.token)
+        yield StackClient(running.urls.of("state"), running.token)
 
 
 @app.command("list")

@@ -23,7 +23,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 
 
 def _send(data_dir: Any, method: str, path: str, **more: Any) -> Any:
-    rest = GatewayRest.of(Home(stack_settings(data_dir).data_dir))
+    rest = GatewayRest.of(Home.of(stack_settings(data_dir)))
     return asyncio.run(rest.send(method, path, **more))
 
 

@@ -71,7 +71,7 @@ def send_test(id_: Id, data_dir: DataDir = None, as_json: AsJson = False) -> Non
     from devtools_platform.app.webhooks import try_webhook
 
     settings = stack_settings(data_dir)
-    told = asyncio.run(try_webhook(settings, Home(settings.data_dir), id_))
+    told = asyncio.run(try_webhook(settings, Home.of(settings), id_))
     if as_json:
         print_json(told)
     else:
@@ -82,6 +82,6 @@ def send_test(id_: Id, data_dir: DataDir = None, as_json: AsJson = False) -> Non
 
 def _run(data_dir: Path | None, action: Callable[[Home], Awaitable[T]]) -> T:
     async def run() -> T:
-        return await action(Home(stack_settings(data_dir).data_dir))
+        return await action(Home.of(stack_settings(data_dir)))
 
     return asyncio.run(run())

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import AliasChoices, SecretStr
+from pydantic import SecretStr
 from pydantic_core import to_json
 
-from devtools_platform.config.settings import PREFIX, Settings
+from devtools_platform.config.settings import Settings, is_secret, secret_file_of, variables_of
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def list_values(settings: Settings, *, without: Collection[str] = ()) -> dict[st
         value: Any = getattr(settings, name)
         if value is None:
             continue
-        variable = _variables(name, Settings.model_fields[name].validation_alias)[0]
+        variable = variables_of(name)[0]
         plain = value.get_secret_value() if isinstance(value, SecretStr) else value
         text = plain if isinstance(plain, str) else to_json(plain).decode() if _is_json(plain) else str(plain)
         found[name] = Value(variable, text, value if isinstance(value, Path) else None)
@@ -60,21 +60,11 @@ def _is_json(value: object) -> bool:
 def _explain(settings: Settings, name: str) -> Explained:
     field = Settings.model_fields[name]
     value: Any = getattr(settings, name)
-    names = _variables(name, field.validation_alias)
-    from_environment = next((variable for variable in names if variable in os.environ), None)
+    names = variables_of(name)
+    from_environment = next((variable for variable in names if variable in os.environ), secret_file_of(name))
     is_default = name not in settings.model_fields_set
     source = "default" if is_default else from_environment or "flag"
-    is_secret = field.annotation is SecretStr or SecretStr in getattr(field.annotation, "__args__", ())
-    return Explained(names[0], _shown(value), is_secret, source, " ".join((field.description or "").split()))
-
-
-def _variables(name: str, alias: object) -> list[str]:
-    """The variable to set, then others that are read too."""
-    own = PREFIX + name.upper()
-    if isinstance(alias, AliasChoices):
-        others = [choice for choice in alias.choices if isinstance(choice, str) and choice.isupper()]
-        return others or [own]
-    return [own]
+    return Explained(names[0], _shown(value), is_secret(name), source, " ".join((field.description or "").split()))
 
 
 def _shown(value: Any) -> str | None:

@@ -19,6 +19,8 @@ from devtools_platform.core.errors import BadInput
 
 PREFIX = "DEV_TOOLS_"
 Queue = Literal["tasks", "agents"]
+Service = Literal["gateway", "context", "state", "agents", "console", "worker", "integrations"]
+"""What a stack consists of. `dev-tools up` runs all of it in one process, `dev-tools up --only NAME` one part."""
 
 
 def _default_data_dir() -> Path:
@@ -46,12 +48,19 @@ class Settings(BaseSettings):
     """The settings of one stack. Secrets are `SecretStr` and print as `***` everywhere."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, extra="forbid", frozen=True, populate_by_name=True, use_attribute_docstrings=True
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        populate_by_name=True,
+        use_attribute_docstrings=True,
     )
 
     environment: Literal["production", "staging", "development", "test"] = "development"
     data_dir: Path = Field(default_factory=_default_data_dir)
     """Where the stack keeps its database, index, workspaces and tokens. One stack per folder."""
+    workspaces_dir: Path | None = None
+    """Where tasks' private clones lie when not in the data directory: services of one stack that run apart share it."""
     cache_dir: Path = Field(default_factory=_default_cache_dir)
     """Downloads that any stack of this user may share: the embedded model."""
     host: str = "127.0.0.1"
@@ -61,6 +70,8 @@ class Settings(BaseSettings):
     state_port: int = Field(default=8008, ge=0, le=65535)
     console_port: int = Field(default=8080, ge=0, le=65535)
     """0 takes any free port; `dev-tools up` prints what it took."""
+    agents_port: int = Field(default=8001, ge=0, le=65535)
+    """Where `up --only agents` listens; in one process with the gateway the agents are at the gateway's port."""
 
     gateway_servers: str = ""
     """Names of the MCP servers to start behind the gateway, parted by commas; see its catalogue."""
@@ -145,13 +156,16 @@ class Settings(BaseSettings):
     queues: tuple[Queue, ...] = ("tasks", "agents")
     """What this process works on. Tasks need the workspaces of this data directory; agents need only the gateway."""
     gateway_url: str | None = None
-    """Where a worker on another host finds the gateway, for example `http://10.0.0.5:8000`. It needs `stack_secret`."""
+    """Where a worker on another host, or a service that runs apart, finds the gateway: `http://10.0.0.5:8000`."""
     context_url: str | None = None
-    """Where a worker on another host finds the context service. It needs `stack_token`."""
+    """Where it finds the context service. So for the next three."""
+    state_url: str | None = None
+    agents_url: str | None = None
+    console_url: str | None = None
     stack_token: SecretStr | None = None
-    """The content of `token` in the stack's data directory, for a worker on another host."""
+    """What the services of a stack know each other by, instead of `token` in the data directory."""
     stack_secret: SecretStr | None = None
-    """The content of `secret` in the stack's data directory, for a worker on another host."""
+    """What tokens of runs and sessions are signed with, instead of `secret` in the data directory."""
     approval_rules: Path | None = None
     """A YAML file of approval rules to use instead of the shipped ones."""
     keep_workspaces_days: float = Field(default=7.0, ge=0, le=3650)
@@ -315,14 +329,17 @@ class Settings(BaseSettings):
     linear_api_url: str = "https://api.linear.app"
 
 
-def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
+def load_settings(overrides: Mapping[str, Any] | None = None, *, check_names: bool = True) -> Settings:
     """The settings of this process; `overrides` (flags) win over the environment.
 
+    A secret can stand in a file that the variable with `_FILE` behind its name leads to, as containers have it.
     Raises `BadInput` naming the variable, what it held and what was expected.
     """
-    _refuse_unknown_names()
+    if check_names and (problems := find_unknown_names()):
+        raise BadInput(problems[0], hint="See `dev-tools config show` for every setting.")
+    given: dict[str, Any] = {key: value for key, value in (overrides or {}).items() if value is not None}
     try:
-        return Settings(**{key: value for key, value in (overrides or {}).items() if value is not None})
+        return Settings(**(_read_secret_files() | given))
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         name = ".".join(str(part) for part in first["loc"])
@@ -332,13 +349,54 @@ def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
         ) from None
 
 
-def _refuse_unknown_names() -> None:
-    known = {PREFIX + name.upper() for name in Settings.model_fields}
-    for name in os.environ:
-        if name.startswith(PREFIX) and name not in known:
-            near = get_close_matches(name, known, n=1)
-            did_you_mean = f" Did you mean {near[0]!r}?" if near else ""
-            raise BadInput(
-                f"{name!r} is not a setting.{did_you_mean}",
-                hint="See `dev-tools config show` for every setting.",
-            )
+def variables_of(name: str) -> list[str]:
+    """The variable that sets a field, then others that are read too."""
+    own = PREFIX + name.upper()
+    alias = Settings.model_fields[name].validation_alias
+    if isinstance(alias, AliasChoices):
+        return [choice for choice in alias.choices if isinstance(choice, str) and choice.isupper()] or [own]
+    return [own]
+
+
+def is_secret(name: str) -> bool:
+    field = Settings.model_fields[name]
+    return field.annotation is SecretStr or SecretStr in getattr(field.annotation, "__args__", ())
+
+
+def find_unknown_names() -> list[str]:
+    """Each `DEV_TOOLS_*` variable of the environment that is no setting, in a sentence with the nearest that is."""
+    secret_files = {PREFIX + name.upper() + "_FILE" for name in Settings.model_fields if is_secret(name)}
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | secret_files
+    unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
+    near = {name: get_close_matches(name, known, n=1) for name in unknown}
+    return [f"{name!r} is not a setting." + (f" Did you mean {n[0]!r}?" if n else "") for name, n in near.items()]
+
+
+def secret_file_of(name: str) -> str | None:
+    """The variable that names the file a secret stands in; None where none is set."""
+    return next((f"{v}_FILE" for v in variables_of(name) if os.environ.get(f"{v}_FILE")), None)
+
+
+def _read_secret_files() -> dict[str, Any]:
+    """Raises `BadInput` for a file that cannot be read or is empty, and for a secret that is given twice."""
+    found: dict[str, Any] = {}
+    for name in filter(is_secret, Settings.model_fields):
+        variable = secret_file_of(name)
+        if variable is None:
+            continue
+        if twice := [one for one in variables_of(name) if os.environ.get(one)]:
+            raise BadInput(f"{twice[0]} and {variable} are both set.", hint="Keep the file, and leave out the other.")
+        found[name] = _read_secret(variable)
+    return found
+
+
+def _read_secret(variable: str) -> str:
+    hint = f"Put the secret into a file that this user can read, and its path into {variable}."
+    try:
+        text = Path(os.environ[variable]).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise BadInput(f"{variable} is {os.environ[variable]!r}, which cannot be read: {why}.", hint=hint) from None
+    if not text:
+        raise BadInput(f"{variable} is {os.environ[variable]!r}, which is empty.", hint=hint)
+    return text

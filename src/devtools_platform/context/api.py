@@ -53,8 +53,8 @@ def build_api(
         try:
             chunks = await service.engine.count()
         except Unavailable as error:
-            return {"ok": False, "engine": str(error), "collections": len(service.collections())}
-        return {"engine": "alive", "collections": len(service.collections()), "chunks": chunks}
+            return {"ok": False, "engine": str(error), "collections": len(await service.collections())}
+        return {"engine": "alive", "collections": len(await service.collections()), "chunks": chunks}
 
     async def check(request: Request) -> Access:
         """Of every route but `/health` and `/metrics`."""
@@ -86,7 +86,7 @@ Check = Callable[[Request], Awaitable[Access]]
 
 def _add_routes(app: APIRouter, service: ContextService, check: Check) -> None:
     async def list_collections(access: Access = Depends(check)) -> list[str]:  # noqa: B008 - FastAPI's own way
-        return [name for name in service.collections() if access.sees(name)]
+        return [name for name in await service.collections() if access.sees(name)]
 
     async def create_collection(new: NewCollection) -> IndexStatus:
         repo = Path(new.repo)

@@ -1,10 +1,10 @@
-"""What the context service needs from outside: an engine that stores chunks and proposes candidates."""
+"""What the context service needs from outside, above all an engine that stores and proposes chunks; and its readers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from devtools_platform.context.git import TreeEntry
-from devtools_platform.context.types import Candidate, Chunk, Document, DocumentInfo
+from devtools_platform.context.types import Candidate, Chunk, Document, DocumentInfo, Hit, Lines, Symbol
 
 Progress = Callable[[int, int], None]
 """Called with (files done, files in all) while indexing."""
@@ -134,3 +134,27 @@ class DocumentStore(Protocol):
     async def forget(self, collection: str, id_: str | None = None) -> int:
         """Remove the words of one document, or of all, for good; returns how many there were."""
         ...
+
+
+class Reader(Protocol):
+    """What can be asked of the indexes, in this process or over HTTP. All raise `NotFound` for a collection or a path
+    that is not there, and `Unavailable` when the service is away.
+    """
+
+    async def collections(self) -> list[str]:
+        """Every collection that is indexed, or is being indexed for the first time."""
+        ...
+
+    async def search(
+        self, collection: str, query: str, limit: int = 8, token_budget: int = 2000, path_glob: str | None = None
+    ) -> list[Hit]: ...
+
+    async def symbol(self, collection: str, name: str) -> list[Hit]: ...
+
+    async def related(self, collection: str, path: str, line: int, limit: int = 8) -> list[Hit]: ...
+
+    async def outline(self, collection: str, path: str) -> list[Symbol]: ...
+
+    async def repo_map(self, collection: str, token_budget: int = 1000, path_glob: str | None = None) -> str: ...
+
+    async def read_range(self, collection: str, path: str, first: int, last: int) -> Lines: ...

@@ -82,7 +82,7 @@ class ContextService(Questions):
         self._pausing: set[str] = set()
         self._watchers: dict[str, asyncio.Task[None]] = {}
 
-    def collections(self) -> list[str]:
+    async def collections(self) -> list[str]:
         """Every collection that is indexed, or is being indexed for the first time."""
         going = {name for name, run in self._runs.items() if run.is_going}
         return sorted({*self.manifests.list_names(), *going})

@@ -11,10 +11,10 @@ from typing import Any
 from pydantic import Field
 
 from devtools_platform.context.access import access_of
+from devtools_platform.context.interfaces import Reader
 from devtools_platform.context.names import name_memory
 from devtools_platform.context.questions import MAX_QUERY_CHARS
 from devtools_platform.context.ranking import share_of_words
-from devtools_platform.context.service import ContextService
 from devtools_platform.context.types import Hit, Lines, Symbol
 from devtools_platform.core.errors import BadInput, DevToolsError
 from devtools_platform.core.tools import Caller, Tool, ToolResult
@@ -115,7 +115,7 @@ class ContextTools:
 
     name = "context"
 
-    def __init__(self, service: ContextService, collection_of: Callable[[Caller], Awaitable[str | None]]) -> None:
+    def __init__(self, service: Reader, collection_of: Callable[[Caller], Awaitable[str | None]]) -> None:
         """`collection_of` gives the collection of the repository of the caller's task; None for one without a task."""
         self.service = service
         self.collection_of = collection_of
@@ -138,7 +138,7 @@ class ContextTools:
         access = access_of(caller, own)
         chosen = asked.collection or own
         if chosen is None:
-            seen = [name for name in self.service.collections() if access.sees(name)]
+            seen = [name for name in await self.service.collections() if access.sees(name)]
             raise BadInput("Say in which `collection`.", hint=f"Your token opens: {', '.join(seen) or 'none'}.")
         access.check(chosen)
         return chosen
@@ -169,7 +169,7 @@ class ContextTools:
             hits = note(await self.service.search(collection, asked.query, asked.limit, path_glob=asked.path))
         shown = _show_hits(hits)
         memory = name_memory(collection)
-        if asked.path is not None or not self.service.has(memory):
+        if asked.path is not None or memory not in await self.service.collections():
             return shown
         with _retrieval(memory, asked.query) as note:
             known = note(await self._recall(memory, asked.query))

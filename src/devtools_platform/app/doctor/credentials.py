@@ -21,7 +21,7 @@ BACK_UP_AFTER = timedelta(days=7)
 
 async def check_tokens(settings: Settings) -> Check:
     """Gateway tokens, which only the running gateway knows."""
-    home = Home(settings.data_dir)
+    home = Home.of(settings)
     if not home.is_locked():
         return Check("tokens", is_ok=True, found="known when the stack runs")
     try:
@@ -39,7 +39,7 @@ async def check_tokens(settings: Settings) -> Check:
 
 async def check_keys(settings: Settings) -> Check:
     """Of managed agents: they have no end of their own."""
-    home = Home(settings.data_dir)
+    home = Home.of(settings)
     now, old = datetime.now(UTC), list[str]()
     fix = ""
     for environment, agents in ManagedRecord.load(home).agents.items():
@@ -56,7 +56,7 @@ async def check_keys(settings: Settings) -> Check:
 
 async def check_backup(settings: Settings) -> Check:
     """When the last one was made, where a stack works for others."""
-    text = Home(settings.data_dir).find_secret(LAST_BACKUP)
+    text = Home.of(settings).find_secret(LAST_BACKUP)
     made_at = datetime.fromisoformat(json.loads(text)["at"]) if text else None
     found = "never" if made_at is None else f"{made_at:%Y-%m-%d %H:%M} UTC"
     is_late = made_at is None or datetime.now(UTC) - made_at > BACK_UP_AFTER

@@ -9,9 +9,7 @@ from importlib.util import find_spec
 from devtools_platform.agents.adapters import embedded_model, endpoints
 from devtools_platform.app.doctor.types import Check
 from devtools_platform.app.home import Home
-from devtools_platform.app.models import NO_MODEL_HINT
 from devtools_platform.app.releases import current_release
-from devtools_platform.app.runtimes import describe_runtimes
 from devtools_platform.config import Settings
 from devtools_platform.core.errors import DevToolsError
 from devtools_platform.kit.sandbox import find_sandbox
@@ -37,7 +35,7 @@ async def check_git(_: Settings) -> Check:
 
 async def check_data_dir(settings: Settings) -> Check:
     try:
-        Home(settings.data_dir).prepare()
+        Home.of(settings).prepare()
     except DevToolsError as error:
         return Check("data directory", is_ok=False, found=str(error), fix=error.hint)
     return Check("data directory", is_ok=True, found=str(settings.data_dir))
@@ -61,7 +59,7 @@ async def check_sandbox(settings: Settings) -> Check:
 
 
 async def check_ports(settings: Settings) -> Check:
-    home = Home(settings.data_dir)
+    home = Home.of(settings)
     if home.is_locked():
         return Check("ports", is_ok=True, found="in use by this stack, which is running")
     taken = [
@@ -106,11 +104,13 @@ async def check_model(settings: Settings) -> Check:
     has_file = settings.model_file is not None or embedded_model.find_cached(settings.cache_dir) is not None
     if has_file:
         return Check("model", is_ok=True, found="embedded")
-    return Check("model", is_ok=False, found="none", fix=NO_MODEL_HINT)
+    return Check("model", is_ok=False, found="none", fix=endpoints.NO_MODEL_HINT)
 
 
 async def check_runtimes(settings: Settings) -> Check:
     """The environments file, as far as it can be judged without starting anything."""
+    from devtools_platform.app.runtimes import describe_runtimes  # brings the models' client: only when asked
+
     try:
         listed = describe_runtimes(settings)
     except DevToolsError as error:

@@ -47,7 +47,7 @@ def find_database(settings: Settings) -> str | None:
     """Of what answers now: a given server, or the running stack's."""
     if settings.database_url is not None:
         return settings.database_url.get_secret_value()
-    home = Home(settings.data_dir)
+    home = Home.of(settings)
     return home.find_secret("database_url") if home.is_locked() else None
 
 
@@ -114,7 +114,7 @@ async def check_index(settings: Settings) -> Check:
 
 async def check_upstreams(settings: Settings) -> Check:
     """The servers behind the gateway, which only the running gateway knows."""
-    home = Home(settings.data_dir)
+    home = Home.of(settings)
     if not home.is_locked():
         names = settings.gateway_servers or "none"
         return Check("upstreams", is_ok=True, found=f"{names}; they start with the stack")

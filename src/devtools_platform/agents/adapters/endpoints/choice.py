@@ -32,6 +32,11 @@ CODER_FAMILIES = (
 #: Marks of Ollama models that only complete text, only embed, or run on somebody else's machine.
 _UNFIT = ("-base", "embed", "cloud")
 
+NO_MODEL_HINT = (
+    "Fetch the small embedded one with `dev-tools model pull` (about 1 GB), or set DEV_TOOLS_MODEL_BASE_URL and "
+    "DEV_TOOLS_MODEL to an OpenAI-compatible endpoint, or set GRADIENT_MODEL_ACCESS_KEY."
+)
+
 
 async def choose_endpoint(settings: Settings) -> Endpoint:
     """The endpoint these settings mean. Raises `BadInput` when they contradict themselves."""

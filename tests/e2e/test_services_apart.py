@@ -1,0 +1,143 @@
+"""One stack in several processes, as `deploy/compose.yaml` runs it: a database, a token, a secret, and URLs."""
+
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from devtools_platform.app.demo import FILES, TASK
+from devtools_platform.app.stack import Stack
+from devtools_platform.cli.stack import read_services, stack_settings
+from devtools_platform.config.settings import Service
+from devtools_platform.core.errors import BadInput
+from devtools_platform.kit.process import free_port
+from stacks import StackProcess, clean_env, git, make_repo, run_cli
+
+GROUPS = ("gateway", "context,agents", "state,console,worker")
+"""So that everything one service asks of another goes over HTTP."""
+Processes = Mapping[str, StackProcess]
+SERVICES = ("gateway", "context", "state", "console", "agents")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("apart")
+
+
+@pytest.fixture(scope="module")
+def env(folder: Path, postgres_database_url: str) -> dict[str, str]:
+    given = {"DATABASE_URL": postgres_database_url}
+    given |= {f"DEV_TOOLS_STACK_{name}": secrets.token_urlsafe(32) for name in ("TOKEN", "SECRET")}
+    for name, value in given.items():
+        (folder / name).write_text(value)
+    ports = {name: free_port("127.0.0.1") for name in SERVICES}
+    return clean_env(
+        **{f"{name}_FILE": str(folder / name) for name in given},
+        **{f"DEV_TOOLS_{name.upper()}_PORT": str(port) for name, port in ports.items()},
+        **{f"DEV_TOOLS_{name.upper()}_URL": f"http://127.0.0.1:{port}" for name, port in ports.items()},
+        DEV_TOOLS_WORKSPACES_DIR=str(folder / "workspaces"),
+        DEV_TOOLS_PUBLIC_URL="https://dev.example.org",
+    )
+
+
+@pytest.fixture(scope="module")
+def processes(
+    folder: Path, env: Mapping[str, str], endpoint_env: Mapping[str, str]
+) -> Iterator[dict[str, StackProcess]]:
+    """Only who works has the model's key."""
+    started = {
+        only: StackProcess(
+            folder / only.replace(",", "-"),
+            {**env, **(endpoint_env if {"agents", "worker"} & set(only.split(",")) else {})},
+            has_own_ports=True,
+            only=only,
+        )
+        for only in GROUPS
+    }
+    with ThreadPoolExecutor() as pool:
+        try:
+            list(pool.map(StackProcess.start, started.values()))
+            yield started
+        finally:
+            list(pool.map(StackProcess.stop, started.values()))
+
+
+def test_a_task_goes_through_services_that_run_apart(processes: Processes, tmp_path: Path) -> None:
+    repo = make_repo(tmp_path / "shop", FILES)
+    task = processes["state,console,worker"].run_task(TASK, repo)
+    assert (task["status"], task["review"]["verdict"]) == ("completed", "approve"), task
+    assert task["branch"] in git(repo, "branch", "--list", "task/*")
+    collections = httpx2.get(f"{_url(processes, 'CONTEXT')}/collections", headers=_token(processes))
+    assert any(name.startswith("shop") for name in collections.json())
+
+
+def test_the_console_shows_what_it_has_from_the_others(processes: Processes) -> None:
+    console = _url(processes, "CONSOLE")
+    link = httpx2.post(f"{console}/login-links", headers=_token(processes)).json()["url"]
+    assert link.startswith("https://dev.example.org/login?token=")
+    with httpx2.Client(base_url=console, headers={"Accept": "text/html"}, trust_env=False) as browser:
+        browser.get(link.removeprefix("https://dev.example.org"))
+        agents = browser.get("/agents").text
+        assert re.search(processes["context,agents"].env["DEV_TOOLS_MODEL"], agents)
+        assert "shop" in browser.get("/knowledge").text
+        assert browser.get("/gateway").status_code == 200
+
+
+def test_the_agents_answer_at_their_own_port_for_who_has_a_token(processes: Processes) -> None:
+    agents = _url(processes, "AGENTS")
+    assert httpx2.get(f"{agents}/agents").status_code == 401
+    listed = httpx2.get(f"{agents}/agents", headers=_token(processes)).json()
+    assert len(listed) == 6
+    model = processes["context,agents"].env["DEV_TOOLS_MODEL"]
+    assert [one["chain"][0]["model"] for one in listed] == [model] * 6
+    (answer,) = httpx2.post(f"{agents}/agents/cicd/probe", headers=_token(processes), timeout=20).json()
+    assert answer["runtime"] == f"stack {model}"
+    assert "rejects the request" in answer["text"], answer  # it was asked; its script has no answer to that
+
+
+def test_commands_work_where_one_service_runs(processes: Processes) -> None:
+    gateway = processes["gateway"]
+    done = run_cli("task", "list", "--json", "--data-dir", str(gateway.data_dir), env=gateway.env)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("only", "left_out", "message"),
+    [
+        ("console", "DEV_TOOLS_AGENTS_URL", "This service needs DEV_TOOLS_AGENTS_URL"),
+        ("state", "DATABASE_URL_FILE", "need a database"),
+        ("integrations", "", "nothing to listen for"),
+    ],
+)
+async def test_what_a_service_misses_is_named(
+    env: Mapping[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    only: Service,
+    left_out: str,
+    message: str,
+) -> None:
+    for name, value in env.items():
+        if name != left_out and not name.endswith("_PORT"):
+            monkeypatch.setenv(name, value)
+    settings = stack_settings(tmp_path / "data", free_ports=True)
+    with pytest.raises(BadInput, match=message):
+        async with Stack(settings, lambda _part, _text: None, frozenset({only})).run():
+            pass
+
+
+def test_a_name_that_is_no_service_is_refused() -> None:
+    with pytest.raises(BadInput, match="'gatewya' is no service"):
+        read_services("gateway,gatewya")
+
+
+def _url(processes: Processes, service: str) -> str:
+    return processes["gateway"].env[f"DEV_TOOLS_{service}_URL"]
+
+
+def _token(processes: Processes) -> dict[str, str]:
+    return {"Authorization": f"Bearer {Path(processes['gateway'].env['DEV_TOOLS_STACK_TOKEN_FILE']).read_text()}"}
