@@ -98,7 +98,7 @@ eval: $(VENV)/.dev
 
 build/peers/.complete: $(VENV)/.dev
 	@$(PYTHON) -m venv build/peers
-	@build/peers/bin/python -m pip install --quiet --disable-pip-version-check mini-swe-agent==2.4.6 \
+	@build/peers/bin/python -m pip install --quiet --disable-pip-version-check mini-swe-agent==2.4.6 pytest \
 		langgraph==1.2.24 langchain langchain-openai langgraph-checkpoint-postgres 'psycopg[binary,pool]' openai-agents==0.24.0
 	@touch $@
 
