@@ -74,7 +74,12 @@ $(VENV)/.deploy-test: requirements/deploy-test.txt $(VENV)/.dev
 e2e-stack: $(VENV)/.deploy-test
 	E2E_DEPLOY=1 $(BIN)/python -m pytest tests/e2e_deploy/test_7_stack.py $(PYTEST_ARGS)
 
-e2e-deploy: $(VENV)/.deploy-test
+# Debian 13's engine beside the installed one: one of the two droplets runs on it.
+build/second-engine/.done: tests/e2e_deploy/second_engine.sh
+	@PYTHON=$(BIN)/python $< $(@D)
+	@touch $@
+
+e2e-deploy: $(VENV)/.deploy-test build/second-engine/.done
 	E2E_DEPLOY=1 $(BIN)/python -m pytest tests/e2e_deploy $(PYTEST_ARGS)
 
 # Phoenix brings 140 packages and a licence that is not ours: an environment of its own, from its own lock file.

@@ -39,7 +39,8 @@ from devtools_platform.context import localisation, ranking
 from devtools_platform.context.adapters.edge import EdgeEngine
 from devtools_platform.context.adapters.minilm import MiniLm
 from devtools_platform.context.chunking import chunk_file, find_skipped_path
-from devtools_platform.context.service import CANDIDATES, ContextService
+from devtools_platform.context.questions import CANDIDATES
+from devtools_platform.context.service import ContextService
 from devtools_platform.context.types import Hit
 
 GIT = ["git", "-c", "user.name=bench", "-c", "user.email=bench@example.invalid"]
@@ -401,7 +402,7 @@ async def run_speed(repo: Path, queries: int) -> Any:
         names = [text.split()[0] for text in texts]
         result["symbol, ms"] = await measure(lambda name: service.search("bench", name), names)
         chance = ContextService(engine, Path(folder) / "manifests", ChanceVectors())
-        chance._start_filling("bench")
+        chance.fill("bench")
         await chance.wait_for_vectors()
         result["query, words and vectors, ms"] = await measure(lambda text: chance.search("bench", text), texts)
         model = MiniLm()

@@ -102,6 +102,7 @@ def ours(port: int, up: str, url: str) -> None:
     import uvicorn
 
     from devtools_platform.app.grants import ApprovalGrants
+    from devtools_platform.app.serving import Protocol
     from devtools_platform.gateway.adapters.audit_log import SqlAudit
     from devtools_platform.gateway.adapters.call_records import SqlCallRecords
     from devtools_platform.gateway.api import build_api, load_policy
@@ -142,7 +143,10 @@ def ours(port: int, up: str, url: str) -> None:
 
     server.on_change = approve
     app = build_api(gateway, token="rest", secret=SECRET, hub=hub)
-    uvicorn.run(app, host="127.0.0.1", port=port, log_level="error", access_log=False, proxy_headers=False)  # type: ignore[arg-type]
+    uvicorn.run(
+        app,  # type: ignore[arg-type]
+        host="127.0.0.1", port=port, log_level="error", access_log=False, proxy_headers=False, http=Protocol, ws="none",
+    )  # fmt: skip
 
 
 FASTMCP = """

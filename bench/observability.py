@@ -20,10 +20,10 @@ from pydantic_ai import Agent
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart
 from pydantic_ai.models import Model
 from pydantic_ai.models.function import AgentInfo, FunctionModel
-from pydantic_ai.models.instrumented import InstrumentationSettings
 from pydantic_ai.usage import RequestUsage
 
 from devtools_platform.agents.metered import MeteredModel
+from devtools_platform.agents.spans import agent_span, tell_output
 from devtools_platform.app.ledger import LedgerBridge, Pricing
 from devtools_platform.app.models import ServedModel
 from devtools_platform.core.errors import Unavailable
@@ -41,6 +41,7 @@ CALLS = 50
 ROUNDS = 8
 LIMIT_MS = 2.0
 SINKS = ("langfuse",)
+SPAN = ("bench", "feature-dev", "bench/feature-dev/1")
 
 
 async def answer(_: list[ModelMessage], __: AgentInfo) -> ModelResponse:
@@ -88,8 +89,14 @@ def measure(model: Model, tracing: Tracing) -> float:
 
     async def run() -> None:
         for _ in range(CALLS):
-            with task_span("bench", "feature-dev", "run feature-dev"):
-                await agent.run(prompt)
+            with (
+                agent_span(*SPAN)
+                if isinstance(model, MeteredModel)
+                else task_span("bench", "feature-dev", "run") as span
+            ):
+                output = (await agent.run(prompt)).output
+                if isinstance(model, MeteredModel):
+                    tell_output(span, output)
 
     began = time.process_time()
     asyncio.run(run())
@@ -103,17 +110,15 @@ def main() -> None:
         migrate(engine)
         store = Switch(SqlSpanStore(engine))
         tracing = Tracing(store, Origin("test", "bench", None))
-        spans = InstrumentationSettings(tracer_provider=tracing.provider, include_model_request_parameters=False)
         no_limits, limited = Budgets(), Budgets(task_usd=Decimal(10**6), month_usd=Decimal(10**6))
-        rows: dict[str, tuple[Model, InstrumentationSettings | bool, SpanStore]] = {
-            "bare": (FunctionModel(answer), False, Nowhere()),
-            "embedded default": (metered(SqlLedger(engine, no_limits), no_limits), spans, SqlSpanStore(engine)),
-            "budget and sink": (metered(SqlLedger(engine, limited), limited), spans, SqlSpanStore(engine, SINKS)),
+        rows: dict[str, tuple[Model, SpanStore]] = {
+            "bare": (FunctionModel(answer), Nowhere()),
+            "embedded default": (metered(SqlLedger(engine, no_limits), no_limits), SqlSpanStore(engine)),
+            "budget and sink": (metered(SqlLedger(engine, limited), limited), SqlSpanStore(engine, SINKS)),
         }
         least = dict.fromkeys(rows, math.inf)
         for _ in range(ROUNDS):
-            for name, (model, instrumented, store.now) in rows.items():
-                Agent.instrument_all(instrumented)
+            for name, (model, store.now) in rows.items():
                 least[name] = min(least[name], measure(model, tracing))
         tracing.close()
         engine.dispose()

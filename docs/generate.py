@@ -1,4 +1,4 @@
-"""Writes the pages that come from code: the map of modules, and the reference of commands, settings and errors.
+"""Writes the pages that come from code: the map of modules, and the reference of all that others build upon.
 
 `make docs` runs it; `tests/docs` asserts that what stands here is what it writes.
 """
@@ -8,14 +8,21 @@ import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import typer
+from fastapi import FastAPI
 
+from devtools_platform.agents.api import build_api as build_agents
 from devtools_platform.cli.main import app
 from devtools_platform.cli.rollout import ROLLED_BACK
 from devtools_platform.cli.task import NO_BRANCH
 from devtools_platform.config import Settings
+from devtools_platform.context.api import build_api as build_context
 from devtools_platform.core.errors import DevToolsError
+from devtools_platform.gateway.api import build_api as build_gateway
+from devtools_platform.observability.api import add_routes as add_observability
+from devtools_platform.state.api import build_api as build_state
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "devtools_platform"
@@ -30,6 +37,8 @@ def pages() -> dict[str, str]:
         "reference/settings.md": NOTE + settings(),
         "reference/errors.md": NOTE + errors(),
         "reference/exit-codes.md": NOTE + exit_codes(),
+        "reference/http.md": NOTE + http(),
+        "reference/metrics.md": NOTE + metrics(),
     }
 
 
@@ -117,6 +126,78 @@ def exit_codes() -> str:
     for code in sorted({*own, *by_code}):
         lines.append(f"| {code} | {own.get(code, '')} | {', '.join(by_code.get(code, []))} |")
     return "\n".join(lines) + "\n"
+
+
+def http() -> str:
+    """The routes of each service, as its own OpenAPI document has them."""
+    lines = [
+        "# HTTP\n",
+        "Every call carries `Authorization: Bearer TOKEN`, but for `/health` and `/metrics`. Writes take an",
+    ]
+    lines += ["`Idempotency-Key`. Each service shows this with its schemas at `/openapi.json`. An error's body is"]
+    lines += ["`{code, message, hint}`: [errors](errors.md).\n"]
+    for service, port, api in _services():
+        lines += [f"## {service} (:{port})\n", "| | path | what it does |", "|---|---|---|"]
+        for path, methods in sorted(api.openapi()["paths"].items()):
+            for method, route in methods.items():
+                said = (route.get("description") or route["summary"].capitalize()).split("\n")[0].replace("|", "\\|")
+                lines.append(f"| {method.upper()} | `{path}` | {said} |")
+        lines.append("")
+    lines += [
+        "Beside these: `/mcp` (:8000) speaks MCP, and `/webhooks/github` and `/webhooks/linear` (:8009) take webhooks."
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _services() -> Iterator[tuple[str, int, FastAPI]]:
+    ports = {name: field.default for name, field in Settings.model_fields.items()}
+    nobody: Any = _Nobody()
+    yield "gateway", ports["gateway_port"], build_gateway(nobody, token="", secret="", hub=nobody, search=nobody).rest
+    yield "gateway: agents", ports["gateway_port"], build_agents(nobody, token="")
+    yield "context", ports["context_port"], build_context(nobody, token="", remotes=nobody)
+    state = build_state(nobody, admit=nobody, traces=nobody, token="")
+    add_observability(state, nobody)
+    yield "state", ports["state_port"], state
+
+
+class _Nobody:
+    """Stands where a service's parts would: its routes are looked at, and none is called."""
+
+    def __getattr__(self, name: str) -> "_Nobody":
+        return self
+
+    def __call__(self, *_: Any, **__: Any) -> "_Nobody":
+        return self
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
+
+METRIC_KINDS = {"Counter": "counter", "Gauge": "gauge", "Histogram": "histogram"}
+
+
+def metrics() -> str:
+    lines = ["# Metrics\n", "At `/metrics` of each service. Durations are seconds; `le` marks a histogram's buckets.\n"]
+    lines += ["| name | kind | labels | meaning |", "|---|---|---|---|"]
+    return "\n".join([*lines, *sorted(row for path in SOURCE.rglob("*.py") for row in _metrics_in(path))]) + "\n"
+
+
+def _metrics_in(path: Path) -> Iterator[str]:
+    tree = ast.parse(path.read_text())
+    named = {
+        node.targets[0].id: node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+            continue
+        if node.func.id in METRIC_KINDS and "devtools_" in ast.unparse(node.args[0]):
+            given = [*node.args[:3], *(word.value for word in node.keywords if word.arg == "labelnames")]
+            read = [ast.literal_eval(named[one.id] if isinstance(one, ast.Name) else one) for one in given]
+            name, meaning, labels = (*read, ())[:3]
+            shown = ", ".join(f"`{label}`" for label in labels)
+            yield f"| `{name}` | {METRIC_KINDS[node.func.id]} | {shown} | {meaning} |"
 
 
 def _subclasses(base: type[DevToolsError]) -> Iterator[type[DevToolsError]]:

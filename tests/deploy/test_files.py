@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from devtools_platform.app.host_program import bootstrap_script, build_host_program, host_program_hash
+from devtools_platform.core.agents import AGENTS
 from devtools_platform.core.errors import BadInput
 from devtools_platform.deploy.inventory import load_hosts
 
@@ -79,6 +80,12 @@ def test_the_bootstrap_script_is_shell_and_leaves_no_placeholder() -> None:
     ]
     assert '"repositories": ["r.example/acme/shop-"]' in script
     assert 'restrict,command="sudo -n /usr/local/bin/dev-tools-host" %s' in script
+
+
+def test_our_release_says_where_each_agent_runs() -> None:
+    services = yaml.safe_load((DEPLOY / "compose.app.yaml").read_text())["services"].values()
+
+    assert {name for s in services for name in s["labels"]["dev-tools.agents"].split()} == set(AGENTS)
 
 
 def test_a_release_of_ours_owns_no_volume_and_its_services_are_locked_down() -> None:

@@ -144,6 +144,59 @@ def test_one_vulnerability_with_several_names_counts_once_and_with_its_worst_sev
     assert osv.asked == [[JINJA, REQUESTS], [JINJA]]
 
 
+@pytest.mark.parametrize(
+    ("installed", "asked"),
+    [
+        ("pkg:deb/debian/libssl3@3.0.17-1?arch=amd64&distro=debian-12&upstream=openssl", "openssl@3.0.17-1"),
+        ("pkg:deb/debian/bash@5.2.15-2%2Bb8?arch=amd64&distro=debian-12&upstream=bash%405.2.15-2", "bash@5.2.15-2"),
+        ("pkg:deb/debian/apt@2.6.1?arch=amd64&distro=debian-12", "apt@2.6.1"),
+    ],
+)
+def test_a_debian_package_is_looked_up_by_its_source_which_is_what_advisories_name(
+    osv: FakeOsv, installed: str, asked: str
+) -> None:
+    """As syft writes them; OSV answers nothing, and no error, for the name of a binary package."""
+    source = Osv(osv.url)
+    source.find([installed])
+    source.http.close()
+
+    assert osv.asked == [[f"pkg:deb/debian/{asked}?arch=source&distro=debian-12"]]
+
+
+@pytest.mark.parametrize(
+    ("severity", "rating"),
+    [
+        ([{"type": "CVSS_V3", "score": "CVSS:3.1/AV:N/AC:L/PR:N/UI:N/S:U/C:H/I:H/A:H"}], "critical"),
+        ([{"type": "CVSS_V4", "score": "CVSS:4.0/AV:N/AC:L/AT:N/PR:N/UI:N/VC:N/VI:N/VA:L/SC:N/SI:N/SA:N"}], "medium"),
+        ([{"type": "CVSS_V2", "score": "AV:N/AC:L/Au:N/C:N/I:N/A:P"}], "medium"),
+        ([{"type": "CVSS_V3", "score": "CVSS:3.1/AV:N/AC:L/PR:N/UI:N/S:U/C:N/I:N/A:N"}], "low"),
+        ([{"type": "Ubuntu", "score": "high"}], "high"),
+        ([{"type": "CVSS_V3", "score": "CVSS:3.1/AV:N"}], None),
+        ([], None),
+    ],
+)
+def test_an_advisory_without_a_word_is_rated_by_its_cvss_vector(osv: FakeOsv, severity: Any, rating: Any) -> None:
+    osv.add(JINJA, "DEBIAN-CVE-1", severity_vectors=severity)
+    source = Osv(osv.url)
+    found = source.find([JINJA])
+    source.http.close()
+
+    assert [one.severity for one in found] == [rating]
+
+
+async def test_packages_of_a_kind_that_the_database_does_not_know_are_named_and_not_called_looked_up(
+    droplets: dict[str, Droplet], registry: FakeRegistry, artifacts: Artifacts, gate: VulnerabilityGate, osv: FakeOsv
+) -> None:
+    python = "pkg:generic/python@3.11.9"
+    offered = release(registry, artifacts, JINJA, python, signer=SIGNER)
+
+    outcome = await rollouts(droplets["web-1"], vulnerabilities=gate).deploy(*offered, STRICT)
+
+    why = next(one.why for one in outcome.gates if one.gate == "vulnerabilities")
+    assert why.startswith(f"1 packages looked up, 0 vulnerabilities known, nothing known about packages like {python}")
+    assert osv.asked == [[JINJA]]
+
+
 def test_an_advisory_is_not_asked_for_under_a_name_that_leads_elsewhere(osv: FakeOsv) -> None:
     osv.add(JINJA, "../../admin", severity="LOW")
     source = Osv(osv.url)
@@ -240,24 +293,29 @@ def prometheus() -> Iterator[Prometheus]:
     running.server.server_close()
 
 
-async def test_a_critical_alert_that_fires_keeps_a_release_back_and_a_pending_or_mild_one_does_not(
-    droplets: dict[str, Droplet], registry: FakeRegistry, prometheus: Prometheus
+@pytest.mark.parametrize("severity", ["critical", "page"])
+async def test_an_urgent_alert_that_fires_keeps_a_release_back_and_a_pending_or_mild_one_does_not(
+    droplets: dict[str, Droplet], registry: FakeRegistry, prometheus: Prometheus, severity: str
 ) -> None:
     host = droplets["web-1"].folder / "host.json"
     host.write_text(json.dumps({**json.loads(host.read_text()), "prometheus": prometheus.url}))
     works = rollouts(droplets["web-1"])
-    critical = {"alertname": "StackDown", "severity": "critical"}
+    critical = {"alertname": "StackDown", "severity": severity}
     prometheus.alerts = [{"state": "firing", "labels": critical}]
-    refused = await works.deploy(*make_release(registry, 1), QUICK)
+    first = await works.deploy(*make_release(registry, 1), QUICK)
+    refused = await works.deploy(*make_release(registry, 2), QUICK)
     prometheus.alerts = [
         {"state": "pending", "labels": critical},
         {"state": "firing", "labels": {"severity": "warning"}},
     ]
-    passed = await works.deploy(*make_release(registry, 2), QUICK)
+    passed = await works.deploy(*make_release(registry, 3), QUICK)
 
-    assert (refused.failed_step, refused.why) == ("gate@web-1", "web-1: Critical alerts fire: StackDown.")
+    assert [(one.verdict, one.why) for one in first.gates] == [
+        ("unknown", "web-1: nothing serves yet that could be well")
+    ]
+    assert (refused.failed_step, refused.why) == ("gate@web-1", "web-1: Urgent alerts fire: StackDown.")
     assert [(one.gate, one.verdict, one.why) for one in passed.gates] == [
-        ("alerts", "passed", "web-1: no critical alert fires")
+        ("alerts", "passed", "web-1: no urgent alert fires")
     ]
 
 
@@ -266,8 +324,9 @@ async def test_a_prometheus_that_does_not_answer_is_no_proof_that_all_is_well(
 ) -> None:
     host = droplets["web-1"].folder / "host.json"
     host.write_text(json.dumps({**json.loads(host.read_text()), "prometheus": "http://127.0.0.1:1"}))
+    await rollouts(droplets["web-1"]).deploy(*make_release(registry, 1), QUICK)
 
-    outcome = await rollouts(droplets["web-1"]).deploy(*make_release(registry, 1), QUICK)
+    outcome = await rollouts(droplets["web-1"]).deploy(*make_release(registry, 2), QUICK)
 
     assert outcome.failed_step == "gate@web-1"
     assert "does not tell its alerts" in outcome.why

@@ -4,7 +4,7 @@ import json
 import pytest
 
 from deploy.droplet import QUICK, SIGNER, Droplet, make_release, rollouts
-from devtools_platform.core.errors import Conflict, Forbidden, TooLate
+from devtools_platform.core.errors import Conflict, Forbidden, NotFound, TooLate
 from devtools_platform.deploy import signing
 from devtools_platform.deploy.host.store import check_chain
 from devtools_platform.deploy.types import Options, Step
@@ -262,6 +262,22 @@ async def test_debug_says_what_a_person_needs(droplets: Droplets, registry: Fake
     }
     assert facts["audit_broken_at"] is None
     assert facts["volumes"] == ["pgdata"]
+
+
+async def test_debug_finds_the_service_that_an_agent_runs_in(droplets: Droplets, registry: FakeRegistry) -> None:
+    works = rollouts(droplets["web-1"])
+    await works.deploy(*make_release(registry, 1), QUICK)
+    containers = droplets["web-1"].docker()["containers"]
+    for container in containers.values():
+        container["labels"]["dev-tools.agents"] = "cicd code-review"
+    droplets["web-1"].set_docker(containers=containers)
+
+    facts = (await works.debug("code-review", 20))["web-1"]
+    with pytest.raises(NotFound, match="'feature-dev'") as raised:
+        await works.debug("feature-dev", 20)
+
+    assert [one["service"] for one in facts["containers"]] == ["web"]
+    assert raised.value.hint == "There are: cicd, code-review, web."
 
 
 async def test_steps_without_the_lock_are_refused(droplets: Droplets) -> None:

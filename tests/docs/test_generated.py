@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = ["map.md", "reference/cli.md", "reference/settings.md", "reference/errors.md"]
+PAGES = ["map.md", *(f"reference/{page.name}" for page in (ROOT / "docs" / "reference").glob("*.md"))]
 
 
 @pytest.fixture(scope="module")

@@ -28,5 +28,10 @@ cp /etc/ld.so.conf "$R/etc/"; mkdir -p "$R/etc/ld.so.conf.d"; cp /etc/ld.so.conf
 for name in python python3; do ln -sf python3.11 "$R/usr/bin/$name"; done
 mkdir -p "$R/usr/local/lib/python3.11/dist-packages"; cp -a "$PIP" "$R/usr/local/lib/python3.11/dist-packages/pip"
 find "$R" -name __pycache__ -type d -prune -exec rm -rf {} +
-chroot "$R" /usr/bin/python3.11 -c 'import ssl, sqlite3, ctypes, json, http.server, lzma, bz2'
+# Containers may write nothing, so what they import is compiled here, once; by hashes, as every file is of the year 1970.
+chroot "$R" /usr/bin/python3.11 -B -c 'import sys, py_compile
+import ssl, sqlite3, ctypes, json, http.server, urllib.request, lzma, bz2, asyncio, dataclasses, logging, importlib.metadata
+for module in list(sys.modules.values()):
+    if (file := getattr(module, "__file__", None) or "").endswith(".py"):
+        py_compile.compile(file, doraise=True, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)'
 tar -C "$R" --sort=name --mtime=@0 --numeric-owner -c . > "$OUT"

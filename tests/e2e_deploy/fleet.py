@@ -5,10 +5,13 @@ Nothing of the host is changed: bridges, addresses and firewall rules live in th
 
 import json
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -24,10 +27,10 @@ CI_ADDRESS = "10.98.0.1"
 REGISTRY = f"{CI_ADDRESS}:5000"
 HOSTS = {"web-1": "10.98.0.2", "web-2": "10.98.0.3"}
 SYSTEM = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-ENGINE = os.environ.get("E2E_ENGINE", "")
-"""A folder with another engine, unpacked and not installed: for a run with a second version."""
-COMPOSE = os.environ.get("E2E_COMPOSE", "")
-"""A compose plugin to use instead of the installed one."""
+SECOND = HERE.parents[1] / "build/second-engine"
+"""Another engine and compose, unpacked and not installed by `second_engine.sh`: `web-2` runs on them."""
+MEMORY_GB = 12
+"""With so much of it free, what the engines write stays in memory: nobody looks at it after the run."""
 NEEDED = {
     "dockerd": "docker.io",
     "docker": "docker.io",
@@ -38,6 +41,7 @@ NEEDED = {
     "iptables": "iptables",
     "nsenter": "util-linux",
     "openssl": "openssl",
+    "prometheus": "prometheus",
 }
 
 
@@ -49,8 +53,11 @@ def why_not() -> str | None:
     missing = sorted({package for name, package in NEEDED.items() if shutil.which(name, path=path) is None})
     if missing:
         return f"Debian packages are missing: {' '.join(missing)}. Run .ci/install-docker."
-    programs = [name for name in ("caddy", "docker-compose") if not (BIN / name).exists()]
-    return f"not installed from requirements/deploy-test.txt: {', '.join(programs)}" if programs else None
+    if programs := [name for name in ("caddy", "docker-compose") if not (BIN / name).exists()]:
+        return f"not installed from requirements/deploy-test.txt: {', '.join(programs)}"
+    if not (SECOND / "docker-compose").exists():
+        return f"there is no second engine: {HERE.name}/second_engine.sh {SECOND} fetches it"
+    return None
 
 
 def run(
@@ -71,7 +78,8 @@ class Machine:
     name: str
     address: str
     folder: Path
-    docker_config: Path
+    second: bool = False
+    """Whether it runs on the second engine and compose."""
     state_name: str = "state"
 
     @property
@@ -81,10 +89,10 @@ class Machine:
     @property
     def env(self) -> dict[str, str]:
         return {
-            "PATH": f"{ENGINE}/usr/sbin:{ENGINE}/usr/bin:{SYSTEM}" if ENGINE else SYSTEM,
+            "PATH": f"{SECOND}/root/usr/sbin:{SECOND}/root/usr/bin:{SYSTEM}" if self.second else SYSTEM,
             "HOME": str(self.folder),
             "DOCKER_HOST": f"unix://{self.folder}/docker.sock",
-            "DOCKER_CONFIG": str(self.docker_config),
+            "DOCKER_CONFIG": str(self.folder / "docker-config"),
         }
 
     @property
@@ -115,10 +123,24 @@ class Fleet:
 
     def cli(self, *args: str | Path, env: Mapping[str, str] | None = None, code: int | None = 0) -> Any:
         """Run our command on the CI machine with `--json`; what it printed. `code` None takes any exit code."""
-        done = self.start_cli(*args, env=env)
-        out, err = done.communicate(timeout=300)
-        assert code is None or done.returncode == code, f"{args}: exit {done.returncode}\n{out[-3000:]}\n{err[-3000:]}"
+        ended, out, err = self.call(*args, "--json", env=env)
+        assert code is None or ended == code, f"{args}: exit {ended}\n{out[-3000:]}\n{err[-3000:]}"
         return json.loads(out)
+
+    def call(
+        self, *argv: str | Path, script: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> tuple[int | None, str, str]:
+        """Our command, or a script beside it, as a fork of `warm.py`. Exit code (None: killed), output, errors."""
+        warm = self.folder / "warm.sock"
+        wait_for(warm.exists, 30, "warm.py", self.ci.folder / "warm.log")
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder, socket.socket(socket.AF_UNIX) as connection:
+            out, err = Path(folder, "out"), Path(folder, "err")
+            asked = {"argv": [*map(str, argv)], "script": script and str(script), "out": str(out), "err": str(err)}
+            connection.settimeout(300)
+            connection.connect(str(warm))
+            connection.sendall(json.dumps({**asked, "env": {**self.env, **(env or {})}}).encode() + b"\n")
+            code = connection.recv(16)
+            return int(code) if code else None, out.read_text(), err.read_text()
 
     def start_cli(self, *args: str | Path, env: Mapping[str, str] | None = None) -> "subprocess.Popen[str]":
         return self.start(str(BIN / "dev-tools"), *args, "--json", env=env)
@@ -138,6 +160,15 @@ class Fleet:
         )
 
     def use_hosts(self, *names: str) -> None:
+        self.write_hosts(self.folder / "hosts.yaml", *names)
+
+    def only(self, name: str) -> dict[str, str]:
+        """An environment in which there is one droplet: two deployers can then work side by side."""
+        file = self.folder / f"hosts-{name}.yaml"
+        self.write_hosts(file, name)
+        return {"DEV_TOOLS_HOSTS_FILE": str(file)}
+
+    def write_hosts(self, file: Path, *names: str) -> None:
         hosts = {
             name: {
                 "address": HOSTS[name],
@@ -148,34 +179,40 @@ class Fleet:
             }
             for name in names
         }
-        (self.folder / "hosts.yaml").write_text(json.dumps({"hosts": hosts}))
+        file.write_text(json.dumps({"hosts": hosts}))
 
 
 @contextmanager
 def open_fleet(folder: Path) -> Iterator[Fleet]:
     """Build it, and leave nothing behind: no process, namespace or mount."""
     with ExitStack() as cleanup:
-        docker_config = folder / "docker-config"
-        plugins = docker_config / "cli-plugins"
-        plugins.mkdir(parents=True)
-        shutil.copy(COMPOSE or BIN / "docker-compose", plugins / "docker-compose")
-        (plugins / "docker-compose").chmod(0o755)
+        _keep_in_memory(folder, cleanup)
         names = {label: f"dt{os.getpid()}-{label}" for label in ("ci", *HOSTS)}
         addresses = {"ci": CI_ADDRESS, **HOSTS}
         machines = {
-            label: Machine(label, name, addresses[label], folder / label, docker_config)
+            label: Machine(label, name, addresses[label], folder / label, second=label == "web-2")
             for label, name in names.items()
         }
         _connect(machines, cleanup)
+        fleet = Fleet(folder, machines["ci"], {name: machines[name] for name in HOSTS})
+        fleet.env = _cli_env(fleet)
+        _start_commands(fleet, cleanup)
         for machine in machines.values():
             _start_engine(machine, cleanup)
-        fleet = Fleet(folder, machines["ci"], {name: machines[name] for name in HOSTS})
+        for machine in machines.values():
+            _await_engine(machine)
         _start_registry(fleet.ci, cleanup)
         _make_keys(fleet)
         for machine in fleet.droplets.values():
             _start_sshd(fleet, machine, cleanup)
-        fleet.env = _cli_env(fleet)
         yield fleet
+
+
+def _keep_in_memory(folder: Path, cleanup: ExitStack) -> None:
+    found = re.search(r"^MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    if found and int(found[1]) > MEMORY_GB * 1_000_000:
+        run("mount", "-t", "tmpfs", "-o", f"size={MEMORY_GB}g,mode=0755", "e2e-deploy", folder)
+        cleanup.callback(run, "umount", "-l", folder, check=False)
 
 
 def _connect(machines: Mapping[str, Machine], cleanup: ExitStack) -> None:
@@ -200,7 +237,11 @@ def _connect(machines: Mapping[str, Machine], cleanup: ExitStack) -> None:
 def _start_engine(machine: Machine, cleanup: ExitStack) -> None:
     """Enters the network namespace only: `ip netns exec` would hide the cgroup mounts."""
     at = machine.folder
-    argv = [_engine("dockerd"), "-H", f"unix://{at}/docker.sock", "--data-root", at / "data"]
+    plugins = at / "docker-config/cli-plugins"
+    plugins.mkdir(parents=True)
+    (plugins / "docker-compose").symlink_to((SECOND if machine.second else BIN) / "docker-compose")
+    dockerd = SECOND / "root/usr/sbin/dockerd" if machine.second else "dockerd"
+    argv = [dockerd, "-H", f"unix://{at}/docker.sock", "--data-root", at / "data"]
     argv += ["--exec-root", at / "exec"]
     argv += ["--pidfile", at / "docker.pid", "--storage-driver", "overlay2", "--insecure-registry", REGISTRY]
     argv += ["--bip", "172.29.0.1/24", "--default-address-pool", "base=172.30.0.0/16,size=24"]
@@ -216,11 +257,14 @@ def _start_engine(machine: Machine, cleanup: ExitStack) -> None:
             run("umount", "-l", mount, check=False)
 
     cleanup.callback(stop)
+
+
+def _await_engine(machine: Machine) -> None:
     wait_for(
         lambda: bool(machine.docker("info", "--format", "{{.ID}}", check=False).strip()),
         30,
         "dockerd",
-        at / "dockerd.log",
+        machine.folder / "dockerd.log",
     )
 
 
@@ -268,12 +312,19 @@ def _start_sshd(fleet: Fleet, machine: Machine, cleanup: ExitStack) -> None:
     )
 
 
+def _start_commands(fleet: Fleet, cleanup: ExitStack) -> None:
+    """It imports for seconds, in which the engines start; the first call waits for it."""
+    argv = [sys.executable, str(HERE / "warm.py"), str(fleet.folder / "warm.sock")]
+    process = start_service(fleet.ci, "warm", argv, {**fleet.env, "PYTHONUNBUFFERED": "1"}, cwd=fleet.folder)
+    cleanup.callback(end, process)
+
+
 def start_caddy(machine: Machine, caddyfile: Path, env: Mapping[str, str]) -> "subprocess.Popen[bytes]":
     argv = [str(BIN / "caddy"), "run", "--adapter", "caddyfile", "--config", str(caddyfile)]
     machine.state.mkdir(exist_ok=True)
     (machine.state / "check").write_text("up")
     process = start_service(machine, "caddy", argv, {"STATE": str(machine.state), **env})
-    wait_for(lambda: _answers(machine, "http://127.0.0.1:2020/"), 15, "caddy", machine.folder / "caddy.log")
+    wait_for(lambda: answers(machine, "http://127.0.0.1:2020/"), 15, "caddy", machine.folder / "caddy.log")
     return process
 
 
@@ -291,7 +342,7 @@ def write_host_config(machine: Machine, keys: Path, application: str, **more: An
 
 
 def start_service(
-    machine: Machine, name: str, argv: list[str], env: Mapping[str, str] | None = None
+    machine: Machine, name: str, argv: list[str], env: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> "subprocess.Popen[bytes]":
     log = (machine.folder / f"{name}.log").open("ab")
     with log:
@@ -301,6 +352,7 @@ def start_service(
             stdout=log,
             stderr=log,
             env={**machine.env, **(env or {})},
+            cwd=cwd,
             start_new_session=True,
         )
 
@@ -325,15 +377,11 @@ def wait_for(check: Callable[[], bool], timeout: float, what: str, log: Path | N
         time.sleep(0.05)
 
 
-def _answers(machine: Machine, url: str) -> bool:
+def answers(machine: Machine, url: str) -> bool:
     try:
         return machine.get(url)[0] == 200
     except AssertionError:
         return False
-
-
-def _engine(name: str) -> str:
-    return f"{ENGINE}/usr/sbin/{name}" if ENGINE else name
 
 
 def _which(name: str) -> str:

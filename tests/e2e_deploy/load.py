@@ -10,7 +10,11 @@ import sys
 import threading
 import time
 
-HOST, PORT, GETTERS, POSTERS = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+HOSTS = sys.argv[1:]
+METHODS = [*["GET"] * 8, *["POST"] * 4]
+"""What the clients do: they are shared out over the hosts, and each host has an event stream beside them."""
+PAUSE_S = 0.02
+"""Between two requests of a client: the clients share two cores with everything that they watch."""
 stop = threading.Event()
 lock = threading.Lock()
 counts = {"requests": 0, "events": 0, "streams": 0}
@@ -24,8 +28,8 @@ def note(kind: str, error: object) -> None:
         failures.append(f"{kind}: {error!r}")
 
 
-def ask(method: str) -> None:
-    connection = http.client.HTTPConnection(HOST, PORT, timeout=10)
+def ask(host: str, method: str) -> None:
+    connection = http.client.HTTPConnection(host, 80, timeout=10)
     while not stop.is_set():
         began = time.perf_counter()
         try:
@@ -39,17 +43,17 @@ def ask(method: str) -> None:
         except (OSError, http.client.HTTPException) as error:
             note(method, error)
             connection.close()
-            connection = http.client.HTTPConnection(HOST, PORT, timeout=10)
+            connection = http.client.HTTPConnection(host, 80, timeout=10)
         with lock:
             counts["requests"] += 1
             slowest[0] = max(slowest[0], time.perf_counter() - began)
-        time.sleep(0.005)
+        time.sleep(PAUSE_S)
     connection.close()
 
 
-def listen() -> None:
+def listen(host: str) -> None:
     while not stop.is_set():
-        connection = http.client.HTTPConnection(HOST, PORT, timeout=10)
+        connection = http.client.HTTPConnection(host, 80, timeout=10)
         try:
             connection.request("GET", "/events")
             response = connection.getresponse()
@@ -64,9 +68,8 @@ def listen() -> None:
             connection.close()
 
 
-threads = [threading.Thread(target=ask, args=("GET",)) for _ in range(GETTERS)]
-threads += [threading.Thread(target=ask, args=("POST",)) for _ in range(POSTERS)]
-threads += [threading.Thread(target=listen)]
+threads = [threading.Thread(target=ask, args=(HOSTS[n % len(HOSTS)], m)) for n, m in enumerate(METHODS)]
+threads += [threading.Thread(target=listen, args=(host,)) for host in HOSTS]
 signal.signal(signal.SIGTERM, lambda *_: stop.set())
 for thread in threads:
     thread.start()

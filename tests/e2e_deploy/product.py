@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from e2e_deploy.fleet import Fleet, Machine, end, run, start_caddy, wait_for, write_host_config
+from e2e_deploy.fleet import REGISTRY, Fleet, Machine, end, run, start_caddy, wait_for, write_host_config
 from e2e_deploy.shop import GIT, POSTGRES
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +47,8 @@ class Product:
 
 @dataclass
 class Prepared:
-    """A clone of this repository whose image is being built while other tests run; the layers stay in the cache."""
+    """A clone of this repository whose image is built and pushed while other tests run: its release finds the layers
+    where those of an earlier release would be."""
 
     repo: Path
     build: "subprocess.Popen[bytes]"
@@ -59,17 +60,19 @@ def prepare(fleet: Fleet) -> Iterator[Prepared]:
     run("git", "clone", "-q", ROOT, repo)
     lock, wheels = repo / "requirements/image.txt", repo / "deploy/wheels"
     pip = f"{sys.executable} -m pip download -q --no-deps --require-hashes -r {lock} -d {wheels}"
-    script = f"{pip} && DOCKER_BUILDKIT=0 docker build -q -f {repo}/deploy/Dockerfile {repo}"
+    image = f"{REGISTRY}/acme/dev-tools-stack:earlier"
+    build = f"DOCKER_BUILDKIT=0 docker build -q -t {image} -f {repo}/deploy/Dockerfile {repo}"
+    script = f"{pip} && {build} && docker push -q {image}"
     log = (fleet.folder / "product-build.log").open("wb")
     with log:
         # Outside the namespace: the wheels come from the index that pip is configured with.
         env = {**os.environ, **fleet.ci.env, "HOME": os.environ.get("HOME", "/root")}
         argv = ["nice", "-n", "10", "sh", "-c", script]
-        build = subprocess.Popen(argv, env=env, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(argv, env=env, stdout=log, stderr=log, start_new_session=True)
     try:
-        yield Prepared(repo, build)
+        yield Prepared(repo, process)
     finally:
-        end(build)
+        end(process)
 
 
 @contextmanager

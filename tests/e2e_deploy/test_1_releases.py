@@ -3,15 +3,34 @@
 import json
 import os
 import signal
-import sys
 import time
+from collections.abc import Iterator
 
 import pytest
 
-from e2e_deploy.fleet import HERE, run
+from e2e_deploy.fleet import HERE, HOSTS, run
 from e2e_deploy.shop import Shop
 
 pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.fixture
+def one_host(shop: Shop) -> Iterator[None]:
+    """What concerns the lock and the signatures of one droplet: the other is left as it is."""
+    shop.fleet.use_hosts("web-1")
+    yield
+    shop.fleet.use_hosts(*HOSTS)
+
+
+def test_the_hosts_run_two_versions_of_the_engine_and_of_compose(shop: Shop) -> None:
+    """Must hold 7: whatever is rolled out to both hosts below is rolled out on either."""
+    facts = shop.fleet.cli("host", "check")
+    first, second = ([facts[host][key].split("+")[0] for key in ("engine", "compose")] for host in HOSTS)
+
+    print(f"\n  engine and compose: {first} and {second}")
+    assert second == ["26.1.5", "2.40.3"]
+    assert first[0] != second[0]
+    assert first[1] != second[1]
 
 
 def test_the_first_release_serves(shop: Shop) -> None:
@@ -19,25 +38,30 @@ def test_the_first_release_serves(shop: Shop) -> None:
     outcome = shop.start("--watch", "1")
 
     assert outcome["status"] == "committed"
-    assert shop.version() == "v1"
+    assert shop.versions() == {"v1"}
     assert manifest["images"]["web"].startswith("10.98.0.1:5000/acme/shop-web@sha256:")
 
 
 def test_a_broken_release_never_takes_traffic_and_shows_why(shop: Shop) -> None:
     shop.release("v2", "broken")
-    with shop.load() as seen:
+    with shop.load(*HOSTS) as seen:
         outcome = shop.start(code=21)
 
-    assert (outcome["status"], outcome["failed_step"]) == ("reverted", "health@web-1")
-    assert "the payment service does not answer" in outcome["last_words"]["web-1"]["web"]["log"]
+    assert (outcome["status"], outcome["failed_step"].split("@")[0]) == ("reverted", "health")
+    for words in outcome["last_words"].values():
+        assert "the payment service does not answer" in words["web"]["log"]
+    assert outcome["last_words"].keys() == HOSTS.keys()
     assert (seen["versions"], seen["failures"]) == (["v1"], [])
     assert shop.current() == 1
 
 
+@pytest.mark.usefixtures("one_host")
 def test_what_is_not_signed_for_this_is_refused_before_anything_is_pulled(shop: Shop) -> None:
     shop.release("v3")
     before = shop.images()
-    answers = json.loads(run(*shop.fleet.ci.enter, sys.executable, HERE / "attacks.py", env=shop.fleet.env))
+    code, out, err = shop.fleet.call(script=HERE / "attacks.py")
+    assert code == 0, err
+    answers = json.loads(out)
 
     assert len(answers) == 13
     assert answers.pop("flip without verification").startswith("flip: web-1: Not done yet: health, probe, verify")
@@ -46,6 +70,7 @@ def test_what_is_not_signed_for_this_is_refused_before_anything_is_pulled(shop: 
     assert shop.version() == "v1"
 
 
+@pytest.mark.usefixtures("one_host")
 def test_a_second_deployer_meets_the_lock_and_a_killed_one_frees_it(shop: Shop) -> None:
     first = shop.fleet.start_cli("rollout", "start", "--watch", "60")
     assert first.stderr is not None
@@ -67,6 +92,7 @@ def test_a_second_deployer_meets_the_lock_and_a_killed_one_frees_it(shop: Shop) 
     assert shop.version() == "v1"
 
 
+@pytest.mark.usefixtures("one_host")
 def test_a_cut_network_frees_the_lock_within_five_seconds(shop: Shop) -> None:
     droplet = shop.fleet.droplets["web-1"]
     first = shop.fleet.start_cli("rollout", "start", "--watch", "60")
@@ -95,7 +121,7 @@ def test_what_was_approved_is_what_runs(shop: Shop) -> None:
     outcome = shop.start("--plan", str(plan))
 
     assert (outcome["status"], outcome["plan_hash"]) == ("committed", made["hash"])
-    assert shop.version() == "v3"
+    assert shop.versions() == {"v3"}
     assert shop.start("--plan", str(plan), code=4)["error"]["code"] == "conflict"
 
 

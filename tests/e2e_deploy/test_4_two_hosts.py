@@ -7,39 +7,29 @@ import sys
 import pytest
 
 from e2e_deploy.fleet import HERE, HOSTS, run
-from e2e_deploy.shop import Shop, finish
+from e2e_deploy.shop import Shop
 
 pytestmark = pytest.mark.timeout(240)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def two_hosts(shop: Shop) -> None:
-    """Both on one release to begin with: the second joins with a release of its own time."""
-    shop.release("v8")
-    shop.fleet.use_hosts("web-1", "web-2")
-    assert shop.start("--watch", "0")["status"] == "committed"
-
-
-def test_both_are_on_the_release(shop: Shop) -> None:
-    assert {shop.version("web-1"), shop.version("web-2")} == {"v8"}
-
-
 def test_one_that_fails_to_stage_keeps_both_on_the_old_release(shop: Shop) -> None:
+    before, version = shop.current(), shop.version()
     shop.release("v9")
     blocker = shop.fleet.droplets["web-2"]
     live = shop.fleet.cli("rollout", "status")["hosts"]["web-2"]["live"]
-    port = "21000" if live == "green" else "21100"
+    idle, port = ("blue", "21000") if live == "green" else ("green", "21100")
+    blocker.docker("rm", "-f", f"shop-{idle}-web-1")
     blocker.docker("run", "-d", "--name", "blocker", "-p", f"127.0.0.1:{port}:1", _image(shop), "sleep", "600")
     outcome = shop.start("--watch", "0", code=21)
     blocker.docker("rm", "-f", "blocker")
 
     assert outcome["failed_step"] == "start@web-2"
-    assert {shop.version("web-1"), shop.version("web-2")} == {"v8"}
-    assert {shop.current("web-1"), shop.current("web-2")} == {outcome["seq"] - 1}
+    assert (shop.current(), shop.versions()) == (before, {version})
 
 
 def test_one_that_fails_after_its_flip_takes_both_back(shop: Shop) -> None:
     """Caddy of one host stops answering: the watch after the flip sees it."""
+    version = shop.version()
     droplet = shop.fleet.droplets["web-2"]
     config = (droplet.folder / "host.json").read_text()
     (droplet.folder / "host.json").write_text(config.replace(f"http://{droplet.address}/health", "http://127.0.0.1:1/"))
@@ -47,20 +37,18 @@ def test_one_that_fails_after_its_flip_takes_both_back(shop: Shop) -> None:
     (droplet.folder / "host.json").write_text(config)
 
     assert outcome["failed_step"] == "watch@web-2"
-    assert {shop.version("web-1"), shop.version("web-2")} == {"v8"}
+    assert shop.versions() == {version}
 
 
 def test_a_deployer_that_dies_between_two_commits_is_finished_on_both(shop: Shop) -> None:
     plan = shop.fleet.cli("rollout", "plan", "--watch", "0")
     seq = plan["seq"]
     number = [f"{step['action']}@{step['host']}" for step in plan["steps"]].index("commit@web-1") + 1
-    process = shop.fleet.start(sys.executable, str(HERE / "killed.py"), str(seq), str(number))
-    out, err = finish(process)
-    assert out == "commit@web-1", f"{out} {err}"
+    code, out, err = shop.fleet.call(str(seq), str(number), script=HERE / "killed.py")
+    assert (code, out) == (None, "commit@web-1"), err
 
     assert shop.fleet.cli("rollout", "status")["recovered"] == "finished"
-    assert {shop.version("web-1"), shop.version("web-2")} == {"v9"}
-    assert {shop.current("web-1"), shop.current("web-2")} == {seq}
+    assert (shop.current(), shop.versions()) == (seq, {"v9"})
 
 
 def test_requests_go_to_the_other_droplet_by_one_command_and_both_hosts_remember_it(shop: Shop) -> None:

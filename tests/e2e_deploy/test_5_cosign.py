@@ -1,7 +1,6 @@
 """Must hold 5: the real cosign verifies what we sign, and we verify what it signs, in both formats."""
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import pytest
 
 from devtools_platform.deploy import signing
 from devtools_platform.deploy.host.verify import is_signed
-from e2e_deploy.fleet import CI_ADDRESS, run
+from e2e_deploy.fleet import SECOND
 from e2e_deploy.shop import Shop
 
 pytestmark = pytest.mark.timeout(180)
@@ -17,21 +16,9 @@ INSECURE = ["--insecure-ignore-tlog=true", "--allow-http-registry", "--allow-ins
 
 
 @pytest.fixture(scope="module")
-def cosign(shop: Shop) -> Path:
-    """Debian 13 has cosign; Debian 12 does not. It is unpacked, not installed."""
-    if found := shutil.which("cosign"):
-        return Path(found)
-    folder = shop.fleet.folder / "cosign"
-    (folder / "lists" / "partial").mkdir(parents=True)
-    (folder / "cache" / "archives" / "partial").mkdir(parents=True)
-    (folder / "sources.list").write_text("deb http://deb.debian.org/debian trixie main\n")
-    options = [f"Dir::Etc::sourcelist={folder}/sources.list", "Dir::Etc::sourceparts=/dev/null"]
-    options += [f"Dir::State::lists={folder}/lists", f"Dir::Cache={folder}/cache", "APT::Sandbox::User=root"]
-    flags = [part for option in options for part in ("-o", option)]
-    run("apt-get", *flags, "update", "-q")
-    run("apt-get", *flags, "download", "cosign", cwd=folder)
-    run("dpkg-deb", "-x", next(folder.glob("cosign_*.deb")), folder / "root")
-    return folder / "root" / "usr" / "bin" / "cosign"
+def cosign() -> Path:
+    """Of Debian 13, unpacked beside the second engine."""
+    return SECOND / "root/usr/bin/cosign"
 
 
 def call(shop: Shop, cosign: Path, *args: str | Path) -> "subprocess.CompletedProcess[str]":
@@ -40,13 +27,15 @@ def call(shop: Shop, cosign: Path, *args: str | Path) -> "subprocess.CompletedPr
     return subprocess.run([str(a) for a in argv], capture_output=True, text=True, env=env, timeout=60, check=False)
 
 
-def image_of(shop: Shop) -> tuple[str, str]:
+@pytest.fixture(scope="module")
+def signed(shop: Shop) -> tuple[str, str]:
+    """An image of the last release, and its commit."""
     manifest = shop.fleet.cli("release", "show", "latest")
     return manifest["images"]["web"], manifest["git_sha"]
 
 
-def test_cosign_verifies_our_signature_with_its_commit(shop: Shop, cosign: Path) -> None:
-    image, sha = image_of(shop)
+def test_cosign_verifies_our_signature_with_its_commit(shop: Shop, cosign: Path, signed: tuple[str, str]) -> None:
+    image, sha = signed
     public = shop.fleet.folder / "cosign.pub"
     done = call(shop, cosign, "verify", "--key", public, *INSECURE, "-a", f"git_sha={sha}", image)
     wrong = call(shop, cosign, "verify", "--key", public, *INSECURE, "-a", f"git_sha={'0' * 40}", image)
@@ -56,8 +45,8 @@ def test_cosign_verifies_our_signature_with_its_commit(shop: Shop, cosign: Path)
     assert wrong.returncode != 0
 
 
-def test_cosign_verifies_our_provenance_in_both_formats(shop: Shop, cosign: Path) -> None:
-    image, sha = image_of(shop)
+def test_cosign_verifies_our_provenance_in_both_formats(shop: Shop, cosign: Path, signed: tuple[str, str]) -> None:
+    image, sha = signed
     public = shop.fleet.folder / "cosign.pub"
     args = ["verify-attestation", "--type", "slsaprovenance1", "--key", public, *INSECURE]
     root = shop.fleet.folder / "trusted_root.json"
@@ -73,8 +62,10 @@ def test_cosign_verifies_our_provenance_in_both_formats(shop: Shop, cosign: Path
     assert said["predicate"]["buildDefinition"]["externalParameters"]["git_sha"] == sha
 
 
-def test_cosign_refuses_our_signature_under_another_key(shop: Shop, cosign: Path, tmp_path: Path) -> None:
-    image, _ = image_of(shop)
+def test_cosign_refuses_our_signature_under_another_key(
+    shop: Shop, cosign: Path, signed: tuple[str, str], tmp_path: Path
+) -> None:
+    image, _ = signed
     (tmp_path / "other.pub").write_bytes(signing.make_key().public_pem)
 
     assert call(shop, cosign, "verify", "--key", tmp_path / "other.pub", *INSECURE, image).returncode != 0
@@ -111,12 +102,11 @@ def test_we_read_the_keys_that_cosign_makes(shop: Shop, cosign: Path, tmp_path: 
     signer = signing.read_key((tmp_path / "theirs.key").read_bytes(), "correct horse")
 
     assert signer.public_pem == (tmp_path / "theirs.pub").read_bytes()
-    assert CI_ADDRESS
 
 
-def test_a_release_that_cosign_signed_again_is_still_ours(shop: Shop, cosign: Path) -> None:
+def test_a_release_that_cosign_signed_again_is_still_ours(shop: Shop, cosign: Path, signed: tuple[str, str]) -> None:
     """cosign adds its signature beside ours, and the droplet and `release verify` find the one that counts."""
-    image, sha = image_of(shop)
+    image, sha = signed
     key = shop.fleet.folder / "cosign.key"
     done = call(
         shop, cosign, "sign", "--key", key, "--tlog-upload=false", "--yes", *INSECURE[1:], "-a", f"git_sha={sha}", image

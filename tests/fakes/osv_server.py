@@ -28,10 +28,18 @@ class FakeOsv:
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
     def add(
-        self, package: str, id_: str, *, severity: str | None = None, aliases: tuple[str, ...] = (), **more: Any
+        self,
+        package: str,
+        id_: str,
+        *,
+        severity: str | None = None,
+        severity_vectors: list[dict[str, str]] | None = None,
+        aliases: tuple[str, ...] = (),
+        **more: Any,
     ) -> None:
         specific = {"severity": severity} if severity else {}
-        self.advisories[id_] = {"id": id_, "aliases": list(aliases), "database_specific": specific, **more}
+        vectors = {"severity": severity_vectors} if severity_vectors else {}
+        self.advisories[id_] = {"id": id_, "aliases": list(aliases), "database_specific": specific, **vectors, **more}
         self.affected.setdefault(package, []).append(id_)
 
     def __enter__(self) -> Self:

@@ -30,13 +30,13 @@ from pydantic_ai.models import Model
 
 from devtools_platform.agents.at_once import AtOnce
 from devtools_platform.agents.interfaces import TaskLog, ToolClient
+from devtools_platform.agents.spans import agent_span, tell_output
 from devtools_platform.agents.tool_calls import DurableTools
 from devtools_platform.agents.toolset import AgentDeps, GatewayToolset
 from devtools_platform.agents.types import Definition
 from devtools_platform.core.agents import AgentName
 from devtools_platform.core.errors import BadInput, ToolFailed, Unavailable, UnknownAgent
 from devtools_platform.core.tools import Caller
-from devtools_platform.kit.telemetry import TaskScope, current_scope
 
 CHATS = Counter("devtools_agent_chats_total", "Conversations answered outside tasks", ["agent", "outcome"])
 
@@ -142,22 +142,21 @@ class ChatService:
             message_history=_history(conversation[:-1]),
             usage_limits=UsageLimits(request_limit=turns),
         )
-        reset = current_scope.set(TaskScope(session, agent))
         try:
-            async with given as run:
-                async for node in run:
-                    if say is not None and Agent.is_model_request_node(node):
-                        async with node.stream(run.ctx) as stream:
-                            await _pass_on(stream, say)
-            result = run.result
-            if result is None:
-                raise Unavailable(f"{agent} ended without an answer.", hint="Ask again.")
+            with agent_span(session, agent, session) as span:
+                async with given as run:
+                    async for node in run:
+                        if say is not None and Agent.is_model_request_node(node):
+                            async with node.stream(run.ctx) as stream:
+                                await _pass_on(stream, say)
+                result = run.result
+                if result is None:
+                    raise Unavailable(f"{agent} ended without an answer.", hint="Ask again.")
+                tell_output(span, result.output)
         except UsageLimitExceeded as error:
             raise ToolFailed(f"{agent} used up its turns: {error}.", hint="Ask for less at once.") from None
         except UnexpectedModelBehavior as error:
             raise Unavailable(f"The model's answers could not be used: {error}.", hint="Use a stronger one.") from None
-        finally:
-            current_scope.reset(reset)
         used = result.usage
         has_count = used.input_tokens + used.output_tokens > 0
         model = result.response.model_name or agent

@@ -10,10 +10,11 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from opentelemetry import trace
+from opentelemetry.trace import Span
 from prometheus_client import Counter, Histogram
 from pydantic_ai import RunContext
 from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, ModelResponse
@@ -23,6 +24,7 @@ from pydantic_ai.settings import ModelSettings, merge_model_settings
 from pydantic_ai.usage import RequestUsage
 
 from devtools_platform.agents.interfaces import ModelLedger
+from devtools_platform.agents.spans import start_chat_span, tell_answer, tell_failure
 from devtools_platform.core.errors import DevToolsError
 from devtools_platform.core.redact import redact_text
 from devtools_platform.kit.telemetry import TaskScope, current_scope
@@ -99,18 +101,15 @@ class MeteredModel(WrapperModel):
         An answer that was broken off may be charged: what was reserved for it counts as spent.
         """
         async with AsyncExitStack() as stack:
-            call_id, started, stream = await self._open(
-                stack, messages, model_settings, model_request_parameters, run_context
-            )
+            call, stream = await self._open(stack, messages, model_settings, model_request_parameters, run_context)
             try:
                 yield stream
             except BaseException as error:
-                text = redact_text(f"{type(error).__name__}: {error}")[:1000]
-                await self._record(call_id, None, time.perf_counter() - started, text, may_be_charged=True)
+                await self._record_failure(call, error, may_be_charged=True)
                 if isinstance(error, Exception):
                     raise self._explain(error) from error
                 raise
-            await self._record(call_id, stream.usage, time.perf_counter() - started, None)
+            await self._record_answer(call, messages, model_request_parameters, stream.get())
 
     async def _open(
         self,
@@ -119,18 +118,16 @@ class MeteredModel(WrapperModel):
         model_settings: ModelSettings | None,
         parameters: ModelRequestParameters,
         run_context: RunContext[Any] | None,
-    ) -> tuple[str, float, StreamedResponse]:
+    ) -> tuple["_Call", StreamedResponse]:
         for attempt in range(1, self._attempts + 1):
             call_id = uuid.uuid4().hex
             settings = await self._reserve(call_id, messages, model_settings, parameters)
-            started = time.perf_counter()
+            call = self._begin(call_id, settings)
             try:
                 opened = self.wrapped.request_stream(messages, settings, parameters, run_context)
-                return call_id, started, await stack.enter_async_context(opened)
+                return call, await stack.enter_async_context(opened)
             except Exception as error:
-                text = redact_text(f"{type(error).__name__}: {error}")[:1000]
-                spent_s = time.perf_counter() - started
-                await self._record(call_id, None, spent_s, text, may_be_charged=ran_out_of_time(error))
+                await self._record_failure(call, error, may_be_charged=ran_out_of_time(error))
                 wait = self._is_retryable(error)
                 if wait is None or attempt == self._attempts:
                     raise self._explain(error) from error
@@ -170,35 +167,55 @@ class MeteredModel(WrapperModel):
         settings: ModelSettings | None,
         parameters: ModelRequestParameters,
     ) -> ModelResponse:
-        started = time.perf_counter()
+        call = self._begin(call_id, settings)
         try:
             deadline = self.wrapped._start_request_deadline(settings, stream=False)  # noqa: SLF001 - as its own wrappers do
             with deadline.enforce() if deadline is not None else nullcontext():
                 response = await self.wrapped.request(messages, settings, parameters)
         except Exception as error:
-            text = redact_text(f"{type(error).__name__}: {error}")[:1000]
-            await self._record(
-                call_id, None, time.perf_counter() - started, text, may_be_charged=ran_out_of_time(error)
-            )
+            await self._record_failure(call, error, may_be_charged=ran_out_of_time(error))
             raise
-        await self._record(call_id, response.usage, time.perf_counter() - started, None)
+        except BaseException as error:  # cancelled: whether it was charged is settled later, but the span ends here
+            tell_failure(call.span, error)
+            call.span.end()
+            raise
+        await self._record_answer(call, messages, parameters, response)
         return response
 
-    async def _record(
+    def _begin(self, call_id: str, settings: ModelSettings | None) -> "_Call":
+        return _Call(call_id, start_chat_span(self.wrapped, settings), time.perf_counter())
+
+    async def _record_answer(
         self,
-        call_id: str,
-        usage: RequestUsage | None,
-        duration_s: float,
-        error: str | None,
-        *,
-        may_be_charged: bool = False,
+        call: "_Call",
+        messages: list[ModelMessage],
+        parameters: ModelRequestParameters,
+        response: ModelResponse,
+    ) -> None:
+        try:
+            await self._record(call, response.usage, None)
+            tell_answer(call.span, messages, parameters, response)
+        finally:
+            call.span.end()
+
+    async def _record_failure(self, call: "_Call", error: BaseException, *, may_be_charged: bool) -> None:
+        text = redact_text(f"{type(error).__name__}: {error}")[:1000]
+        try:
+            tell_failure(call.span, error)
+            await self._record(call, None, text, may_be_charged=may_be_charged)
+        finally:
+            call.span.end()
+
+    async def _record(
+        self, call: "_Call", usage: RequestUsage | None, error: str | None, *, may_be_charged: bool = False
     ) -> None:
         scope = current_scope.get()
         if scope is None:
             return
+        duration_s = time.perf_counter() - call.started
         used = usage if usage is not None and usage.input_tokens + usage.output_tokens > 0 else None
         cost = await self._ledger.record_call(
-            call_id=call_id,
+            call_id=call.id,
             task_id=scope.task_id,
             agent=scope.agent,
             input_tokens=used.input_tokens if used else None,
@@ -206,11 +223,11 @@ class MeteredModel(WrapperModel):
             cached_tokens=used.cache_read_tokens if used else None,
             duration_s=duration_s,
             error=error,
-            span_id=_current_span_id(),
+            span_id=f"{call.span.get_span_context().span_id:016x}" if call.span.is_recording() else None,
             may_be_charged=may_be_charged,
         )
         self._count(scope, used, cost, duration_s, error)
-        _describe_on_span(call_id, used, cost)
+        _describe(call, used, cost)
 
     def _count(
         self, scope: TaskScope, used: RequestUsage | None, cost: Decimal | None, duration_s: float, error: str | None
@@ -245,33 +262,28 @@ def ran_out_of_time(error: BaseException) -> bool:
     return False
 
 
-def _current_span_id() -> str | None:
-    context = trace.get_current_span().get_span_context()
-    return f"{context.span_id:016x}" if context.is_valid else None
+@dataclass(frozen=True)
+class _Call:
+    id: str
+    span: Span
+    started: float
 
 
-def _describe_on_span(call_id: str, used: RequestUsage | None, cost: Decimal | None) -> None:
-    """What Langfuse and our own check read off a model call's span: as the ledger has it, added up over attempts.
+def _describe(call: _Call, used: RequestUsage | None, cost: Decimal | None) -> None:
+    """What Langfuse and our own check read off a model call's span, as the ledger has it.
 
-    Langfuse adds up pydantic-ai's own attributes twice (its issue 16489) and knows no price of open models, so
+    Langfuse adds up the conventions' token counts twice (its issue 16489) and knows no price of open models, so
     both are said outright. An answered call of unknown cost leaves no cost.
     """
-    span = trace.get_current_span()
-    if not span.is_recording():
-        return
-    span.set_attribute("devtools.call.id", call_id)
-    if used is None:
-        return
-    before: Any = getattr(span, "attributes", None) or {}
-    tokens = json.loads(before.get(USAGE, "{}"))
-    new = {"input": used.input_tokens - used.cache_read_tokens, "output": used.output_tokens}
-    if used.cache_read_tokens:
-        new["input_cached_tokens"] = used.cache_read_tokens
-    total = {key: tokens.get(key, 0) + new.get(key, 0) for key in {*tokens, *new} - {"total"}}
-    span.set_attribute(USAGE, json.dumps({**total, "total": sum(total.values())}))
-    if cost is not None:
-        paid = Decimal(str(json.loads(before.get(COST_DETAILS, "{}")).get("total", 0)))
-        span.set_attribute(COST_DETAILS, json.dumps({"total": float(paid + cost)}))
+    said: dict[str, str] = {"devtools.call.id": call.id}
+    if used is not None:
+        tokens = {"input": used.input_tokens - used.cache_read_tokens, "output": used.output_tokens}
+        if used.cache_read_tokens:
+            tokens["input_cached_tokens"] = used.cache_read_tokens
+        said[USAGE] = json.dumps({**tokens, "total": sum(tokens.values())})
+        if cost is not None:
+            said[COST_DETAILS] = json.dumps({"total": float(cost)})
+    call.span.set_attributes(said)
 
 
 USAGE = "langfuse.observation.usage_details"

@@ -13,6 +13,7 @@ from pydantic_ai.settings import ModelSettings
 
 from devtools_platform.agents.definitions import working_agents
 from devtools_platform.agents.fallback import fallbacks_in
+from devtools_platform.agents.spans import agent_span, tell_output
 from devtools_platform.agents.suspension import Resumed, suspend
 from devtools_platform.agents.tool_calls import DurableTools
 from devtools_platform.agents.toolset import AgentDeps, GatewayToolset
@@ -30,7 +31,6 @@ from devtools_platform.core.agents import AgentName
 from devtools_platform.core.errors import DevToolsError, ModelRefused, NoModel, OverBudget
 from devtools_platform.core.tasks import Degradation
 from devtools_platform.core.tools import Caller
-from devtools_platform.kit.telemetry import task_span
 
 OutputT = TypeVar("OutputT")
 
@@ -103,7 +103,7 @@ class AgentRunner:
         """
         agent = run.caller.agent
         turns = min(self._max_turns, self.definitions[agent].max_turns)
-        with task_span(run.caller.task_id, agent, f"run {agent}"):
+        with agent_span(run.caller.task_id, agent, run.id) as span:
             work = self._agents[agent].run(
                 None if resumed else prompt,
                 deps=AgentDeps(run.caller, str(run), is_attentive=agent != "code-review"),
@@ -116,6 +116,7 @@ class AgentRunner:
             in_order = self._agents[agent].parallel_tool_call_execution_mode("sequential")
             with in_order, capture_run_messages() as messages:
                 result = await _ended(work, messages)
+            tell_output(span, result.output)
         self._note(run, result.new_messages())
         if isinstance(result.output, DeferredToolRequests):
             return suspend(result.output, result.all_messages_json())
@@ -132,7 +133,7 @@ class AgentRunner:
     ) -> OutputT:
         """One answer of type `output`, without tools. Raises `TaskEnded`."""
         agent = run.caller.agent
-        with task_span(run.caller.task_id, agent, f"ask {agent}"):
+        with agent_span(run.caller.task_id, agent, run.id) as span:
             work = self._plain[agent].run(
                 prompt,
                 deps=AgentDeps(run.caller, str(run)),
@@ -141,6 +142,7 @@ class AgentRunner:
                 conversation_id=run.caller.task_id,
             )
             result = await _ended(work)
+            tell_output(span, result.output)
         self._note(run, result.new_messages())
         return result.output
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from devtools_platform.agents.interfaces import TaskLog, ToolClient
+from devtools_platform.agents.spans import tool_span
 from devtools_platform.core.interfaces import Durable
 from devtools_platform.core.tools import Caller, Tool, ToolResult
 
@@ -56,7 +57,11 @@ class DurableTools:
         self, caller: Caller, name: str, arguments: Mapping[str, Any], key: str, approval: str | None
     ) -> ToolOutcome:
         started = time.perf_counter()
-        result = await self.client.call(caller, name, arguments, key, approval)
+        with tool_span(name, arguments, key) as span:
+            result = await self.client.call(caller, name, arguments, key, approval)
+            span.set_attribute("gen_ai.tool.call.result", result.text)
+            if result.is_error:
+                span.set_attribute("devtools.tool.is_error", value=True)
         duration = round(time.perf_counter() - started, 3)
         data = {"tool": name, "arguments": _brief(arguments), "is_error": result.is_error, "duration_s": duration}
         if result.is_error:

@@ -165,9 +165,15 @@ def write_key_pair(file: Path, password: str) -> None:
     if file.exists():
         raise BadInput(f"{str(file)!r} is there already.", hint="Name another file, or move that one away.")
     signer = signing.make_key()
-    file.touch(mode=0o600)
-    file.write_bytes(signing.write_key(signer, password))
-    file.with_suffix(".pub").write_bytes(signer.public_pem)
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file.touch(mode=0o600)
+        file.write_bytes(signing.write_key(signer, password))
+        file.with_suffix(".pub").write_bytes(signer.public_pem)
+    except OSError as error:
+        raise BadInput(
+            f"{str(file)!r} cannot be written: {error.strerror}.", hint="Name a file in a folder of yours."
+        ) from None
 
 
 def _quiet(part: str, text: str) -> None:

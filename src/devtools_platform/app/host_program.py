@@ -6,6 +6,7 @@ import zipfile
 from importlib import resources
 from pathlib import Path
 
+from devtools_platform.core.errors import BadInput
 from devtools_platform.deploy.host.session import own_hash
 
 _MAIN = """import sys
@@ -52,5 +53,11 @@ def bootstrap_script(
 
 
 def read_ssh_key(file: Path) -> str:
-    """A public SSH key of one line."""
-    return file.read_text().strip().splitlines()[0]
+    """A public SSH key of one line. Raises `BadInput`: for a private key above all, as this goes into a script."""
+    try:
+        first = (file.read_text().strip().splitlines() or [""])[0]
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{str(file)!r} cannot be read: {error}.", hint="Name the .pub file of `ssh-keygen`.") from None
+    if not first.startswith(("ssh-", "ecdsa-", "sk-")):
+        raise BadInput(f"{str(file)!r} is no public SSH key.", hint="Name the .pub file of `ssh-keygen`.")
+    return first

@@ -41,23 +41,9 @@ def _log(handler: logging.Handler) -> Generator[None]:
 @contextlib.contextmanager
 def trace_to(spans: SpanStore, settings: Settings) -> Generator[Tracing]:
     """Spans of this process are stored; those still held are written out at the end."""
-    tracing = Tracing(spans, Origin(settings.environment, __version__, current_release().git_sha))
+    origin = Origin(settings.environment, __version__, current_release().git_sha)
+    tracing = Tracing(spans, origin, with_content=settings.trace_content)
     try:
         yield tracing
     finally:
         tracing.close()
-
-
-def trace_agents(tracing: Tracing, settings: Settings) -> None:
-    """What the agents of this process do becomes spans."""
-    from pydantic_ai import Agent  # brings much with it: only where agents run
-    from pydantic_ai.models.instrumented import InstrumentationSettings
-
-    Agent.instrument_all(
-        InstrumentationSettings(
-            tracer_provider=tracing.provider,
-            include_content=settings.trace_content,
-            include_binary_content=False,
-            include_model_request_parameters=False,
-        )
-    )

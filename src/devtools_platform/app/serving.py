@@ -5,14 +5,16 @@ import contextlib
 import socket
 from collections.abc import Coroutine, Generator
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from devtools_platform.core.errors import PortInUse, ProgramFailed
 
 START_TIMEOUT_S = 15.0
+JOINED_BYTES = 64 * 1024
 T = TypeVar("T")
 
 
@@ -39,6 +41,47 @@ def bind(host: str, port: int, setting: str) -> socket.socket:
     return sock
 
 
+class JoinedWrites:
+    """A transport on which what is written at once leaves at once.
+
+    uvicorn writes an answer's head and its body one after the other, and uvloop sends each by itself: a system call,
+    and a packet, more than the answer needs.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._held: list[bytes] = []
+        self._size = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if not self._held:
+            self._loop.call_soon(self._send)
+        self._held.append(data)
+        self._size += len(data)
+        if self._size > JOINED_BYTES:  # or who writes without a pause would never be told to wait
+            self._send()
+
+    def close(self) -> None:
+        self._send()
+        self._transport.close()
+
+    def _send(self) -> None:
+        if self._held:
+            data, self._held, self._size = b"".join(self._held), [], 0
+            self._transport.write(data)
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's own, with joined writes."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(cast("asyncio.Transport", JoinedWrites(transport, self.loop)))
+
+
 class QuietServer(uvicorn.Server):
     """Signals belong to the stack, which stops its parts in order; uvicorn would stop each on its own."""
 
@@ -58,7 +101,14 @@ class Serving:
     async def serve(self, app: ASGIApp, sock: socket.socket) -> None:
         """Serve `app` on `sock`; returns when it answers. Raises `ProgramFailed` when its start fails."""
         config = uvicorn.Config(
-            app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=3, proxy_headers=False
+            app,
+            http=Protocol,
+            ws="none",
+            log_config=None,
+            access_log=False,
+            lifespan="on",
+            timeout_graceful_shutdown=3,
+            proxy_headers=False,
         )
         server = QuietServer(config)
         task = asyncio.create_task(server.serve(sockets=[sock]))

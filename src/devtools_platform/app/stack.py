@@ -147,7 +147,7 @@ class Stack:
             self.progress,
         )  # fmt: skip
         home.keep_secret("database_url", url)
-        runtimes = await start_services(site, observed, tracing)
+        runtimes = await start_services(site, observed)
         link = await self._invite(site)
         model = runtimes.main if runtimes else None
         return Running(home.path, urls, site.token, link, model, time.perf_counter() - began)

@@ -9,7 +9,7 @@ import typer
 
 from devtools_platform.app.host_program import bootstrap_script, read_ssh_key
 from devtools_platform.cli.connection import AsJson
-from devtools_platform.cli.output import err, out, print_json
+from devtools_platform.cli.output import err, out, print_json, write_file
 from devtools_platform.cli.release import delivery
 
 app = typer.Typer(no_args_is_help=True, help="Prepare a droplet, and check it.")
@@ -31,7 +31,7 @@ def bootstrap(
         ssh_key=read_ssh_key(ssh_key),
     )
     if file is not None:
-        file.write_text(script)
+        write_file(file, script)
         file.chmod(0o700)
     if as_json:
         print_json({"script": script if file is None else str(file)})
@@ -56,7 +56,7 @@ def check(
 
 
 def debug(
-    service: Annotated[str, typer.Argument(help="A service of the release, or of the data project.")],
+    service: Annotated[str, typer.Argument(help="A service of the release or of the data project, or an agent.")],
     host: Annotated[str | None, typer.Option("--host", help="Only this host.")] = None,
     lines: Annotated[int, typer.Option(min=1, max=2000, help="Log lines to show.")] = 100,
     as_json: AsJson = False,

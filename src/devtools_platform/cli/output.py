@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from rich.console import Console
 from rich.text import Text
 
-from devtools_platform.core.errors import DevToolsError
+from devtools_platform.core.errors import BadInput, DevToolsError
 
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 out = Console(highlight=False, soft_wrap=True)
@@ -32,6 +32,16 @@ def progress(part: str, text: str) -> None:
 
 def no_progress(part: str, text: str) -> None:
     """For `--json`: only the result is printed."""
+
+
+def write_file(file: Path, text: str) -> None:
+    """What a person asked to have in a file. Raises `BadInput` where it cannot be written."""
+    try:
+        file.write_text(text)
+    except OSError as error:
+        raise BadInput(
+            f"{str(file)!r} cannot be written: {error.strerror}.", hint="Name a file in a folder that is there."
+        ) from None
 
 
 def fail(error: DevToolsError, *, as_json: bool) -> NoReturn:

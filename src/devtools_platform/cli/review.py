@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from devtools_platform.cli.connection import AsJson, running_stack
-from devtools_platform.cli.output import err, out, print_json
+from devtools_platform.cli.output import err, out, print_json, write_file
 from devtools_platform.cli.stack import DataDir
 from devtools_platform.config import load_settings
 from devtools_platform.core.errors import NotFound
@@ -29,7 +29,7 @@ def review(
 
     done = asyncio.run(review_branch(load_settings(), repo.absolute(), base))
     if sarif is not None:
-        sarif.write_text(json.dumps(to_sarif(done.review), indent=2) + "\n")
+        write_file(sarif, json.dumps(to_sarif(done.review), indent=2) + "\n")
     if as_json:
         missing = [entry.model_dump() for entry in done.not_run]
         commits = {"base_commit": done.base_commit, "head": done.head}
@@ -56,7 +56,7 @@ def task_review(
             f"Task {task_id!r} has no review.", hint=f"Look how far it came: `dev-tools task show {task_id}`."
         )
     if sarif is not None:
-        sarif.write_text(json.dumps(to_sarif(task.review), indent=2) + "\n")
+        write_file(sarif, json.dumps(to_sarif(task.review), indent=2) + "\n")
     if as_json:
         print_json(task.review.model_dump(mode="json"))
     else:

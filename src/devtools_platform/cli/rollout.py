@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from devtools_platform.app.delivery import Delivery
 from devtools_platform.app.releases import Options, Outcome, Plan, Severity, SwitchOptions, SwitchPlan
 from devtools_platform.cli.connection import AsJson
-from devtools_platform.cli.output import err, out, print_json
+from devtools_platform.cli.output import err, out, print_json, write_file
 from devtools_platform.cli.release import ReleaseName, delivery
 from devtools_platform.core.errors import BadInput
 
@@ -23,11 +23,15 @@ HostOption = Annotated[str | None, typer.Option("--host", help="Only this host o
 Approved = Annotated[
     str | None, typer.Option("--plan", help="A plan's file or hash: do exactly this, or nothing.", metavar="FILE|HASH")
 ]
-WatchS = Annotated[float, typer.Option("--watch", help="Seconds to look on after the flip.")]
-DrainS = Annotated[float, typer.Option("--drain", help="Seconds that requests of the old release may take to end.")]
-HealthS = Annotated[float, typer.Option("--health", help="Seconds the new containers may take to become healthy.")]
+WatchS = Annotated[float, typer.Option("--watch", min=0, max=3600, help="Seconds to look on after the flip.")]
+DrainS = Annotated[
+    float, typer.Option("--drain", min=0, max=600, help="Seconds that requests of the old release may take to end.")
+]
+HealthS = Annotated[
+    float, typer.Option("--health", min=1, max=3600, help="Seconds the new containers may take to become healthy.")
+]
 Hold = Annotated[bool, typer.Option("--hold", help="Stop when all is staged; `promote` goes on.")]
-Gate = Annotated[bool, typer.Option(help="Refuse while critical alerts fire or traces are not whole.")]
+Gate = Annotated[bool, typer.Option(help="Refuse while urgent alerts fire or traces are not whole.")]
 RefuseSeverity = Annotated[
     Severity | None, typer.Option(help="Refuse a release with a known vulnerability that bad or worse (SBOM, OSV).")
 ]
@@ -64,11 +68,8 @@ def plan(
     )
     made = asyncio.run(works.rollouts(host).plan(manifest, bundle, options))
     if file is not None:
-        file.write_text(made.model_dump_json(indent=2))
-    if as_json:
-        print_json({**made.model_dump(mode="json"), "hash": made.hash})
-    else:
-        _show_plan(made)
+        write_file(file, made.model_dump_json(indent=2))
+    _show_plan(made, as_json=as_json)
 
 
 @app.command("start")
@@ -112,11 +113,17 @@ def rollback(
     approved: Approved = None,
     watch: WatchS = 0,
     drain: DrainS = 5,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be done, and the hash for --plan.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Go back to a release that ran: at once where it still runs, else by starting it again with its own files."""
     options = Options(watch_s=watch, drain_s=drain)
     works = delivery(as_json=as_json)
+    if dry_run:
+        _show_plan(asyncio.run(works.rollouts(host).plan_rollback(to, options)), as_json=as_json)
+        return
     hash_, _ = _read_approved(approved)
     _finish(asyncio.run(works.rollouts(host).roll_back(to, options, hash_)), as_json=as_json)
 
@@ -276,7 +283,10 @@ def _show_switch(plan: SwitchPlan, *, as_json: bool) -> None:
     out.print(f"plan {plan.hash}")
 
 
-def _show_plan(plan: Plan) -> None:
+def _show_plan(plan: Plan, *, as_json: bool) -> None:
+    if as_json:
+        print_json({**plan.model_dump(mode="json"), "hash": plan.hash})
+        return
     out.print(f"{plan.kind} release {plan.seq} of {plan.application}, commit {plan.git_sha[:12]}")
     for target in plan.targets:
         out.print(f"  {target.host:<16} from release {target.from_seq or 'none'} to {target.colour}")

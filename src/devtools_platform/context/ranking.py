@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import NamedTuple
 
 from devtools_platform.context.types import Candidate, Chunk
 
@@ -82,7 +83,7 @@ def rank(query: str, candidates: Iterable[Candidate], limit: int | None = None) 
         return []
     weights = (WORDS_ONLY if all(c.dense_score is None for c in found) else LEARNED) | GIVEN
     measured = measure(query, found)
-    raw = [sum(weights.get(name, 0.0) * value for name, value in signals.items() if value) for signals in measured]
+    raw = [sum([weights.get(name, 0.0) * value for name, value in signals.items() if value]) for signals in measured]
     places = [(candidate.chunk.path, candidate.chunk.start_line) for candidate in found]
     best = _order(_spread_files(raw, places), places)[:limit]
     return [Ranked(found[i].chunk, _squash(score), _explain(found[i], measured[i]), found[i].id) for i, score in best]
@@ -165,26 +166,55 @@ class _Asked:
         return cls(words, _first_stem(query), lower, is_symbol, bool(words & {"test", "spec"}))
 
     def compare(self, chunk: Chunk) -> dict[str, float]:
-        leaf = chunk.name.rpartition(".")[2]
-        name_words, leaf_words, path_words = _stems(chunk.name), _stems(leaf), _stems(chunk.path)
-        stem_words = _stems(_find_stem(chunk.path))
-        shared = len(self.words & name_words)
-        defines = bool(chunk.name) and not self.symbols.isdisjoint({chunk.name.lower(), leaf.lower()})
+        known = _Known.of(chunk.name, chunk.path)
+        words = self.words
+        shared = len(words & known.name)
+        defines = bool(chunk.name) and not self.symbols.isdisjoint(known.names)
         return {
-            "name_share": shared / max(1, len(name_words)),
-            "query_share": shared / max(1, len(self.words)),
-            "leaf_share": len(self.words & leaf_words) / max(1, len(leaf_words)),
-            "verb": float(bool(self.verb) and self.verb == _first_stem(leaf)),
-            "private": float(leaf.startswith("_") and not leaf.startswith("__")),
-            "path": len(self.words & path_words) / max(1, len(self.words)),
-            "stem": len(self.words & stem_words) / max(1, len(stem_words)),
+            "name_share": shared / max(1, len(known.name)),
+            "query_share": shared / max(1, len(words)),
+            "leaf_share": len(words & known.leaf) / max(1, len(known.leaf)),
+            "verb": float(bool(self.verb) and self.verb == known.verb),
+            "private": known.private,
+            "path": len(words & known.path) / max(1, len(words)),
+            "stem": len(words & known.stem) / max(1, len(known.stem)),
             "symbol": float(defines and self.is_symbol),
             "mentioned": float(defines and not self.is_symbol),
-            "test": float(not self.wants_tests and is_test_path(chunk.path)),
-            "legacy": float(bool(_LEGACY_PATH.search(chunk.path))),
+            "test": known.test if not self.wants_tests else 0.0,
+            "legacy": known.legacy,
             "module": float(chunk.kind == "module"),
             "class": float(chunk.kind == "class" and not defines),
         }
+
+
+class _Known(NamedTuple):
+    """What of a chunk's name and path is compared with a query, whatever the query: taken apart once."""
+
+    names: frozenset[str]
+    name: frozenset[str]
+    leaf: frozenset[str]
+    path: frozenset[str]
+    stem: frozenset[str]
+    verb: str
+    private: float
+    test: float
+    legacy: float
+
+    @staticmethod
+    @lru_cache(maxsize=50_000)
+    def of(name: str, path: str) -> "_Known":
+        leaf = name.rpartition(".")[2]
+        return _Known(
+            names=frozenset({name.lower(), leaf.lower()}),
+            name=_stems(name),
+            leaf=_stems(leaf),
+            path=_stems(path),
+            stem=_stems(_find_stem(path)),
+            verb=_first_stem(leaf),
+            private=float(leaf.startswith("_") and not leaf.startswith("__")),
+            test=float(is_test_path(path)),
+            legacy=float(bool(_LEGACY_PATH.search(path))),
+        )
 
 
 def _explain(candidate: Candidate, signals: dict[str, float]) -> list[str]:
@@ -208,7 +238,6 @@ def _explain(candidate: Candidate, signals: dict[str, float]) -> list[str]:
 _SAYS_NOTHING = frozenset({"__init__", "index", "mod", "main", "lib"})
 
 
-@lru_cache(maxsize=50_000)
 def _find_stem(path: str) -> str:
     """What a file is called: its name without an ending, or its folder's where the name is every file's."""
     *folders, name = path.split("/")
@@ -241,7 +270,6 @@ def _stems(text: str) -> frozenset[str]:
     return frozenset(_stem(word) for word in split_words(text)) - _STOP_WORDS
 
 
-@lru_cache(maxsize=50_000)
 def _first_stem(text: str) -> str:
     first = _PARTS.search(text)
     return _stem(first[0].lower()) if first else ""

@@ -60,7 +60,8 @@ done
   "keys_dir": "/etc/dev-tools/keys",
   "env_file": "/etc/dev-tools/app.env",
   "repositories": ["@REPOSITORIES@"],
-  "watch_urls": ["http://127.0.0.1:2020/health"]
+  "watch_urls": ["http://127.0.0.1:2020/health"],
+  "prometheus": "http://127.0.0.1:9090"
 }
 CONFIG
 
@@ -73,5 +74,5 @@ ufw allow OpenSSH
 for port in @PORTS@; do ufw allow "$port"; done
 ufw --force enable
 
-echo "6/6 done; start the data services and Caddy with deploy/compose.data.yaml (docs/how-to/deploy.md), then:"
+echo "6/6 done; start the data services, Caddy and Prometheus with deploy/compose.data.yaml (docs/how-to/deploy.md), then:"
 echo "    dev-tools host check"

@@ -32,6 +32,9 @@ class Findings:
     found: tuple[Vulnerability, ...]
     unknown: tuple[str, ...]
     """What could not be found out, and why."""
+    uncovered: tuple[str, ...] = ()
+    """Packages of kinds that the database has nothing about, such as an interpreter that was compiled: said, and no
+    reason to refuse, or no image of that kind could ever go out."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +61,13 @@ class VulnerabilityGate:
             named, unnamed = _packages(sbom)
             packages |= named
             unknown += [f"the SBOM of {service!r} names {unnamed} packages without a package URL"] if unnamed else []
+        uncovered = tuple(sorted(one for one in packages if not self.source.covers(one)))
+        looked_up = sorted(packages.difference(uncovered))
         try:
-            found = tuple(self.source.find(sorted(packages)))
+            found = tuple(self.source.find(looked_up))
         except Unavailable as error:
-            return Findings(len(packages), (), (*unknown, str(error)))
-        return Findings(len(packages), found, tuple(unknown))
+            return Findings(len(looked_up), (), (*unknown, str(error)), uncovered)
+        return Findings(len(looked_up), found, tuple(unknown), uncovered)
 
 
 def judge(findings: Findings, severity: Severity, *, accepts_unknown: bool) -> GateResult:
@@ -78,6 +83,8 @@ def judge(findings: Findings, severity: Severity, *, accepts_unknown: bool) -> G
     if unrated:
         unknown.append(f"{len(unrated)} advisories say no severity: {_list(unrated)}")
     known = f"{findings.packages} packages looked up, {len(findings.found)} vulnerabilities known"
+    if findings.uncovered:
+        known += f", nothing known about packages like {_names(findings.uncovered)}"
     if not unknown:
         return GateResult(gate="vulnerabilities", verdict="passed", why=f"{known}, none {severity} or worse")
     why = "; ".join(unknown)
@@ -111,6 +118,10 @@ def _rank(severity: Severity) -> int:
     return SEVERITIES.index(severity)
 
 
+def _names(packages: Sequence[str]) -> str:
+    shown = ", ".join(packages[:MAX_SHOWN])
+    return shown if len(packages) <= MAX_SHOWN else f"{shown} and {len(packages) - MAX_SHOWN} more"
+
+
 def _list(found: Sequence[Vulnerability]) -> str:
-    shown = ", ".join(f"{one.id} in {one.package}" for one in found[:MAX_SHOWN])
-    return shown if len(found) <= MAX_SHOWN else f"{shown} and {len(found) - MAX_SHOWN} more"
+    return _names([f"{one.id} in {one.package}" for one in found])

@@ -84,6 +84,10 @@ Connect = Callable[[Host, Progress], Awaitable[Session]]
 class VulnerabilitySource(Protocol):
     """A database of advisories."""
 
+    def covers(self, package: str) -> bool:
+        """Whether it has advisories for packages of this kind at all."""
+        ...
+
     def find(self, packages: Sequence[str]) -> Sequence[Vulnerability]:
         """What is known of these package URLs. Raises `Unavailable` where that cannot be said of all of them."""
         ...

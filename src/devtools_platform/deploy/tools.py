@@ -26,7 +26,8 @@ class DebugArguments(Arguments):
     """Arguments of `debug`."""
 
     service: str = Field(
-        pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$", description="A service of the release or of its data, such as `stack`."
+        pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$",
+        description="A service of the release or of its data, such as `stack`, or an agent.",
     )
     lines: int = Field(default=50, ge=1, le=300, description="Log lines of each container.")
 

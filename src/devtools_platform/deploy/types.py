@@ -145,7 +145,7 @@ class Options(Model):
     """How long requests of the old release may take to end. Streams are left then, and go on."""
     watch_s: float = Field(default=10, ge=0, le=3600)
     has_gate: bool = True
-    """Refuse while critical alerts fire or traces are not whole."""
+    """Refuse while urgent alerts fire or traces are not whole."""
     refuse_severity: Severity | None = None
     """Refuse a release with a known vulnerability that bad or worse. None: it is not looked up."""
     accepts_unknown: bool = False

@@ -1,7 +1,7 @@
 """Spans by the OpenTelemetry API only. Which exporters listen is the business of `observability`."""
 
 import hashlib
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ def trace_id_for(task_id: str) -> str:
 
 
 @contextmanager
-def task_span(task_id: str, agent: str, name: str) -> Generator[Span]:
+def task_span(task_id: str, agent: str, name: str, attributes: Mapping[str, str] | None = None) -> Generator[Span]:
     """A span in the task's trace; everything inside belongs to `agent`."""
     root = SpanContext(
         trace_id=int(trace_id_for(task_id), 16),
@@ -47,7 +47,7 @@ def task_span(task_id: str, agent: str, name: str) -> Generator[Span]:
         context = trace.set_span_in_context(NonRecordingSpan(root))
     reset = current_scope.set(TaskScope(task_id, agent))
     try:
-        with tracer.start_as_current_span(name, context=context) as span:
+        with tracer.start_as_current_span(name, context=context, attributes=attributes) as span:
             yield span
     finally:
         current_scope.reset(reset)

@@ -27,13 +27,16 @@ PATIENCE_S = 20.0
 class StoreExporter(SpanExporter):
     """Writes finished spans to our own table. Waits a while for a database that is away; runs on its own thread."""
 
-    def __init__(self, store: SpanStore, origin: Origin) -> None:
+    def __init__(self, store: SpanStore, origin: Origin, *, with_content: bool = True) -> None:
         self.store = store
         self.origin = origin
+        self.with_content = with_content
         self._closed = threading.Event()
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        rows = [row for row in (to_row(span, self.origin) for span in spans) if row.task_id]
+        rows = [
+            row for row in (to_row(span, self.origin, with_content=self.with_content) for span in spans) if row.task_id
+        ]
         wait = 0.5
         while rows:
             try:
@@ -58,12 +61,12 @@ class StoreExporter(SpanExporter):
 
 
 class Tracing:
-    """The spans of this process. `close` writes out what is still held."""
+    """The spans of this process, with or without what was said. `close` writes out what is still held."""
 
-    def __init__(self, store: SpanStore, origin: Origin) -> None:
+    def __init__(self, store: SpanStore, origin: Origin, *, with_content: bool = True) -> None:
         self.provider = TracerProvider(resource=Resource.create(dict(origin.attributes)), shutdown_on_exit=False)
         self.provider.add_span_processor(TaskStamp())
-        exporter = StoreExporter(store, origin)
+        exporter = StoreExporter(store, origin, with_content=with_content)
         self.provider.add_span_processor(
             BatchSpanProcessor(exporter, schedule_delay_millis=DELAY_MS, max_queue_size=QUEUE)
         )

@@ -20,9 +20,15 @@ from devtools_platform.observability.interfaces import SpanRow
 
 MAX_ATTRIBUTE_CHARS = 20_000
 OBSERVATION_TYPE = "langfuse.observation.type"
+STATUS_MESSAGE = "langfuse.observation.status_message"
 
-#: Said again by the spans below them, and as long as the whole conversation.
-DROPPED = frozenset({"pydantic_ai.all_messages", "gen_ai.tool.definitions", "model_request_parameters"})
+CONTENT = frozenset(
+    {
+        *("gen_ai.input.messages", "gen_ai.output.messages", "gen_ai.system_instructions", "final_result"),
+        *("gen_ai.tool.call.arguments", "gen_ai.tool.call.result", "gen_ai.retrieval.query.text"),
+    }
+)
+"""What was said to models and tools, and by them."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +70,14 @@ class TaskStamp(SpanProcessor):
                 span.set_attribute(name, value)
 
 
-def to_row(span: ReadableSpan, origin: Origin) -> SpanRow:
-    """A finished span as every sink gets it."""
+def to_row(span: ReadableSpan, origin: Origin, *, with_content: bool = True) -> SpanRow:
+    """A finished span as every sink gets it. Without content, of an error its kind alone is kept."""
     context = span.get_span_context()
     assert context is not None  # noqa: S101 - a finished span has one
-    given = {key: value for key, value in (span.attributes or {}).items() if key not in DROPPED}
+    given = dict(span.attributes or {})
     given |= _described(span, given)
+    if not with_content:
+        given = _without_content(given)
     attributes = {**_without_secrets(given), **origin.attributes}
     return SpanRow(
         trace_id=f"{context.trace_id:032x}",
@@ -86,18 +94,25 @@ def to_row(span: ReadableSpan, origin: Origin) -> SpanRow:
     )
 
 
+def _without_content(given: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in given.items() if key not in CONTENT}
+    if STATUS_MESSAGE in kept:
+        kept[STATUS_MESSAGE] = str(kept[STATUS_MESSAGE]).partition(":")[0]
+    return kept
+
+
 def _described(span: ReadableSpan, given: Mapping[str, Any]) -> dict[str, Any]:
     """What Langfuse cannot see by itself: retrieval, our own agent spans, why something failed."""
     more: dict[str, Any] = {}
     tool = str(given.get("gen_ai.tool.name", ""))
     if tool.startswith("context_"):
         more[OBSERVATION_TYPE] = "retriever"
-    elif span.name.startswith(("agent_run ", "run ", "ask ")):
+    elif span.name.startswith("agent_run "):
         more[OBSERVATION_TYPE] = "agent"
     if span.name == "task":
         more["langfuse.trace.name"] = "task"
     if span.status.description:
-        more["langfuse.observation.status_message"] = span.status.description
+        more[STATUS_MESSAGE] = span.status.description
     elif given.get("devtools.tool.is_error"):
         more["langfuse.observation.level"] = "WARNING"
     return more

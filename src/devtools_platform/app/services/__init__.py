@@ -14,16 +14,15 @@ if TYPE_CHECKING:
     from devtools_platform.app.runtimes import Runtimes
     from devtools_platform.context.service import ContextService
     from devtools_platform.gateway.adapters.call_records import Presence
-    from devtools_platform.observability.service import Tracing
 
 
-async def start_services(site: Site, observed: "Observed | None", tracing: "Tracing") -> "Runtimes | None":
+async def start_services(site: Site, observed: "Observed | None") -> "Runtimes | None":
     """Those of the site, in the order they need each other. What carries the agents, where that is started here."""
     runtimes: Runtimes | None = None
     if site.has("agents") or site.has("worker"):
         from devtools_platform.app.services.crew import start_models
 
-        runtimes = await start_models(site, tracing)
+        runtimes = await start_models(site)
     context = await _open_context(site) if site.has("context") else None
     presence = await _open_presence(site) if site.has("gateway") else None
     # All that serves ends before what it stands on, and a gateway is there for others until it has answered its last.

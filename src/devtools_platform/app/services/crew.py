@@ -2,16 +2,13 @@
 
 from devtools_platform.app.crew import build_crew
 from devtools_platform.app.models import describe_model
-from devtools_platform.app.recording import trace_agents
 from devtools_platform.app.runtimes import Runtimes, choose_runtimes
 from devtools_platform.app.site import ALL_SERVICES, Site
 from devtools_platform.config.settings import Queue
 from devtools_platform.kit.metrics import serve_metrics
-from devtools_platform.observability.service import Tracing
 
 
-async def start_models(site: Site, tracing: Tracing) -> Runtimes:
-    trace_agents(tracing, site.settings)
+async def start_models(site: Site) -> Runtimes:
     runtimes = await choose_runtimes(site.settings, site.home, lambda text: site.progress("model", text))
     site.cleanup.push_async_callback(runtimes.stop)
     site.progress("model", describe_model(runtimes.main))

@@ -35,6 +35,7 @@ from devtools_platform.context.query import (
     make_point_id,
     make_texts,
 )
+from devtools_platform.kit.memory import give_back_memory
 
 _LOCK_SECONDS = 10.0
 """How long to wait for a predecessor that is still closing."""
@@ -170,6 +171,7 @@ class Engine:
 
     def flush(self) -> None:
         self.shard.flush()
+        give_back_memory()
         self.updates = 0
 
     def _update(self, operation: qdrant.UpdateOperation) -> None:

@@ -40,6 +40,10 @@ class Docker:
             raise BadInput(f"{str(file)!r} cannot be read: {error.strerror}.", hint="Pass --compose FILE.") from None
         argv = ["docker", "compose", "--file", str(file), "config", "--no-interpolate", "--format", "json"]
         run = self._start(argv, COMMAND_S)
+        if "unknown flag: --file" in run.stderr or "is not a docker command" in run.stderr:
+            raise ProgramFailed(
+                "Docker has no compose plugin here.", hint="Install docker-compose-plugin, 2.0 or newer."
+            )
         if run.returncode != 0:
             raise BadInput(
                 f"{file} is no valid compose file: {run.stderr.strip()[-1000:]}", hint=f"Try `{' '.join(argv)}`."

@@ -1,13 +1,14 @@
 """OSV (https://osv.dev) as a `VulnerabilitySource`: package URLs in, advisories with their severity out.
 
 Only names and versions of packages are sent. Advisories that are aliases of one another count once, with the worst
-severity that any of them says; many of PyPI's own say none where GitHub's copy does.
+severity that any of them says, in a word or by a CVSS vector; many of PyPI's own say none where GitHub's copy does.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar, get_args
+from urllib.parse import parse_qsl, quote
 
 import httpx2
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
@@ -22,12 +23,38 @@ MAX_BYTES = 16_000_000
 TIMEOUT_S = 30
 AT_ONCE = 8
 _WORDS: Mapping[str, Severity] = {
+    "none": "low",
     "low": "low",
     "moderate": "medium",
     "medium": "medium",
     "high": "high",
     "critical": "critical",
 }
+COVERED = frozenset(
+    (
+        "apk",
+        "bitnami",
+        "cargo",
+        "composer",
+        "conan",
+        "cran",
+        "deb",
+        "gem",
+        "golang",
+        "hackage",
+        "hex",
+        "julia",
+        "maven",
+        "npm",
+        "nuget",
+        "opam",
+        "pub",
+        "pypi",
+        "rpm",
+        "swift",
+    )
+)
+"""Kinds of package URLs that OSV has advisories for. To any other it answers, without a word, that it knows none."""
 AdvisoryId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,99}$")]
 """It becomes part of an address, so it is only what an id is made of."""
 HINT = "Try again later, or name a mirror with DEV_TOOLS_OSV_URL."
@@ -50,16 +77,30 @@ class _Batch(_Part):
     results: tuple[_Result, ...]
 
 
+class _Score(_Part):
+    type: str
+    score: str
+    """A CVSS vector, or Ubuntu's word."""
+
+
+class _Affected(_Part):
+    severity: tuple[_Score, ...] = ()
+
+
 class _Advisory(_Part):
     id: AdvisoryId
     aliases: tuple[str, ...] = ()
     withdrawn: str | None = None
     database_specific: dict[str, Any] = Field(default_factory=dict[str, Any])
+    severity: tuple[_Score, ...] = ()
+    affected: tuple[_Affected, ...] = ()
 
     @property
-    def severity(self) -> Severity | None:
-        """What the database calls it. None where it gives a CVSS vector or nothing: that is not computed here."""
-        return _WORDS.get(str(self.database_specific.get("severity", "")).lower())
+    def rating(self) -> Severity | None:
+        """What the database calls it, else the worst of its vectors. None where it says neither."""
+        if word := _WORDS.get(str(self.database_specific.get("severity", "")).lower()):
+            return word
+        return _worst(rate(one.score) for one in (*self.severity, *(s for a in self.affected for s in a.severity)))
 
 
 T = TypeVar("T", bound=_Part)
@@ -76,15 +117,17 @@ class Osv:
 
     def find(self, packages: Sequence[str]) -> Sequence[Vulnerability]:
         """One entry a package and vulnerability. Raises `Unavailable` when OSV does not answer whole."""
-        hits = [
-            pair for start in range(0, len(packages), BATCH) for pair in self._hits(packages[start : start + BATCH])
-        ]
+        asked = sorted({ask_for(package) for package in packages if self.covers(package)})
+        hits = [pair for start in range(0, len(asked), BATCH) for pair in self._hits(asked[start : start + BATCH])]
         ids = sorted({id_ for _, id_ in hits})
         if len(ids) > MAX_ADVISORIES:
             raise Unavailable(f"OSV names more than {MAX_ADVISORIES} advisories for this release.", hint=HINT)
         with ThreadPoolExecutor(AT_ONCE) as pool:
             advisories = {one.id: one for one in pool.map(self._advisory, ids)}
         return _merge(hits, advisories)
+
+    def covers(self, package: str) -> bool:
+        return package.removeprefix("pkg:").partition("/")[0] in COVERED
 
     def _hits(self, packages: Sequence[str]) -> list[tuple[str, str]]:
         """Pairs of package and advisory id, over all pages."""
@@ -132,6 +175,42 @@ class Osv:
             raise Unavailable(text, hint=HINT) from None
 
 
+def ask_for(package: str) -> str:
+    """The package URL that OSV knows a package by.
+
+    Debian's and Ubuntu's advisories name source packages, an SBOM names what is installed: `libssl3` is `openssl`.
+    """
+    path, _, query = package.partition("?")
+    qualifiers = dict(parse_qsl(query))
+    if not package.startswith("pkg:deb/"):
+        return package
+    named, _, version = path.rpartition("@")
+    folder, _, own = named.rpartition("/")
+    source, _, source_version = qualifiers.get("upstream", "").partition("@")
+    name, version = (quote(source) if source else own), (quote(source_version, safe="") if source_version else version)
+    distro = f"&distro={quote(qualifiers['distro'])}" if "distro" in qualifiers else ""
+    return f"{folder}/{name}@{version}?arch=source{distro}"
+
+
+def rate(score: str) -> Severity | None:
+    """The severity of a CVSS vector (2, 3 or 4) or of a word. None for what is neither."""
+    from cvss import CVSS2, CVSS3, CVSS4  # in the extra `deploy`
+    from cvss.exceptions import CVSSError
+
+    kind: Any = CVSS4 if score.startswith("CVSS:4") else CVSS3 if score.startswith("CVSS:3") else CVSS2
+    try:
+        word = str(kind(score).severities()[0]).lower()
+    except CVSSError:
+        word = score.lower()
+    return _WORDS.get(word)
+
+
+def _worst(ratings: Iterable[Severity | None]) -> Severity | None:
+    order: tuple[Severity, ...] = get_args(Severity)
+    known = set(ratings)
+    return next((one for one in reversed(order) if one in known), None)
+
+
 @dataclass
 class _Group:
     """Advisories about one vulnerability of one package."""
@@ -143,7 +222,6 @@ class _Group:
 
 def _merge(hits: Iterable[tuple[str, str]], advisories: Mapping[str, _Advisory]) -> list[Vulnerability]:
     """Aliases as one, withdrawn ones left out."""
-    order: tuple[Severity, ...] = get_args(Severity)
     groups: dict[str, list[_Group]] = {}
     for package, id_ in sorted(set(hits)):
         advisory = advisories[id_]
@@ -153,11 +231,10 @@ def _merge(hits: Iterable[tuple[str, str]], advisories: Mapping[str, _Advisory])
         of_package = groups.setdefault(package, [])
         group = next((one for one in of_package if one.names & names), None)
         if group is None:
-            of_package.append(_Group(id_, names, advisory.severity))
+            of_package.append(_Group(id_, names, advisory.rating))
             continue
         group.names |= names
-        rated: list[Severity] = [one for one in order if one in (group.severity, advisory.severity)]
-        group.severity = rated[-1] if rated else None
+        group.severity = _worst((group.severity, advisory.rating))
     return [
         Vulnerability(id=one.id, package=package, severity=one.severity) for package, of in groups.items() for one in of
     ]

@@ -19,6 +19,9 @@ from devtools_platform.deploy.types import Host
 
 BEAT_S = 1.0
 CONNECT_S = 15
+"""For the host's first line, after what its system does at a login."""
+REACH_S = 8
+"""For a first answer: three attempts of TCP's are made in it."""
 MAX_LINE = 16_000_000
 CALL_S = 1200.0
 
@@ -37,7 +40,7 @@ _ERRORS: Mapping[str, type[DevToolsError]] = {
 
 def ssh_argv(host: Host, prefix: Sequence[str] = ()) -> list[str]:
     """How `ssh` is called: never asks, never trusts an unknown host, notices a dead connection."""
-    options = ["BatchMode=yes", "StrictHostKeyChecking=yes", f"ConnectTimeout={CONNECT_S}", "ServerAliveInterval=2"]
+    options = ["BatchMode=yes", "StrictHostKeyChecking=yes", f"ConnectTimeout={REACH_S}", "ServerAliveInterval=2"]
     options += ["ServerAliveCountMax=2", "ForwardAgent=no", "ClearAllForwardings=yes"]
     if host.known_hosts:
         options += [f"UserKnownHostsFile={host.known_hosts}", "GlobalKnownHostsFile=/dev/null"]

@@ -4,28 +4,38 @@ import json
 from typing import Any
 
 from devtools_platform.deploy.host import commands, traffic
-from devtools_platform.deploy.host.engine import Engine, service_of
+from devtools_platform.deploy.host.engine import Engine, agents_of, service_of
 from devtools_platform.deploy.host.store import COLOURS, Refused, Store, check_chain
 
 RECENT = 10
 
 
 def debug(store: Store, engine: Engine, service: str, lines: int) -> dict[str, Any]:
-    """Status, health log, last log lines, image against release, ports, disk and recent audit of one service."""
+    """Status, health log, last log lines, image against release, ports, disk and recent audit of one service.
+
+    An agent's name stands for the service it runs in.
+    """
     application = store.config.application
     found: list[dict[str, Any]] = []
     known: set[str] = set()
     for project in (*(f"{application}-{colour}" for colour in COLOURS), f"{application}-data"):
         containers = engine.containers(project)
-        known |= {service_of(container) for container in containers}
+        known |= {name for container in containers for name in (service_of(container), *agents_of(container))}
         found += [
-            {"project": project, **engine.describe(container, lines), **_compare(store, container)}
+            {
+                "project": project,
+                "service": service_of(container),
+                **engine.describe(container, lines),
+                **_compare(store, container),
+            }
             for container in containers
-            if service_of(container) == service
+            if service in (service_of(container), *agents_of(container))
         ]
     if not found:
         raise Refused(
-            "not_found", f"No container of a service {service!r} is here.", f"There are: {', '.join(sorted(known))}."
+            "not_found",
+            f"No container of a service or agent {service!r} is here.",
+            f"There are: {', '.join(sorted(known))}.",
         )
     return {"service": service, "live": store.live(), "containers": found, **overview(store, engine)}
 

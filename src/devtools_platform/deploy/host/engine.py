@@ -18,7 +18,8 @@ from devtools_platform.deploy.host import commands
 from devtools_platform.deploy.host.commands import Command, Project
 from devtools_platform.deploy.host.store import Refused
 
-POLL_S = 0.15
+POLL_S = 0.25
+"""Each look starts two programs: more often, and a small droplet is busy with looking."""
 PULL_S = 900
 COMMAND_S = 180
 LOG_LINES = 40
@@ -134,6 +135,11 @@ class Engine:
 
 def service_of(container: Mapping[str, Any]) -> str:
     return container["Config"]["Labels"].get("com.docker.compose.service", container["Name"].lstrip("/"))
+
+
+def agents_of(container: Mapping[str, Any]) -> list[str]:
+    """The agents that run in it, as its label in the compose file says."""
+    return container["Config"]["Labels"].get("dev-tools.agents", "").split()
 
 
 def state_of(container: Mapping[str, Any]) -> str:

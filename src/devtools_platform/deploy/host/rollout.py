@@ -187,14 +187,16 @@ class HostRollout:
         return {"verdict": "passed", "why": output.strip()[-500:]}
 
     def gate(self, _: Args) -> dict[str, Any]:
-        """No critical alert may fire while we change something."""
+        """No urgent alert may fire while we change something."""
         prometheus = self.store.config.prometheus
         if prometheus is None:
             return {"verdict": "unknown", "why": "host.json names no Prometheus"}
+        if self._journal()["from"] is None:  # what fires then is that nothing is there
+            return {"verdict": "unknown", "why": "nothing serves yet that could be well"}
         if firing := traffic.firing_alerts(prometheus):
-            text = f"Critical alerts fire: {', '.join(firing)}."
+            text = f"Urgent alerts fire: {', '.join(firing)}."
             raise Refused("gate", text, "Mend that first, or deploy with --no-gate.")
-        return {"verdict": "passed", "why": "no critical alert fires"}
+        return {"verdict": "passed", "why": "no urgent alert fires"}
 
     def hold(self, _: Args) -> None:
         """Stay staged after the deployer is gone: a person decides when to promote."""

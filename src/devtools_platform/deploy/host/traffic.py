@@ -16,6 +16,8 @@ from devtools_platform.deploy.host.store import COLOURS, HostConfig, Refused, St
 TIMEOUT_S = 5
 POLL_S = 0.05
 MAX_BODY = 100_000
+URGENT = frozenset({"critical", "page"})
+"""Severities that somebody is woken for: many rules say `critical`, ours say `page`."""
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -95,7 +97,7 @@ def watch(urls: Sequence[str], seconds: float, also: Callable[[], None]) -> int:
 
 
 def firing_alerts(prometheus: str) -> list[str]:
-    """Names of critical alerts that fire now. Raises `Refused` where Prometheus does not say."""
+    """Names of urgent alerts that fire now. Raises `Refused` where Prometheus does not say."""
     status, body = get(f"{prometheus}/api/v1/alerts")
     try:
         alerts = json.loads(body)["data"]["alerts"] if status == 200 else None  # noqa: PLR2004 - HTTP's own number
@@ -104,7 +106,7 @@ def firing_alerts(prometheus: str) -> list[str]:
     if alerts is None:
         raise Refused("gate", f"Prometheus at {prometheus} does not tell its alerts (HTTP {status or 'no answer'}).")
     firing = (a["labels"] for a in alerts if a.get("state") == "firing")
-    return sorted({labels.get("alertname", "?") for labels in firing if labels.get("severity") == "critical"})
+    return sorted({labels.get("alertname", "?") for labels in firing if labels.get("severity") in URGENT})
 
 
 def get(url: str) -> tuple[int | None, str]:
