@@ -71,13 +71,13 @@ $(VENV)/.deploy-test: requirements/deploy-test.txt $(VENV)/.dev
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/deploy-test.txt
 	@touch $@
 
-e2e-stack: $(VENV)/.deploy-test
-	E2E_DEPLOY=1 $(BIN)/python -m pytest tests/e2e_deploy/test_7_stack.py $(PYTEST_ARGS)
-
 # Debian 13's engine beside the installed one: one of the two droplets runs on it.
 build/second-engine/.done: tests/e2e_deploy/second_engine.sh
 	@PYTHON=$(BIN)/python $< $(@D)
 	@touch $@
+
+e2e-stack: $(VENV)/.deploy-test build/second-engine/.done
+	E2E_DEPLOY=1 $(BIN)/python -m pytest tests/e2e_deploy/test_7_stack.py $(PYTEST_ARGS)
 
 e2e-deploy: $(VENV)/.deploy-test build/second-engine/.done
 	E2E_DEPLOY=1 $(BIN)/python -m pytest tests/e2e_deploy $(PYTEST_ARGS)
