@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := src tests bench docs deploy
 
-.PHONY: help demo test check chaos conformance e2e-deploy e2e-stack bench eval eval-peers docs format lock clean site e2e-phoenix soak
+.PHONY: help demo test check chaos conformance e2e-deploy e2e-stack bench bench-agents eval eval-peers eval-bfcl docs format lock clean site e2e-phoenix soak
 help:
 	@echo "make demo    a real task, from nothing to a reviewed branch, with the embedded model"
 	@echo "make check   format, lint, types, imports"
@@ -14,10 +14,12 @@ help:
 	@echo "make conformance  the official MCP suite through the gateway, and its OAuth scenarios for clients (needs npm)"
 	@echo "make e2e-deploy  releases and rollouts on real engines, in network namespaces (needs root; says what is missing)"
 	@echo "make e2e-phoenix  a task's spans at a real Phoenix server, in an environment of its own (900 MB)"
-	@echo "make e2e-stack   deploy/compose.yaml on a real engine, a task through its services (part of e2e-deploy)"
+	@echo "make e2e-stack   deploy/compose.yaml on a real engine, a task through its services"
 	@echo "make bench   measured figures, written to docs/benchmarks.md by hand"
 	@echo "make eval    an evaluation set over the six agents, against the configured model"
 	@echo "make eval-peers  the same twenty small bugs for ours and for mini-swe-agent"
+	@echo "make eval-bfcl   all 200 multi-turn cases of the BFCL through the gateway"
+	@echo "make bench-agents  what a step of an agent costs: ours, LangGraph, openai-agents, OpenHands"
 	@echo "make docs    the generated reference pages"
 	@echo "make site    the documentation as a site, in build/site"
 
@@ -76,11 +78,11 @@ build/second-engine/.done: tests/e2e_deploy/second_engine.sh
 	@PYTHON=$(BIN)/python $< $(@D)
 	@touch $@
 
+e2e-deploy: $(VENV)/.deploy-test build/second-engine/.done
+	E2E_DEPLOY=1 $(BIN)/python -m pytest tests/e2e_deploy --ignore tests/e2e_deploy/test_7_stack.py $(PYTEST_ARGS)
+
 e2e-stack: $(VENV)/.deploy-test build/second-engine/.done
 	E2E_DEPLOY=1 $(BIN)/python -m pytest tests/e2e_deploy/test_7_stack.py $(PYTEST_ARGS)
-
-e2e-deploy: $(VENV)/.deploy-test build/second-engine/.done
-	E2E_DEPLOY=1 $(BIN)/python -m pytest tests/e2e_deploy $(PYTEST_ARGS)
 
 # Phoenix brings 140 packages and a licence that is not ours: an environment of its own, from its own lock file.
 $(VENV)-phoenix/.done: requirements/phoenix.txt
@@ -101,8 +103,22 @@ build/peers/.complete: $(VENV)/.dev
 	@touch $@
 
 eval-peers: build/peers/.complete
-	$(BIN)/python bench/evaluate.py --agent feature-dev $(EVAL_ARGS)
 	$(BIN)/python bench/eval_peers.py --peers build/peers/bin/python $(EVAL_PEERS_ARGS)
+
+eval-bfcl: $(VENV)/.dev
+	EVAL_BFCL=1 $(BIN)/python -m pytest tests/gateway/test_bfcl.py $(PYTEST_ARGS)
+
+# OpenHands' SDK needs Python 3.12: an environment of its own, where there is one.
+build/openhands/.complete:
+	@mkdir -p build/openhands
+	@if command -v python3.12 >/dev/null; then python3.12 -m venv build/openhands \
+		&& build/openhands/bin/python -m pip install --quiet --disable-pip-version-check openhands-sdk==1.58.2; \
+		else echo "no python3.12: OpenHands is left out" >&2; fi
+	@touch $@
+
+bench-agents: build/peers/.complete build/openhands/.complete
+	$(BIN)/python bench/agents.py --peers build/peers/bin/python \
+		$(addprefix --openhands ,$(wildcard build/openhands/bin/python)) $(BENCH_ARGS)
 
 docs: $(VENV)/.dev
 	$(BIN)/python docs/generate.py

@@ -1,10 +1,13 @@
-"""The twenty small bugs for mini-swe-agent, at the endpoint the settings name: `make eval-peers`.
+"""The twenty small bugs for ours and for mini-swe-agent, in turns, at the endpoint the settings name.
 
-    python bench/eval_peers.py --peers PYTHON [--limit N] [--steps N] [--seconds S] [--minutes M] [--json FILE]
+    make eval-peers
+    python bench/eval_peers.py --peers PYTHON [--cases N] [--steps N] [--seconds S] [--minutes M] [--json FILE]
 
-Beside it stands `make eval --agent feature-dev`: the same cases, the same endpoint, judged the same way (the tests
-pass and are as they were). PYTHON is of an environment with `mini-swe-agent`. The peer runs what the model writes, so
-it runs in bubblewrap: this machine read-only but for the repository, its network only for the endpoint.
+Each case is given to both before the next one begins, with the same words, the same running endpoint and the same
+time; both are judged the same way (the tests pass and are as they were). `--cases N` takes the first N, `--minutes`
+begins none after so long: what was not begun is not counted. PYTHON is of an environment with `mini-swe-agent`. The
+peer runs what the model writes, so it runs in bubblewrap: this machine read-only but for the repository, its network
+only for the endpoint.
 """
 
 import argparse
@@ -21,10 +24,13 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "tests"), str(ROOT / "src")]
 
-from devtools_platform.app.models import ServedModel, choose_model, describe_model  # noqa: E402 - needs the path above
+from devtools_platform.app.ledger import Pricing  # noqa: E402 - needs the path above
+from devtools_platform.app.models import ServedModel, choose_model, describe_model  # noqa: E402
 from devtools_platform.config import Settings, load_settings  # noqa: E402
 from devtools_platform.kit.sandbox import find_sandbox  # noqa: E402
-from evaluate import load_cases  # noqa: E402
+from devtools_platform.observability.prices import load_prices  # noqa: E402
+from evaluate import Result, carry_out, load_cases, total  # noqa: E402
+from evaluation.crew import BareCrew  # noqa: E402
 from stacks import make_repo  # noqa: E402
 
 
@@ -54,14 +60,14 @@ def run_case(
     try:
         done = subprocess.run(
             boxed(bubblewrap, repo, options.peers, command),
-            capture_output=True, text=True, check=False, timeout=options.seconds + 150,
+            capture_output=True, text=True, check=False, timeout=options.seconds + 60,
         )  # fmt: skip
         used = (
             json.loads(done.stdout.strip().splitlines()[-1]) if done.returncode == 0 else {"ended": done.stderr[-300:]}
         )
     except subprocess.TimeoutExpired:
         used = {"ended": "timeout"}
-    return {"name": case["name"], **used, "seconds": round(time.perf_counter() - began, 1)}
+    return {**used, "seconds": round(time.perf_counter() - began, 1)}
 
 
 def is_solved(bubblewrap: str, peers: Path, case: dict[str, Any], repo: Path) -> bool:
@@ -78,22 +84,27 @@ def is_solved(bubblewrap: str, peers: Path, case: dict[str, Any], repo: Path) ->
 
 async def main(options: argparse.Namespace, settings: Settings) -> dict[str, Any]:
     options.peers = options.peers.absolute()
+    settings = settings.model_copy(
+        update={"model_timeout_s": options.seconds}
+    )  # as the peer: a slow machine is no fault
     bubblewrap = str(find_sandbox(settings.sandbox_program).bwrap)
-    cases = [case for case in load_cases() if case["name"].startswith("fix-")][: options.limit]
+    cases = [case for case in load_cases() if case["name"].startswith("fix-")][: options.cases]
     stop = time.perf_counter() + 60 * options.minutes
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="dev-tools-peers-") as name:
         folder = Path(name)
+        (folder / "workspaces").mkdir()
         served = await choose_model(settings, folder, lambda _: None)
         try:
-            for case in cases:
+            pricing = Pricing(served, load_prices(settings.prices))
+            crew = BareCrew(settings, served, folder / "workspaces")
+            for place, case in enumerate(cases):
                 if time.perf_counter() >= stop:
                     break
-                repo = make_repo(folder / case["name"], case["base"])
-                row = await asyncio.to_thread(run_case, options, served, bubblewrap, case, repo)
-                row["solved"] = await asyncio.to_thread(is_solved, bubblewrap, options.peers, case, repo)
-                rows.append(row)
-                print(json.dumps(row), file=sys.stderr, flush=True)
+                ours = as_row(await carry_out(crew, case, place, options.seconds, folder))
+                theirs = await ask_mini(options, served, bubblewrap, case, folder, pricing)
+                rows.append({"name": case["name"], "ours": ours, "mini-swe-agent": theirs})
+                print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
                 if options.json:
                     options.json.write_text(json.dumps(summarise(served, rows, len(cases)), indent=2) + "\n")
         finally:
@@ -102,32 +113,63 @@ async def main(options: argparse.Namespace, settings: Settings) -> dict[str, Any
     return summarise(served, rows, len(cases))
 
 
+def as_row(result: Result) -> dict[str, Any]:
+    """What ours came to, in the words of the peer's row."""
+    meter = result.meter
+    cost = None if meter.cost_usd is None else float(meter.cost_usd)
+    return {
+        "ended": result.problem or "done",
+        "calls": meter.calls,
+        "prompt_tokens": meter.input_tokens,
+        "completion_tokens": meter.output_tokens,
+        "cost_usd": cost,
+        "seconds": round(result.seconds, 1),
+        "solved": not result.problem,
+    }
+
+
+async def ask_mini(
+    options: argparse.Namespace, served: ServedModel, bubblewrap: str, case: Any, folder: Path, pricing: Pricing
+) -> dict[str, Any]:
+    repo = make_repo(folder / "mini" / case["name"], case["base"])
+    row = await asyncio.to_thread(run_case, options, served, bubblewrap, case, repo)
+    tokens = row.get("prompt_tokens"), row.get("completion_tokens")
+    cost = None if None in tokens else pricing.price(*tokens, 0)[0]
+    solved = await asyncio.to_thread(is_solved, bubblewrap, options.peers, case, repo)
+    return {**row, "cost_usd": None if cost is None else float(cost), "solved": solved}
+
+
 def summarise(served: ServedModel, rows: list[dict[str, Any]], planned: int) -> dict[str, Any]:
-    def total(name: str) -> int | None:
-        """None where a case did not say."""
-        values = [row.get(name) for row in rows]
-        return None if any(value is None for value in values) else sum(values)
+    sides = {side: add_up([row[side] for row in rows]) for side in ("ours", "mini-swe-agent")}
+    return {"model": describe_model(served), "planned": planned, "ran": len(rows), **sides, "cases": rows}
+
+
+def add_up(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Sums over all cases, failed ones too: a success costs what was spent until it came. None is unknown."""
+    names = ("calls", "prompt_tokens", "completion_tokens", "cost_usd")
+    sums = {name: total([row.get(name) for row in rows]) for name in names}
+    solved = sum(row["solved"] for row in rows)
+    tokens = total([sums["prompt_tokens"], sums["completion_tokens"]])
+
+    def per_success(value: float | None) -> float | None:
+        return None if value is None or not solved else round(value / solved, 6)
 
     return {
-        "model": describe_model(served),
-        "planned": planned,
-        "ran": len(rows),
-        "solved": sum(row["solved"] for row in rows),
-        "calls": total("calls"),
-        "prompt_tokens": total("prompt_tokens"),
-        "completion_tokens": total("completion_tokens"),
+        "solved": solved,
+        **sums,
         "seconds": round(sum(row["seconds"] for row in rows), 1),
-        "cases": rows,
+        "tokens_per_success": per_success(tokens),
+        "cost_per_success_usd": per_success(sums["cost_usd"]),
     }
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peers", type=Path, required=True, help="the Python of an environment with mini-swe-agent")
-    parser.add_argument("--limit", type=int)
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--seconds", type=int, default=150)
-    parser.add_argument("--minutes", type=float, default=math.inf)
+    parser.add_argument("--cases", type=int, help="only the first N")
+    parser.add_argument("--steps", type=int, default=16, help="model calls the peer may make for a case")
+    parser.add_argument("--seconds", type=int, default=600, help="for a case, each side")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no case after so long")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     found = asyncio.run(main(given, load_settings()))

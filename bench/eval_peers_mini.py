@@ -1,10 +1,12 @@
 """mini-swe-agent's side of `eval_peers.py`, in an environment that has it and not us. Prints what it used as JSON.
 
-Its own default agent and text-based prompts, with its own limits set to ours: so many steps, so many seconds.
+Its own default agent and text-based prompts, with its own limits of steps and seconds. It looks at the clock between
+calls only, so an alarm ends a call that outlasts the time; what the answered calls used is told in any case.
 """
 
 import argparse
 import json
+import signal
 from pathlib import Path
 
 import yaml
@@ -33,15 +35,19 @@ if __name__ == "__main__":
             "api_key": given.key,
             "temperature": 0.0,
             "max_tokens": 1024,
-            "timeout": 120,
+            "timeout": given.seconds,
         },
         cost_tracking="ignore_errors",
     )
     environment = LocalEnvironment(cwd=str(given.folder), timeout=30)
     agent = DefaultAgent(model, environment, **known, step_limit=given.steps, wall_time_limit_seconds=given.seconds)
     ended = ""
+    signal.signal(signal.SIGALRM, signal.default_int_handler)  # the one exception that its retries let through
+    signal.alarm(given.seconds)
     try:
         ended = str(agent.run(given.task).get("exit_status", ""))
+    except KeyboardInterrupt:
+        ended = "TimeExceeded"
     except Exception as error:  # noqa: BLE001 - how it ends is a result
         ended = type(error).__name__
     uses = [m["extra"]["response"]["usage"] for m in agent.messages if "response" in m.get("extra", {})]

@@ -169,7 +169,7 @@ def summarise(results: list[Result]) -> dict[str, Any]:
     return summary
 
 
-def total(values: list[int | None]) -> int | None:
+def total(values: Sequence[float | None]) -> float | None:
     """None as soon as one is unknown."""
     known = [value for value in values if value is not None]
     return sum(known) if len(known) == len(values) else None
@@ -186,7 +186,7 @@ def show(done: Mapping[str, Any]) -> None:
         )
 
 
-def shown(value: int | None) -> str:
+def shown(value: float | None) -> str:
     return "unknown" if value is None else str(value)
 
 

@@ -11,11 +11,16 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from sqlalchemy import Engine, make_url, text
 
 from devtools_platform.kit.database import connect, migrate
 from devtools_platform.state.adapters.embedded_postgres import EmbeddedPostgres
+
+# A busy machine is no wrong answer: what an example may take is pytest's limit, not 200 ms.
+hypothesis.settings.register_profile("dev-tools", deadline=None)
+hypothesis.settings.load_profile("dev-tools")
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,7 @@
 """Endpoints against a real server that fails on demand, and settings that mean one thing only."""
 
+import json
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -15,6 +17,11 @@ import openai
 import pytest
 from pydantic import SecretStr
 from pydantic_ai import Agent, UnexpectedModelBehavior, UsageLimitExceeded
+from pydantic_ai.messages import ModelRequest, SystemPromptPart, UserPromptPart
+from pydantic_ai.models import Model, ModelRequestParameters
+from pydantic_ai.models.openai import OpenAIChatModel
+from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider
+from pydantic_ai.tools import ToolDefinition
 
 from devtools_platform.agents.adapters.endpoints import (
     Endpoint,
@@ -83,7 +90,11 @@ def endpoint_of(fake: FakeOpenAI, **changes: Any) -> Endpoint:
 
 
 async def call(endpoint: Endpoint, *, timeout_s: float = 5, stream: bool = False) -> str:
-    agent = Agent(build_model(endpoint, timeout_s=timeout_s), instructions="Agent: feature-dev")
+    return await call_with(build_model(endpoint, timeout_s=timeout_s), stream=stream)
+
+
+async def call_with(model: Model, *, stream: bool) -> str:
+    agent = Agent(model, instructions="Agent: feature-dev")
 
     @agent.tool_plain
     def read_file(path: str) -> str:
@@ -311,6 +322,34 @@ async def test_an_answer_without_end_is_not_read_to_its_end():
 async def test_an_agent_works_through_the_model_with_tools(fake, stream):
     assert await call(endpoint_of(fake), stream=stream) == "All done, at last."
     assert [request.turn for request in fake.chats] == [0, 1]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_request_is_word_for_word_what_the_library_would_send(fake, stream):
+    ours = build_model(endpoint_of(fake), timeout_s=5)
+    said = await call_with(ours, stream=stream)
+
+    async with openai.AsyncOpenAI(base_url=fake.base_url, api_key="test-key", max_retries=0) as client:
+        provider = OpenAICompatibleProvider("openai-compatible", openai_client=client, profile=ours.profile)
+        assert await call_with(OpenAIChatModel("fake-model", provider=provider), stream=stream) == said
+
+    # The fake numbers the calls it makes.
+    sent = [json.loads(re.sub(r"call_\d+_", "call_n_", json.dumps(request.body))) for request in fake.chats]
+    assert sent[:2] == sent[2:]
+    assert len(sent[1]["messages"]) > len(sent[0]["messages"]) > 0
+    assert [tool["function"]["name"] for tool in sent[1]["tools"]] == ["read_file"]
+
+
+async def test_a_tool_that_changes_between_two_requests_is_sent_as_it_is_now(fake):
+    model = build_model(endpoint_of(fake), timeout_s=5)
+    asked = [ModelRequest([SystemPromptPart("Agent: feature-dev"), UserPromptPart("go")])]
+    for kind in ("string", "integer", "string"):
+        schema = {"type": "object", "properties": {"path": {"type": kind}}}
+        tool = ToolDefinition(name="read_file", parameters_json_schema=schema)
+        await model.request(asked, None, ModelRequestParameters(function_tools=[tool]))
+
+    parameters = [request.body["tools"][0]["function"]["parameters"] for request in fake.chats]
+    assert [one["properties"]["path"]["type"] for one in parameters] == ["string", "integer", "string"]
 
 
 async def test_nothing_of_the_environment_goes_to_the_endpoint(fake, monkeypatch):

@@ -20,6 +20,7 @@ for p in $PACKAGES; do dpkg-query -L "$p"; done \
   | while read -r f; do if [ ! -d "$f" ] || [ -L "$f" ]; then echo "$f"; fi; done > "$LIST"
 { tar -C / -c --no-recursion --ignore-failed-read -T <(sed -E 's#^/(bin|sbin|lib|lib64)/#/usr/\1/#; s#^/##' "$LIST") 2>/dev/null || true; } \
   | tar -C "$R" -x --keep-directory-symlink
+mkdir -p "$R/var/lib/dpkg"; dpkg-query -s $PACKAGES > "$R/var/lib/dpkg/status"
 mkdir -p "$R/etc/ssl"; cp -a /etc/ssl/certs "$R/etc/ssl/" 2>/dev/null || true
 printf 'root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n' > "$R/etc/passwd"
 printf 'root:x:0:\nnogroup:x:65534:\n' > "$R/etc/group"

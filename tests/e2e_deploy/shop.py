@@ -67,10 +67,11 @@ class Shop:
         run(*GIT, "commit", "-q", "-m", version, cwd=self.repo)
         return run("git", "rev-parse", "HEAD", cwd=self.repo).strip()
 
-    def release(self, version: str, mode: str = "good") -> dict[str, Any]:
-        """Commit and build; the manifest."""
+    def release(self, version: str, mode: str = "good", *, is_inspected: bool = False) -> dict[str, Any]:
+        """Commit and build; the manifest. Looking at what is built takes seconds each time."""
         self.commit(version, mode)
-        return self.fleet.cli("release", "build", "--compose", self.repo / "compose.app.yaml", "--no-sbom", "--no-lint")
+        flags = [] if is_inspected else ["--no-sbom", "--no-lint"]
+        return self.fleet.cli("release", "build", "--compose", self.repo / "compose.app.yaml", *flags)
 
     def start(self, *args: str, code: int | None = 0) -> dict[str, Any]:
         return self.fleet.cli("rollout", "start", *args, code=code)

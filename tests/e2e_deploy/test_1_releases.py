@@ -34,7 +34,7 @@ def test_the_hosts_run_two_versions_of_the_engine_and_of_compose(shop: Shop) -> 
 
 
 def test_the_first_release_serves(shop: Shop) -> None:
-    manifest = shop.release("v1")
+    manifest = shop.release("v1", is_inspected=True)
     outcome = shop.start("--watch", "1")
 
     assert outcome["status"] == "committed"

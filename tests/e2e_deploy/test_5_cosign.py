@@ -1,5 +1,6 @@
 """Must hold 5: the real cosign verifies what we sign, and we verify what it signs, in both formats."""
 
+import base64
 import json
 import subprocess
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from devtools_platform.deploy import signing
+from devtools_platform.deploy.adapters.osv import ask_for
 from devtools_platform.deploy.host.verify import is_signed
 from e2e_deploy.fleet import SECOND
 from e2e_deploy.shop import Shop
@@ -56,10 +58,22 @@ def test_cosign_verifies_our_provenance_in_both_formats(shop: Shop, cosign: Path
 
     assert old.returncode == 0, old.stderr
     assert new.returncode == 0, new.stderr
-    import base64
-
     said = json.loads(base64.b64decode(json.loads(old.stdout.splitlines()[0])["payload"]))
     assert said["predicate"]["buildDefinition"]["externalParameters"]["git_sha"] == sha
+
+
+def test_cosign_verifies_our_sbom_which_names_what_advisories_are_looked_up_by(shop: Shop, cosign: Path) -> None:
+    """Made by the real syft of the first release's real image."""
+    image = shop.fleet.cli("release", "show", "1")["images"]["web"]
+    public = shop.fleet.folder / "cosign.pub"
+    done = call(shop, cosign, "verify-attestation", "--type", "cyclonedx", "--key", public, *INSECURE, image)
+
+    assert done.returncode == 0, done.stderr
+    said = json.loads(base64.b64decode(json.loads(done.stdout.splitlines()[0])["payload"]))["predicate"]
+    packages = {component["purl"] for component in said["components"] if "purl" in component}
+    sources = {ask_for(package).partition("@")[0] for package in packages}
+    assert {"pkg:deb/debian/openssl", "pkg:deb/debian/glibc", "pkg:deb/debian/python3.11"} <= sources
+    assert not {one for one in sources if one.endswith(("/libssl3", "/libc6"))}
 
 
 def test_cosign_refuses_our_signature_under_another_key(
@@ -88,8 +102,6 @@ def test_we_verify_what_cosign_signs_with_our_key(shop: Shop, cosign: Path, tmp_
         blob,
     )
     assert done.returncode == 0, done.stderr
-    import base64
-
     raw = base64.b64decode(signature.read_text())
     assert is_signed(b"hello", raw, shop.fleet.folder / "keys")
     assert not is_signed(b"hullo", raw, shop.fleet.folder / "keys")

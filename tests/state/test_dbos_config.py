@@ -1,5 +1,6 @@
 """DBOS in our database: no name twice, and a row of ours and a message of its own in one transaction."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,34 @@ async def test_a_row_and_a_wake_up_are_stored_together_or_not_at_all(ours: sa.En
     handle = await DBOS.retrieve_workflow_async("w1")
 
     assert await handle.get_result(polling_interval_sec=0.05) == {"heard": True}
+
+
+async def test_what_this_process_queues_waits_for_no_poll(
+    url: str, ours: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("devtools_platform.state.adapters.dbos.engine.TASKS_POLL_S", 60.0)
+    monkeypatch.setattr("devtools_platform.state.adapters.dbos.engine.AGENTS_POLL_S", 60.0)
+    control = DbosControl(ours)
+    engine = DbosEngine(url, control, worker_id="test", limits=AgentLimits(1))
+
+    async def task(id_: str, _argument: dict[str, Any]) -> dict[str, Any]:
+        return await engine.child("run", f"{id_}/run", {}, partition="cicd", priority=1)
+
+    async def run(id_: str, _argument: dict[str, Any]) -> dict[str, Any]:
+        return {"ran": id_}
+
+    engine.register("task", task)
+    engine.register("run", run)
+    await engine.launch()
+    try:
+        await in_thread(ours, lambda c: control.start(c, "task", "t1", {}, priority=1))
+        control.hurry()
+        async with asyncio.timeout(20):
+            handle = await DBOS.retrieve_workflow_async("t1")
+            assert await handle.get_result(polling_interval_sec=0.05) == {"ran": "t1/run"}
+    finally:
+        await engine.close()
+    control.hurry()  # nobody is there any more, which is nothing to complain of
 
 
 async def test_no_table_of_ours_has_the_name_of_one_of_dbos(tmp_path: Path) -> None:

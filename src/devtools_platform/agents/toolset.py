@@ -31,7 +31,7 @@ class GatewayToolset(AbstractToolset[AgentDeps]):
 
     def __init__(self, tools: DurableTools) -> None:
         self._tools = tools
-        self._listed: list[Tool] | None = None
+        self._listed: dict[str, ToolsetTool[AgentDeps]] | None = None
 
     @property
     def id(self) -> str:
@@ -42,8 +42,8 @@ class GatewayToolset(AbstractToolset[AgentDeps]):
 
     async def get_tools(self, ctx: RunContext[AgentDeps]) -> dict[str, ToolsetTool[AgentDeps]]:
         if self._listed is None:
-            self._listed = await self._tools.list_tools(ctx.deps.caller)
-        return {tool.name: self._wrap(tool) for tool in self._listed}
+            self._listed = {tool.name: self._wrap(tool) for tool in await self._tools.list_tools(ctx.deps.caller)}
+        return self._listed
 
     async def call_tool(
         self, name: str, tool_args: dict[str, Any], ctx: RunContext[AgentDeps], tool: ToolsetTool[AgentDeps]

@@ -47,3 +47,10 @@ def trace_to(spans: SpanStore, settings: Settings) -> Generator[Tracing]:
         yield tracing
     finally:
         tracing.close()
+
+
+def silence_banner() -> None:
+    """Where agents run: pydantic-ai takes them for untraced and says so, for their spans are ours, not its own."""
+    import pydantic_ai  # brings much with it: only where agents run
+
+    pydantic_ai.BANNER_ENABLED = False

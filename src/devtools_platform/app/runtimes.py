@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import pydantic_ai
 from pydantic_ai.models import Model
 
 from devtools_platform.agents.adapters import endpoints
@@ -123,7 +122,6 @@ class Runtimes:
 
 async def choose_runtimes(settings: Settings, home: Home, progress: Progress) -> Runtimes:
     """What the environments file says for this environment. Raises `BadInput` for what cannot be."""
-    pydantic_ai.BANNER_ENABLED = False  # it takes agents for untraced: their spans are ours, not its own
     return await open_runtimes(settings, home, progress, tuple(load_definitions(settings.agent_definitions)))
 
 

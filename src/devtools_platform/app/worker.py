@@ -13,7 +13,7 @@ from devtools_platform.app.crew import build_crew
 from devtools_platform.app.home import Home
 from devtools_platform.app.models import describe_model
 from devtools_platform.app.observing import sink_names
-from devtools_platform.app.recording import log_to, trace_to
+from devtools_platform.app.recording import log_to, silence_banner, trace_to
 from devtools_platform.app.runtimes import choose_runtimes
 from devtools_platform.config import Settings
 from devtools_platform.core.errors import BadInput, NotRunning
@@ -53,6 +53,7 @@ async def run_worker(settings: Settings, progress: Progress) -> AsyncGenerator[W
         cleanup.callback(store.dispose)
         await database.read_in_thread(store, database.require_current)
         cleanup.enter_context(trace_to(SqlSpanStore(store, sink_names(settings)), settings))
+        silence_banner()
         if settings.worker_metrics_port is not None:
             cleanup.callback(serve_metrics(settings.host, settings.worker_metrics_port))
         runtimes = await choose_runtimes(settings, home, lambda text: progress("model", text))

@@ -120,7 +120,8 @@ def _stage(kind: Kind, options: Options, *, has_smoke: bool = False, has_traces:
         *((True, action) for action in _ALWAYS),
         (has_smoke, "smoke"),
         (has_traces and options.has_gate, "traces"),
-        (options.has_gate, "gate"),
+        # Alerts are why people go back: they must not keep them from it.
+        (options.has_gate and kind == "deploy", "gate"),
         (options.is_held, "hold"),
     ]
     return [action for wanted, action in steps if wanted]

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from devtools_platform.core.errors import BadInput, DevToolsError, Forbidden, NotFound
 from devtools_platform.deploy.artifacts import Artifacts
 from devtools_platform.deploy.host.verify import hash_config, hash_of
-from devtools_platform.deploy.interfaces import Builder, ComposeFile, Progress, Registry
+from devtools_platform.deploy.interfaces import Builder, Built, ComposeFile, Progress, Registry
 from devtools_platform.deploy.signing import CYCLONEDX, RELEASE_TYPE, SLSA, Signer, make_envelope, open_envelope, verify
 from devtools_platform.deploy.types import Bundle, Endpoint, Model, ReleaseManifest, Smoke
 
@@ -119,6 +119,7 @@ class Releases:
         build_id, began = secrets.token_hex(6), datetime.now(UTC)
         try:
             built = builder.build(compose, build_id, self.progress)
+            described = self._describe(built, sbom)
         except DevToolsError:
             if is_cleaned:
                 self.progress("cleanup", f"{builder.clean(build_id)} partial images removed")
@@ -128,16 +129,25 @@ class Releases:
             repository = f"{self.prefix}/{self.application}-{image.service}"
             self.progress(image.service, f"pushing {repository}:{source.git_sha[:12]}")
             builder.push(image, f"{repository}:{source.git_sha}")
-            images[image.service] = self._prove(repository, source, image.image_id, signer, sbom, build_id, began)
+            found = described.get(image.image_id)
+            images[image.service] = self._prove(repository, source, found, signer, build_id, began)
         return self._record(source, compose, images, extension, signer)
+
+    def _describe(self, built: Sequence[Built], sbom: Sbom | None) -> dict[str, Mapping[str, Any]]:
+        """What is in each image, by its id: services that share one are looked at once. Empty without `sbom`."""
+        found: dict[str, Mapping[str, Any]] = {}
+        for image in built:
+            if sbom is not None and image.image_id not in found:
+                self.progress(image.service, "listing what is in it")
+                found[image.image_id] = sbom.describe(image.image_id)
+        return found
 
     def _prove(
         self,
         repository: str,
         source: Source,
-        image_id: str,
+        sbom: Mapping[str, Any] | None,
         signer: Signer,
-        sbom: Sbom | None,
         build_id: str,
         began: datetime,
     ) -> str:
@@ -148,7 +158,7 @@ class Releases:
         artifacts = Artifacts(self.registry)
         artifacts.attest(repository, digest, SLSA, _provenance(source, build_id, began), signer)
         if sbom is not None:
-            artifacts.attest(repository, digest, CYCLONEDX, sbom.describe(image_id), signer)
+            artifacts.attest(repository, digest, CYCLONEDX, sbom, signer)
         artifacts.sign_image(repository, digest, source.git_sha, signer)
         return f"{repository}@{digest}"
 

@@ -20,6 +20,10 @@ class Control(Protocol):
         """Queue a workflow. Starting the same id twice starts it once."""
         ...
 
+    def hurry(self) -> None:
+        """What was queued is stored now: a worker in this process, if there is one, need not wait for its next look."""
+        ...
+
     def send(self, connection: sa.Connection, workflow_id: str, topic: str, key: str) -> None:
         """Wake a workflow that waits on `topic`, or will. The same `key` wakes once."""
         ...

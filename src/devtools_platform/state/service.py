@@ -121,6 +121,7 @@ class StateService:
         id_, is_new = await self._do(lambda c: self._create(c, request, by))
         if is_new:
             TASKS_CREATED.inc()
+            self.control.hurry()
         return id_
 
     def _create(self, connection: sa.Connection, request: TaskRequest, write: Write) -> tuple[str, bool]:
@@ -257,6 +258,7 @@ class StateService:
         if made == new:
             await self._launch(new, new, start)
             TASKS_CREATED.inc()
+            self.control.hurry()
         else:
             await self.workspaces.remove(new)
         return made

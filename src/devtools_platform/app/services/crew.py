@@ -2,6 +2,7 @@
 
 from devtools_platform.app.crew import build_crew
 from devtools_platform.app.models import describe_model
+from devtools_platform.app.recording import silence_banner
 from devtools_platform.app.runtimes import Runtimes, choose_runtimes
 from devtools_platform.app.site import ALL_SERVICES, Site
 from devtools_platform.config.settings import Queue
@@ -9,6 +10,7 @@ from devtools_platform.kit.metrics import serve_metrics
 
 
 async def start_models(site: Site) -> Runtimes:
+    silence_banner()
     runtimes = await choose_runtimes(site.settings, site.home, lambda text: site.progress("model", text))
     site.cleanup.push_async_callback(runtimes.stop)
     site.progress("model", describe_model(runtimes.main))

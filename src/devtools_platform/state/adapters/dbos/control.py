@@ -5,7 +5,7 @@ come out as `core.errors.Away`.
 """
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,8 @@ class DbosControl:
 
     def __init__(self, database: sa.Engine) -> None:
         self._database = database
+        self.on_queued: Callable[[str], None] | None = None
+        """Told the queue, where a worker lives in this process."""
 
     @cached_property
     def _client(self) -> "DBOSClient":
@@ -57,6 +59,10 @@ class DbosControl:
             "priority": priority,
         }
         self._client.enqueue_in_transaction(connection, options, dict(argument))
+
+    def hurry(self) -> None:
+        if self.on_queued is not None:
+            self.on_queued(TASKS)
 
     def send(self, connection: sa.Connection, workflow_id: str, topic: str, key: str) -> None:
         self._client.send_in_transaction(connection, workflow_id, key, topic, key)
