@@ -81,7 +81,7 @@ build/second-engine/.done: tests/e2e_deploy/second_engine.sh
 e2e-deploy: $(VENV)/.deploy-test build/second-engine/.done
 	E2E_DEPLOY=1 $(BIN)/python -m pytest tests/e2e_deploy --ignore tests/e2e_deploy/test_7_stack.py $(PYTEST_ARGS)
 
-e2e-stack: $(VENV)/.deploy-test
+e2e-stack: $(VENV)/.deploy-test build/second-engine/.done
 	E2E_DEPLOY=1 $(BIN)/python -m pytest tests/e2e_deploy/test_7_stack.py $(PYTEST_ARGS)
 
 # Phoenix brings 140 packages and a licence that is not ours: an environment of its own, from its own lock file.

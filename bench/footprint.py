@@ -30,13 +30,13 @@ from fakes.openai_server import FakeOpenAI  # noqa: E402
 from stacks import StackProcess, clean_env, make_repo, remove_cluster  # noqa: E402
 
 BUDGET_MB = {
-    "gateway": 200,
-    "context": 200,
-    "state": 170,
-    "agents": 220,
-    "worker": 220,
-    "console": 170,
-    "PostgreSQL": 200,
+    "gateway": 150,
+    "context": 150,
+    "state": 130,
+    "agents": 210,
+    "worker": 210,
+    "console": 150,
+    "PostgreSQL": 150,
 }
 """Of each process tree, in MB of proportional set size: what is aimed at."""
 OTHERS_MB = {"Qdrant": 200, "Prometheus": 150, "Alertmanager": 40, "Caddy": 50}

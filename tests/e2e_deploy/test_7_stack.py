@@ -20,8 +20,8 @@ import yaml
 from devtools_platform.app.demo import FILES, TASK
 from e2e import scenarios
 from e2e_deploy.fleet import Fleet, run
-from e2e_deploy.product import ROOT, Prepared
-from e2e_deploy.shop import GIT, POSTGRES, _build_postgres
+from e2e_deploy.product import EARLIER, ROOT, Prepared
+from e2e_deploy.shop import GIT, POSTGRES, import_postgres
 
 pytestmark = pytest.mark.timeout(600)
 OURS = ("gateway", "context", "state", "agents", "worker", "console")
@@ -45,8 +45,7 @@ class Composed:
 
 @pytest.fixture(scope="module")
 def composed(fleet: Fleet, prepared: Prepared) -> Iterator[Composed]:
-    if not fleet.ci.docker("images", "-q", POSTGRES).strip():
-        _build_postgres(fleet)
+    import_postgres(fleet, [fleet.ci])
     assert prepared.build.wait(400) == 0, (fleet.folder / "product-build.log").read_text()[-3000:]
     folder = fleet.folder / "composed"
     folder.mkdir(mode=0o755)
@@ -74,13 +73,13 @@ def composed(fleet: Fleet, prepared: Prepared) -> Iterator[Composed]:
     }
     (folder / "changes.yaml").write_text(_with_context_alone(changes))
     (folder / "env").write_text(
-        f"SECRETS_DIR={folder}/secrets\nREPOSITORIES={folder}/repositories\nPOSTGRES_IMAGE={POSTGRES}\n"
+        f"SECRETS_DIR={folder}/secrets\nREPOSITORIES={folder}/repositories\n"
+        f"POSTGRES_IMAGE={POSTGRES}\nIMAGE={EARLIER}\n"
     )
     compose: list[str | Path] = ["compose", "--env-file", folder / "env", "-f", prepared.repo / "deploy/compose.yaml"]
     compose += ["-f", folder / "changes.yaml", "--profile", "development"]
     started = Composed(fleet, compose, folder / "repositories")
     try:
-        started.compose("build", "-q", "gateway")
         started.compose("up", "-d", "--no-build", "--wait", "--wait-timeout", "200", "postgres", *OURS)
         yield started
     finally:
