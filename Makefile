@@ -14,7 +14,7 @@ help:
 	@echo "make conformance  the official MCP suite through the gateway, and its OAuth scenarios for clients (needs npm)"
 	@echo "make e2e-deploy  releases and rollouts on real engines, in network namespaces (needs root; says what is missing)"
 	@echo "make e2e-phoenix  a task's spans at a real Phoenix server, in an environment of its own (900 MB)"
-	@echo "make e2e-stack   deploy/compose.yaml on a real engine, a task through its services"
+	@echo "make e2e-stack   deploy/compose.yaml on a real engine, a task through its services (part of e2e-deploy)"
 	@echo "make bench   measured figures, written to docs/benchmarks.md by hand"
 	@echo "make eval    an evaluation set over the six agents, against the configured model"
 	@echo "make eval-peers  the same twenty small bugs for ours and for mini-swe-agent"
@@ -30,6 +30,8 @@ $(VENV)/.runtime: requirements/runtime.txt pyproject.toml
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/runtime.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@# Where Python may write no bytecode, each of the hundreds of processes of the tests would compile all of this anew.
+	@$(BIN)/python -m compileall -q src
 	@touch $@
 
 # pydantic-evals pins an older pydantic-ai than ours and needs none of it for `make eval`: it comes without dependencies.
@@ -49,9 +51,9 @@ check: $(VENV)/.dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	PYTHONPATH=src $(BIN)/lint-imports
 
-# Two files at a time, most of which wait for processes; then, one by one, those that measure.
+# Three files at a time, most of which wait for processes; then, one by one, those that measure.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not alone" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not alone" $(PYTEST_ARGS)
 	$(BIN)/python -m pytest -m alone $(PYTEST_ARGS)
 
 chaos: $(VENV)/.dev
@@ -79,7 +81,7 @@ build/second-engine/.done: tests/e2e_deploy/second_engine.sh
 	@touch $@
 
 e2e-deploy: $(VENV)/.deploy-test build/second-engine/.done
-	E2E_DEPLOY=1 $(BIN)/python -m pytest tests/e2e_deploy --ignore tests/e2e_deploy/test_7_stack.py $(PYTEST_ARGS)
+	E2E_DEPLOY=1 $(BIN)/python -m pytest tests/e2e_deploy $(PYTEST_ARGS)
 
 e2e-stack: $(VENV)/.deploy-test build/second-engine/.done
 	E2E_DEPLOY=1 $(BIN)/python -m pytest tests/e2e_deploy/test_7_stack.py $(PYTEST_ARGS)
