@@ -137,7 +137,7 @@ lock: $(VENV)/.dev
 	$(BIN)/pip-compile -q --extra local --extra dense --extra qdrant --extra analyzers --extra build --extra deploy --extra docs --extra dev -o requirements/dev.txt pyproject.toml
 	@# The image gets the versions that are tested: pip-compile keeps the pins it finds, and drops what no extra asks for.
 	cp requirements/runtime.txt requirements/image.txt
-	$(BIN)/pip-compile -q -o requirements/image.txt pyproject.toml
+	$(BIN)/pip-compile -q --extra qdrant --extra analyzers -o requirements/image.txt pyproject.toml
 	$(BIN)/pip-compile -q -o requirements/deploy-test.txt requirements/deploy-test.in
 	$(BIN)/pip-compile -q -o requirements/phoenix.txt requirements/phoenix.in
 

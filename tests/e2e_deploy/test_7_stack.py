@@ -109,6 +109,8 @@ def test_every_service_is_healthy_and_none_is_root(composed: Composed) -> None:
 def test_a_task_goes_through_the_services(composed: Composed) -> None:
     task = composed.cli("state", "task", "run", TASK, "--repo", "/repositories/shop")
     assert (task["status"], task["review"]["verdict"]) == ("completed", "approve"), task
+    assert {"bandit", "detect-secrets", "ruff"} <= set(task["review"]["judged_by"]), task["review"]
+    assert [item for item in task["degraded"] if "analyzer" in json.dumps(item)] == [], task["degraded"]
     branches = run(*GIT, "-c", "safe.directory=*", "branch", "--list", "task/*", cwd=composed.repositories / "shop")
     assert task["branch"] in branches
 
