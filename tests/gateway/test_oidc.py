@@ -14,7 +14,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from devtools_platform.app.gateway_doors import _oidc
+from devtools_platform.app.identity import _oidc
 from devtools_platform.config import load_settings
 from devtools_platform.core.errors import BadInput
 from devtools_platform.gateway.oidc import OidcCallers, Trust
@@ -177,7 +177,7 @@ async def test_a_stream_ends_with_its_token(tmp_path: Path) -> None:
 def test_an_issuer_without_an_audience_is_refused() -> None:
     settings = load_settings({"gateway_oidc_issuer": "https://login.example.org"})
     with pytest.raises(BadInput, match="needs DEV_TOOLS_GATEWAY_OIDC_AUDIENCE"):
-        _oidc(settings, ssl.create_default_context())
+        _oidc(settings)
 
 
 async def test_new_keys_are_found_and_old_ones_end_without_a_wait_on_the_call_path(tmp_path: Path) -> None:
