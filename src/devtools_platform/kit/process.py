@@ -49,7 +49,7 @@ def service_user() -> ServiceUser | None:
 
 
 def die_with_parent(with_signal: signal.Signals = signal.SIGTERM) -> Callable[[], None]:
-    """A `preexec_fn`: the kernel sends the child `with_signal` when the thread that started it ends.
+    """A `preexec_fn`: the kernel sends the child `with_signal` when the thread that started it ends; SIGINT ends it too.
 
     Linux forgets the wish when the user id changes, so drop privileges with `Popen(user=...)`, which happens
     before; a `setpriv` in front of the program would undo it.
@@ -58,6 +58,7 @@ def die_with_parent(with_signal: signal.Signals = signal.SIGTERM) -> Callable[[]
     number = int(with_signal)
 
     def ask() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell starts what it puts in the background deaf to it
         _prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
         if os.getppid() != parent:  # it died between the fork and the request
             os._exit(1)
