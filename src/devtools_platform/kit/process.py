@@ -49,7 +49,7 @@ def service_user() -> ServiceUser | None:
 
 
 def die_with_parent(with_signal: signal.Signals = signal.SIGTERM) -> Callable[[], None]:
-    """A `preexec_fn`: the kernel sends the child `with_signal` when the thread that started it ends; SIGINT ends it too.
+    """A `preexec_fn`: the kernel sends the child `with_signal` when the thread that started it ends; SIGINT is heard.
 
     Linux forgets the wish when the user id changes, so drop privileges with `Popen(user=...)`, which happens
     before; a `setpriv` in front of the program would undo it.
