@@ -59,9 +59,12 @@ class _Deadline:
         if not self._timeout.expired():
             self._timeout.reschedule(None)
         try:
-            return await self._exchange.ask(method, params)
-        finally:
+            answer = await self._exchange.ask(method, params)
+        except Exception:  # not when it is cancelled: then the call is over, and its clock with it
             self._restart()
+            raise
+        self._restart()
+        return answer
 
     def _restart(self) -> None:
         if not self._timeout.expired():
