@@ -1,6 +1,8 @@
 """Plans as graphs, and clones whose changes are brought together with git's own merge."""
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -83,6 +85,32 @@ async def test_changes_of_two_clones_go_together_file_by_file_and_line_by_line(w
     assert diff.stat.files == 4
     assert [path.name for path in root.iterdir()] == ["t1"]
     assert (await workspaces.merge(task, one)).conflicts == [], "again, after a crash, is no error"
+
+
+async def test_a_clone_half_removed_by_a_kill_is_not_merged_again(
+    workspace: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspaces, task, root = workspace
+    folder = await workspaces.split(task, "1")
+    (root / folder / "a.txt").write_text("one\n2\n3\n4\n5\n")
+    remove = shutil.rmtree
+
+    def half_remove(path: str | Path, **options: Any) -> None:
+        index = Path(path) / ".git" / "index"
+        if index.exists():
+            index.unlink()
+            raise RuntimeError("killed")
+        remove(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", half_remove)
+        with pytest.raises(RuntimeError, match="killed"):
+            await workspaces.merge(task, folder)
+
+    assert (await workspaces.merge(task, folder)).conflicts == []
+    assert (root / "t1" / "a.txt").read_text() == "one\n2\n3\n4\n5\n"
+    await workspaces.remove("t1")
+    assert list(root.iterdir()) == []
 
 
 async def test_a_conflict_names_the_files_and_takes_nothing_in(workspace: Made) -> None:

@@ -432,3 +432,24 @@ async def test_a_git_that_hangs_is_ended(project: Path) -> None:
     os.mkfifo(project / "pipe")
     with pytest.raises(ProgramFailed, match=r"`git hash-object` did not end within 0\.2 s"):
         await git("hash-object", "--", "pipe", cwd=project, timeout_s=0.2)
+
+
+async def test_a_lock_a_killed_git_left_is_removed(clone: Path) -> None:
+    lock = clone / ".git" / "index.lock"
+    lock.touch()
+    (clone / "new.txt").write_text("new\n")
+    assert await commit_all(clone, "New", AUTHOR)
+    assert not lock.exists()
+
+
+async def test_a_lock_that_is_held_is_waited_for_and_never_taken(clone: Path) -> None:
+    lock = clone / ".git" / "index.lock"
+    (clone / "new.txt").write_text("new\n")
+    with lock.open("w"):
+        os.utime(lock, (0, 0))  # old, and yet held
+        commit = asyncio.create_task(commit_all(clone, "New", AUTHOR))
+        done, _ = await asyncio.wait([commit], timeout=2)
+        assert not done
+        assert lock.exists()
+        lock.rename(lock.with_name("kept"))
+    assert await commit

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -78,6 +79,8 @@ class GitWorkspaces:
 
     async def remove(self, task_id: str) -> None:
         for path in (self.root / task_id, *self.root.glob(f"{task_id}--*")):
+            await asyncio.to_thread(_discard, path)
+        for path in self.root.glob(f".{task_id}*"):  # what a kill left of one
             await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
 
     async def split(self, workspace: Workspace, name: str) -> str:
@@ -96,7 +99,7 @@ class GitWorkspaces:
         name = folder.removeprefix(f"{workspace.task_id}--")
         conflicts = await git.merge_clone(self.root / workspace.task_id, other, f"split-{name}", AUTHOR)
         if not conflicts:
-            await asyncio.to_thread(shutil.rmtree, other, ignore_errors=True)
+            await asyncio.to_thread(_discard, other)
         return Merge(conflicts=list(conflicts))
 
     def _check_room(self) -> None:
@@ -106,3 +109,12 @@ class GitWorkspaces:
                 f"{free_mb} MB are free where workspaces are kept; at least {self.min_free_mb} MB are needed.",
                 hint=f"Free some room in {self.root}, or set DEV_TOOLS_MIN_FREE_DISK_MB.",
             )
+
+
+def _discard(folder: Path) -> None:
+    """Remove a clone. It is gone in one step: half a clone, left by a kill, would be taken for a whole one."""
+    gone = folder.with_name(f".{folder.name}.discarded")
+    shutil.rmtree(gone, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        folder.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,10 +14,14 @@ from pathlib import Path
 
 from devtools_platform.core.errors import DiskFull, ProgramFailed
 from devtools_platform.core.redact import redact_text
+from devtools_platform.kit.git.locks import lock_in_the_way, remove_if_abandoned
 
 MAX_STDERR_BYTES = 20_000
 
 MAX_PLAIN_CONFIG_BYTES = 10_000
+
+MAX_LOCK_WAIT_S = 10.0
+LOCK_POLL_S = 0.2
 
 _NOT_PLAIN = re.compile(rb"filter|include|worktreeconfig", re.IGNORECASE)
 
@@ -72,16 +77,21 @@ async def in_clone(
 
     It is told where the repository is, so that neither `core.worktree` nor a parent folder is followed.
     Filters are off for every command: even `write-tree` reads files, when their time stamps leave a doubt.
+    A lock that a killed git left is removed; one that is held is waited for, for `MAX_LOCK_WAIT_S`.
     """
-    return await run(
-        ["--git-dir", str(workspace / ".git"), "--work-tree", str(workspace), *args],
-        cwd=workspace,
-        env={**(env or {}), **(await without_filters(workspace) if _may_name_filters(workspace / ".git") else {})},
-        stdin=stdin,
-        check=check,
-        timeout_s=timeout_s,
-        max_bytes=max_bytes,
-    )
+    git_dir = workspace / ".git"
+    command = ["--git-dir", str(git_dir), "--work-tree", str(workspace), *args]
+    env = {**(env or {}), **(await without_filters(workspace) if _may_name_filters(git_dir) else {})}
+    give_up_at = time.monotonic() + MAX_LOCK_WAIT_S
+    while True:
+        done = await run(
+            command, cwd=workspace, env=env, stdin=stdin, check=False, timeout_s=timeout_s, max_bytes=max_bytes
+        )
+        lock = None if done.code == 0 else lock_in_the_way(done.stderr, git_dir)
+        if lock is None or time.monotonic() > give_up_at:
+            return _checked(done, command, workspace) if check else done
+        if not await asyncio.to_thread(remove_if_abandoned, lock):
+            await asyncio.sleep(LOCK_POLL_S)
 
 
 def _may_name_filters(git_dir: Path) -> bool:
@@ -158,9 +168,13 @@ async def run(
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
-    if check and done.code != 0 and os.strerror(errno.ENOSPC) in done.stderr:
+    return _checked(done, args, cwd) if check else done
+
+
+def _checked(done: Done, args: Sequence[str], cwd: Path) -> Done:
+    if done.code != 0 and os.strerror(errno.ENOSPC) in done.stderr:
         raise DiskFull(f"git has no room left in {str(cwd)!r}.", hint="Free some disk space, then try again.")
-    if check and done.code != 0:
+    if done.code != 0:
         raise ProgramFailed(
             f"`git {_name(args)}` failed in {str(cwd)!r} with exit code {done.code}: {done.stderr}",
             hint=f"See what git says there: `git -C {cwd} status`.",
