@@ -51,10 +51,11 @@ check: $(VENV)/.dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	PYTHONPATH=src $(BIN)/lint-imports
 
-# Three files at a time, most of which wait for processes; then, one by one, those that measure.
+# Three files at a time, most of which wait for processes; then, one by one, those that measure. Without the soak, which
+# takes as long as one likes: `make soak`.
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not alone" $(PYTEST_ARGS)
-	$(BIN)/python -m pytest -m alone $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m alone --ignore tests/e2e/test_soak.py $(PYTEST_ARGS)
 
 chaos: $(VENV)/.dev
 	CHAOS_KILLS=100 $(BIN)/python -m pytest -s tests/e2e/test_chaos.py
@@ -62,6 +63,7 @@ chaos: $(VENV)/.dev
 SOAK_MINUTES ?= 120
 soak: $(VENV)/.dev
 	SOAK_MINUTES=$(SOAK_MINUTES) $(BIN)/python -m pytest -s tests/e2e/test_soak.py
+
 conformance: $(VENV)/.dev
 	$(BIN)/python tests/gateway/conformance.py
 	$(BIN)/python tests/gateway/conformance_client.py
