@@ -48,7 +48,7 @@ def test_a_word_in_the_path_raises_an_answer():
 @pytest.mark.parametrize("place", ["bench/state", "bench/state.py", "state.py", "repo/bench/", "./bench/"])
 def test_a_place_that_is_named_comes_first(place: str):
     pair = [
-        candidate("src/state_of_rounds.py", "g", text=5.0),
+        candidate("src/app/state_of_rounds.py", "g", text=5.0),
         candidate("repo/bench/state.py", "f", text=4.0),
     ]
     assert rank("rounds take turns", pair)[0].chunk.path == "src/app/state_of_rounds.py"
