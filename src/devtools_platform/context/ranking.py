@@ -206,7 +206,7 @@ class _Known(NamedTuple):
     legacy: float
 
     @staticmethod
-    @lru_cache(maxsize=50_000)
+    @lru_cache(maxsize=20_000)
     def of(name: str, path: str) -> "_Known":
         leaf = name.rpartition(".")[2]
         return _Known(
@@ -280,7 +280,7 @@ def share_of_words(query: str, text: str) -> float:
     return len(words & _stems(text)) / len(words) if words else 0.0
 
 
-@lru_cache(maxsize=50_000)
+@lru_cache(maxsize=20_000)
 def _stems(text: str) -> frozenset[str]:
     return frozenset(_stem(word) for word in split_words(text)) - _STOP_WORDS
 
