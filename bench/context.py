@@ -2,7 +2,8 @@
 
     python bench/context.py docstrings DIR --packages a,b,c     functions by their docstrings, of installed packages
     python bench/context.py history REPO...                     files by the subject of the commit that changed them
-    python bench/context.py files DIR --packages a,b,c          files by what their docstrings say they are for
+    python bench/context.py files DIR --packages a,b,c          files by what their docstrings say they are for; in Go,
+                                                                Rust and TypeScript by doc comments
     python bench/context.py docs DIR                            sections by their headings
     python bench/context.py speed REPO                          index, query, save: times and memory
     python bench/context.py many DIR --chunks 200000            many chunks: storing, asking, memory, kill -9
@@ -13,9 +14,7 @@ from a hub. Weights are fitted on packages that no figure is given for. Prints o
 """
 
 import argparse
-import ast
 import asyncio
-import collections
 import json
 import math
 import os
@@ -29,34 +28,22 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from context_questions import GIT, SEED, Question, take_comments, take_files, take_functions, take_sections
 from devtools_platform.context import localisation, ranking
 from devtools_platform.context.adapters.edge import EdgeEngine
 from devtools_platform.context.adapters.minilm import MiniLm
-from devtools_platform.context.chunking import chunk_file, find_skipped_path
+from devtools_platform.context.chunking import chunk_file
 from devtools_platform.context.questions import CANDIDATES
 from devtools_platform.context.service import ContextService
 from devtools_platform.context.types import Hit
 
-GIT = ["git", "-c", "user.name=bench", "-c", "user.email=bench@example.invalid"]
 TOP = 10
 BUDGET_TOKENS = 2_000
-SEED = 8
-
-
-@dataclass(frozen=True)
-class Question:
-    """A text, and the file and lines that answer it."""
-
-    text: str
-    path: str
-    first: int
-    last: int
 
 
 @dataclass(frozen=True)
@@ -71,121 +58,6 @@ Ask = Callable[[str, int], Any]
 """(question, how many) -> answers, best first."""
 
 
-def take_functions(source: Path, packages: Sequence[str], out: Path, size: int, asked: int) -> list[Question]:
-    """`size` functions of the packages, drawn by chance, their docstrings cut out, in files of their own tree."""
-    functions: list[tuple[str, Any, list[Any]]] = []
-    lines: dict[str, list[str]] = {}
-    for package in packages:
-        for file in sorted((source / package).rglob("*.py")):
-            path = str(file.relative_to(source))
-            if re.search(r"(^|/)tests?/", path) or file.stat().st_size > 900_000:
-                continue
-            try:
-                text = file.read_text()
-                tree = ast.parse(text)
-            except (SyntaxError, ValueError):
-                continue
-            lines[path] = text.split("\n")
-            functions += [(path, function, around) for function, around in list_functions(tree, [])]
-    random.Random(SEED).shuffle(functions)
-    kept: dict[str, dict[int, str]] = collections.defaultdict(dict)
-    questions: list[Question] = []
-    for path, function, around in functions[:size]:
-        cut(lines[path], kept[path], function, around)
-        summary = " ".join((ast.get_docstring(function) or "").split("\n\n")[0].split())[:400]
-        if len(summary.split()) >= 4 and len(function.body) > 1:
-            questions.append(Question(summary, path, function.lineno, function.end_lineno))
-    for path, numbered in kept.items():
-        (out / path).parent.mkdir(parents=True, exist_ok=True)
-        (out / path).write_text("\n".join(numbered.get(i, "") for i in range(max(numbered) + 1)) + "\n")
-    times = collections.Counter(question.text.lower() for question in questions)
-    questions = [question for question in questions if times[question.text.lower()] == 1]
-    random.Random(SEED).shuffle(questions)
-    commit(out)
-    return questions[:asked]
-
-
-def list_functions(node: Any, around: list[Any]) -> Any:
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
-            if (child.end_lineno or 0) - child.lineno >= 3:
-                yield child, around
-        elif isinstance(child, ast.ClassDef):
-            yield from list_functions(child, [*around, child])
-        elif isinstance(child, ast.If | ast.Try | ast.With):
-            yield from list_functions(child, around)
-
-
-def cut(lines: list[str], kept: dict[int, str], function: Any, around: list[Any]) -> None:
-    kept.update({cls.lineno - 1: lines[cls.lineno - 1] for cls in around})
-    first = min([function.lineno, *[d.lineno for d in function.decorator_list]])
-    docstring = function.body[0] if ast.get_docstring(function) else None
-    for number in range(first - 1, function.end_lineno):
-        if docstring is None or not docstring.lineno - 1 <= number < docstring.end_lineno:
-            kept[number] = lines[number]
-        elif len(function.body) == 1 and number == docstring.lineno - 1:
-            kept[number] = " " * docstring.col_offset + "..."
-
-
-def take_sections(source: Path, out: Path, asked: int) -> list[Question]:
-    """Markdown files with their headings cut out; each heading is the question for its section."""
-    questions: list[Question] = []
-    for file in sorted(source.rglob("*.md")):
-        path = str(file.relative_to(source))
-        if find_skipped_path(path, file.stat().st_size):  # other people's, which nobody indexes
-            continue
-        lines = file.read_text(errors="replace").split("\n")
-        heads = [i for i, line in enumerate(lines) if re.match(r"#{1,4}\s+\S", line)]
-        for start, end in pairwise([*heads, len(lines)]):
-            title = lines[start].strip("# ")
-            if len(title.split()) > 1 and sum(len(line) for line in lines[start + 1 : end]) > 150:
-                questions.append(Question(title, path, start + 2, end))
-            lines[start] = "##"
-        (out / path).parent.mkdir(parents=True, exist_ok=True)
-        (out / path).write_text("\n".join(lines))
-    times = collections.Counter(question.text.lower() for question in questions)
-    questions = [question for question in questions if times[question.text.lower()] == 1]
-    random.Random(SEED).shuffle(questions)
-    commit(out)
-    return questions[:asked]
-
-
-def take_files(source: Path, package: str, out: Path, asked: int) -> list[Question]:
-    """A package without the docstrings of modules and classes; their first sentences ask for the file."""
-    found: dict[str, list[Question]] = {"module": [], "class": []}
-    for file in sorted((source / package).rglob("*.py")):
-        path = str(file.relative_to(source))
-        if re.search(r"(^|/)tests?/|test_", path) or file.stat().st_size > 600_000:
-            continue
-        try:
-            text = file.read_text()
-            tree = ast.parse(text)
-        except (SyntaxError, ValueError):
-            continue
-        lines = text.split("\n")
-        for node in ast.walk(tree):
-            if not isinstance(node, ast.Module | ast.ClassDef) or not (docstring := ast.get_docstring(node)):
-                continue
-            first, last = node.body[0].lineno, node.body[0].end_lineno or 0
-            paragraph = " ".join(docstring.split("\n\n")[0].split())
-            sentence = re.split(r"(?<=[.!?])\s", paragraph)[0].rstrip(".")[:300]
-            if len(sentence.split()) >= 4 and not re.search(r"copyright|licen[cs]e|generated", sentence, re.IGNORECASE):
-                kind = "class" if isinstance(node, ast.ClassDef) else "module"
-                found[kind].append(Question(sentence, path, 1, len(lines)))
-            if len(node.body) > 1:
-                lines[first - 1 : last] = [""] * (last - first + 1)
-        (out / path).parent.mkdir(parents=True, exist_ok=True)
-        (out / path).write_text("\n".join(lines))
-    commit(out)
-    times = collections.Counter(question.text.lower() for question in [*found["module"], *found["class"]])
-    questions: list[Question] = []
-    for kind in found.values():
-        once = [question for question in kind if times[question.text.lower()] == 1]
-        random.Random(SEED).shuffle(once)
-        questions += once[: asked // 2]
-    return questions
-
-
 def judge_by_file(questions: Sequence[Question], answers: Sequence[Sequence[Answer]]) -> dict[str, float]:
     """nDCG@10 over files, each counted at its best place."""
     gains: list[float] = []
@@ -193,11 +65,6 @@ def judge_by_file(questions: Sequence[Question], answers: Sequence[Sequence[Answ
         paths = list(dict.fromkeys(answer.path for answer in given))[:TOP]
         gains.append(1 / math.log2(paths.index(question.path) + 2) if question.path in paths else 0.0)
     return {"ndcg@10": round(statistics.mean(gains), 4)}
-
-
-def commit(repo: Path) -> None:
-    for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "bench"]):
-        subprocess.run([*GIT, *arguments], cwd=repo, check=True)
 
 
 def judge(questions: Sequence[Question], answers: Sequence[Sequence[Answer]]) -> dict[str, float]:
@@ -328,7 +195,12 @@ async def run_files(source: Path, packages: list[str], asked: int) -> Any:
     of_package: dict[str, Any] = {}
     for package in packages:
         with tempfile.TemporaryDirectory() as folder:
-            questions = take_files(source, package, Path(folder), asked)
+            is_python = any((source / package).rglob("*.py"))
+            questions = (
+                take_files(source, package, Path(folder), asked)
+                if is_python
+                else take_comments(source / package, Path(folder), asked)
+            )
             texts = [question.text for question in questions]
             judged = partial(judge_by_file, questions)
             of_package[package] = {"questions": len(texts), **await compare(Path(folder), texts, judged)}

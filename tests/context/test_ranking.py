@@ -1,5 +1,7 @@
 """The order of answers and their size."""
 
+import pytest
+
 from devtools_platform.context.ranking import fit, rank, split_words
 from devtools_platform.context.types import Candidate, Chunk
 
@@ -41,6 +43,16 @@ def test_scores_are_between_0_and_1():
 def test_a_word_in_the_path_raises_an_answer():
     found = rank("session expiry", [candidate("a.py", "f"), candidate("auth/session.py", "g")])
     assert found[0].chunk.path == "auth/session.py"
+
+
+@pytest.mark.parametrize("place", ["bench/state", "bench/state.py", "state.py", "repo/bench/", "./bench/"])
+def test_a_place_that_is_named_comes_first(place: str):
+    pair = [
+        candidate("src/app/state_of_rounds.py", "g", text=5.0),
+        candidate("repo/bench/state.py", "f", text=4.0),
+    ]
+    assert rank("rounds take turns", pair)[0].chunk.path == "src/app/state_of_rounds.py"
+    assert rank(f"{place}: rounds take turns", pair)[0].chunk.path == "repo/bench/state.py"
 
 
 def test_tests_come_after_the_code_unless_asked_for():

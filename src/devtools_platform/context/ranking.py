@@ -47,6 +47,7 @@ GIVEN = {
     "stem": 0.5,
     "symbol": 6.0,
     "mentioned": 1.0,
+    "place": 4.0,
     "test": -1.5,
     "legacy": -1.0,
     "module": -0.7,
@@ -59,6 +60,7 @@ CHARS_PER_TOKEN = 4
 _PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _IDENTIFIER = re.compile(r"[A-Za-z_][\w.]*")
 _TEST_PATH = re.compile(r"(^|/)(tests?|testing|__tests__|spec)(/|$)|(^|/)test_|[._](test|spec)\.\w+$")
+_PLACE = re.compile(r"[\w.-]+(?:/[\w.-]+)+|[\w-]+\.\w+")
 _LEGACY_PATH = re.compile(r"(^|/)(legacy|deprecated|compat|old|v[01]|examples?)(/|\.|$)")
 _STOP_WORDS = frozenset(
     "a an the of to in for and or is are be by with from as on at it its this that if not".split()  # noqa: SIM905 - a list of words
@@ -154,6 +156,8 @@ class _Asked:
     is_symbol: bool
     """The whole query is one name."""
     wants_tests: bool
+    places: tuple[str, ...]
+    """What it names of the tree: `src/shop`, `shop/prices`, `prices.py`."""
 
     @classmethod
     def of(cls, query: str) -> "_Asked":
@@ -163,7 +167,7 @@ class _Asked:
         symbols = identifiers if is_symbol else [name for name in identifiers if _is_symbol(name)]
         words = _stems(query)
         lower = frozenset(symbol.lower().strip(".") for symbol in symbols)
-        return cls(words, _first_stem(query), lower, is_symbol, bool(words & {"test", "spec"}))
+        return cls(words, _first_stem(query), lower, is_symbol, bool(words & {"test", "spec"}), _find_places(query))
 
     def compare(self, chunk: Chunk) -> dict[str, float]:
         known = _Known.of(chunk.name, chunk.path)
@@ -182,6 +186,7 @@ class _Asked:
             "mentioned": float(defines and not self.is_symbol),
             "test": known.test if not self.wants_tests else 0.0,
             "legacy": known.legacy,
+            "place": float(bool(self.places) and any(_lies_at(chunk.path, place) for place in self.places)),
             "module": float(chunk.kind == "module"),
             "class": float(chunk.kind == "class" and not defines),
         }
@@ -201,7 +206,7 @@ class _Known(NamedTuple):
     legacy: float
 
     @staticmethod
-    @lru_cache(maxsize=50_000)
+    @lru_cache(maxsize=20_000)
     def of(name: str, path: str) -> "_Known":
         leaf = name.rpartition(".")[2]
         return _Known(
@@ -226,7 +231,7 @@ def _explain(candidate: Candidate, signals: dict[str, float]) -> list[str]:
         why.append(f"name {chunk.name}")
     if signals["symbol"] or signals["mentioned"]:
         why.append(f"defines {chunk.name.rpartition('.')[2]}")
-    if signals["path"]:
+    if signals["path"] or signals["place"]:
         why.append("path")
     if signals["test"]:
         why.append("lowered: a test")
@@ -243,6 +248,16 @@ def _find_stem(path: str) -> str:
     *folders, name = path.split("/")
     stem = name.rpartition(".")[0] or name
     return folders[-1] if stem in _SAYS_NOTHING and folders else stem
+
+
+def _find_places(query: str) -> tuple[str, ...]:
+    return tuple(found.strip("./") for found in _PLACE.findall(query) if found.strip("./"))
+
+
+def _lies_at(path: str, place: str) -> bool:
+    """Whether a path is, or is below, or without its ending is, what a question calls `place`."""
+    whole, sought = f"/{path}", f"/{place}"
+    return whole.endswith(sought) or f"{sought}/" in whole or whole.rpartition(".")[0].endswith(sought)
 
 
 def _is_symbol(identifier: str) -> bool:
@@ -265,7 +280,7 @@ def share_of_words(query: str, text: str) -> float:
     return len(words & _stems(text)) / len(words) if words else 0.0
 
 
-@lru_cache(maxsize=50_000)
+@lru_cache(maxsize=20_000)
 def _stems(text: str) -> frozenset[str]:
     return frozenset(_stem(word) for word in split_words(text)) - _STOP_WORDS
 

@@ -62,9 +62,11 @@ class Engine:
     def put(self, collection: str, chunks: Sequence[tuple[str, int, dict[str, Any]]]) -> None:
         """Chunks by blob and number in it."""
         self.collections.add(collection)
-        points = [_make_point(collection, blob, ordinal, chunk) for blob, ordinal, chunk in chunks]
-        for point in points:  # a blob that is put again may have moved
-            self.about.pop(str(point.id), None)
+        points: list[qdrant.Point] = []
+        for blob, ordinal, chunk in chunks:
+            id_, about = make_point_id(collection, blob, ordinal), _describe(chunk)
+            points.append(_make_point(id_, {"collection": collection, "blob": blob, "about": about}, chunk))
+            self._keep(id_, blob, about)
         self._update(qdrant.UpdateOperation.upsert_points(points))
 
     def delete(self, collection: str, blobs: Sequence[str] | None) -> None:
@@ -93,15 +95,17 @@ class Engine:
         missing: list[Any] = [id_ for id_ in found if id_ not in self.about]
         for point in self.shard.retrieve(missing, with_payload=_ABOUT, with_vector=False) if missing else []:
             payload = point.payload or {}
-            self.about[str(point.id)] = payload["blob"], payload["about"]
-        described = [
+            self._keep(str(point.id), payload["blob"], payload["about"])
+        return [
             (id_, *self.about[id_], scores[TEXT], scores[NAME], scores[DENSE])
             for id_, scores in found.items()
             if id_ in self.about
         ]
-        while len(self.about) > _KEPT_ABOUT:
+
+    def _keep(self, id_: str, blob: str, about: str) -> None:
+        self.about[id_] = sys.intern(blob), about
+        if len(self.about) > _KEPT_ABOUT:
             self.about.popitem(last=False)
-        return described
 
     def _list_collections(self) -> set[str]:
         found = self.shard.facet(qdrant.FacetRequest("collection", limit=_MOST_COLLECTIONS, exact=True))
@@ -209,13 +213,16 @@ def _create(directory: Path, vector_size: int) -> None:
     draft.rename(directory)
 
 
-def _make_point(collection: str, blob: str, ordinal: int, chunk: dict[str, Any]) -> qdrant.Point:
+def _describe(chunk: dict[str, Any]) -> str:
+    """A chunk without its text, as JSON."""
+    return msgspec.json.encode({**chunk, "text": ""}).decode()
+
+
+def _make_point(id_: str, fields: Mapping[str, str], chunk: dict[str, Any]) -> qdrant.Point:
     texts = make_texts(chunk["header"], chunk["text"], chunk["name"])
     embedded = {field: _LEXICAL.embed_document(text) for field, text in texts.items()}
     vectors: dict[str, qdrant.NamedVector] = {field: v for field, v in embedded.items() if v.indices}
-    about = msgspec.json.encode({name: value for name, value in chunk.items() if name != "text"} | {"text": ""})
-    payload = {"collection": collection, "blob": blob, "about": about.decode(), "text": chunk["text"]}
-    return qdrant.Point(make_point_id(collection, blob, ordinal), vectors, payload)
+    return qdrant.Point(id_, vectors, {**fields, "text": chunk["text"]})
 
 
 def _read_score(question: Nearest, score: float) -> float:
