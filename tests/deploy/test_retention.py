@@ -244,6 +244,9 @@ async def test_what_is_young_or_cannot_be_verified_stays_with_its_images(memory:
     broken = registry.manifests["acme/shop-releases"]
     broken["seq-2"] = b'{"layers": []}'
     shared = memory.releases.fetch("3", SIGNER.public_pem)[0]
+    workers = registry.manifests["acme/shop-worker"]
+    for tag in [reference for reference in workers if len(reference) == len(shared.git_sha)]:
+        del workers[tag]  # tags move; releases name digests
 
     assert (await memory.retention().plan(datetime.now(UTC))).removed == ()
     done = await memory.retention().prune(LATER)
@@ -252,7 +255,7 @@ async def test_what_is_young_or_cannot_be_verified_stays_with_its_images(memory:
         (1, 2), "cannot be verified with this key"
     )
     repository, digest = shared.images["worker"].split("@")
-    assert memory.oci.fetch_manifest(repository, digest) is not None, "release 1 names it, whoever signed that"
+    assert memory.oci.fetch_manifest(repository, digest) is not None, "others name it, one signed by nobody we know"
 
 
 async def test_a_run_that_was_cut_off_is_finished_by_the_next(memory: Rig, registry: FakeRegistry) -> None:
