@@ -13,17 +13,11 @@ import typer
 
 from devtools_platform.cli.main import app
 from devtools_platform.config import Settings
+from docs.blocks import PAGES, ROOT, WRITTEN, name_of
 
-ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-WRITTEN = [page for page in PAGES if "reference" not in page.parts]
 LINK = re.compile(r"\]\((?!https?://|#|mailto:)([^)#\s]+)(#[^)]*)?\)")
 COMMAND = re.compile(r"(?:^|[\s(`$|])(?:\.venv/bin/)?dev-tools ([a-z][^`\n]*)")
 SETTING = re.compile(r"\bDEV_TOOLS_[A-Z_]+\b")
-
-
-def name_of(page: Path) -> str:
-    return page.relative_to(ROOT).as_posix()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
