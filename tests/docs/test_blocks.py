@@ -31,6 +31,7 @@ from devtools_platform.gateway.toolsets.test_command import parse_config
 from devtools_platform.observability.prices import load_prices
 from docs.blocks import ROOT, SHELL, Block, read_blocks, split_commands
 
+COMMAND_LINE = typer.main.get_command(app)
 PARSER_ERROR = typer.BadParameter.__mro__[1]
 """Typer's own copy of click has it, under no public name."""
 BLOCKS = list(read_blocks())
@@ -172,7 +173,7 @@ def _find_problem_of_compose(words: list[str]) -> str | None:
 
 def parse(words: list[str]) -> str | None:
     """What our own parser says against a command: unknown or missing options, arguments, and values."""
-    command: Any = typer.main.get_command(app)
+    command: Any = COMMAND_LINE
     context = None
     try:
         while hasattr(command, "commands"):
