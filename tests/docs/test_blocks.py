@@ -29,7 +29,7 @@ from devtools_platform.gateway.catalog import load_catalog
 from devtools_platform.gateway.toolsets.analyzers.config import parse_review_config
 from devtools_platform.gateway.toolsets.test_command import parse_config
 from devtools_platform.observability.prices import load_prices
-from docs.blocks import ROOT, SHELL, Block, read_blocks, split_commands
+from docs.blocks import NOT_RUN, ROOT, RUN, SHELL, Block, read_blocks, split_commands
 
 COMMAND_LINE = typer.main.get_command(app)
 PARSER_ERROR = typer.BadParameter.__mro__[1]
@@ -112,6 +112,14 @@ def test_a_block_of_data_is_taken_by_what_reads_it(block: Block, tmp_path: Path)
 
 def test_no_block_is_judged_that_is_not_there() -> None:
     assert (JUDGES.keys() | NOT_JUDGED.keys()) - {block.id for block in DATA} == set()
+
+
+def test_every_shell_block_is_typed_or_says_why_it_is_not() -> None:
+    ids = {block.id for block in SCRIPTS}
+    assert RUN | NOT_RUN.keys() == ids
+    assert RUN & NOT_RUN.keys() == set()
+    named = {file for why in NOT_RUN.values() for file in re.findall(r"tests/[\w/.]+\w", why)}
+    assert [file for file in sorted(named) if not (ROOT / file).exists()] == []
 
 
 @pytest.mark.parametrize("block", SCRIPTS, ids=lambda block: block.id)

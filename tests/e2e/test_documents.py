@@ -1,7 +1,7 @@
 """Blocks of the written pages, typed by bash beside a running stack: what a reader copies works.
 
-The reader's repository, ids and HOME are ours; the commands are the page's own. Blocks that need an account, a host,
-a registry or a server of others are not run here; `tests/docs/test_blocks.py` holds them to the parsers.
+The reader's repository, ids and HOME are ours; the commands are the page's own. Which blocks are not run, and why,
+stands in `tests/docs/blocks.py`; `tests/docs/test_blocks.py` holds those to the parsers.
 """
 
 import os
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from devtools_platform.app.demo import FILES
-from docs.blocks import Block, read_blocks
+from docs.blocks import RUN, read_blocks
 from stacks import StackProcess, git, make_repo
 
 pytestmark = pytest.mark.timeout(240)
@@ -35,9 +35,10 @@ class Reader:
     def shop(self) -> Path:
         return self.home / "code" / "shop"
 
-    def type(self, block: Block, replaced: Mapping[str, str] | None = None, *, until: str = "") -> str:
-        """What the block's commands print; `until` names the first line that is left out, with all after it."""
-        script = block.script.partition(until)[0] if until else block.script
+    def type(self, id_: str, replaced: Mapping[str, str] | None = None) -> str:
+        """What the block's commands print."""
+        assert id_ in RUN
+        script = BLOCKS[id_].script
         for old, new in (replaced or {}).items():
             assert old in script, f"the page does not say {old!r} any more"
             script = script.replace(old, new)
@@ -64,17 +65,17 @@ def reader(stack: StackProcess, tmp_path_factory: pytest.TempPathFactory) -> Rea
 
 
 def test_the_tutorial_leads_to_a_change_in_the_readers_repository(reader: Reader) -> None:
-    said = reader.type(BLOCKS["docs/tutorial.md#3"])
+    said = reader.type("docs/tutorial.md#3")
     found = re.search(r"branch task/(\w+)", said)
     assert found is not None, said
     shown = [line.split()[0] for line in BLOCKS["README.md#2"].text.splitlines() if line.strip()]
     printed = iter(line.split()[0] for line in said.splitlines() if line.strip())
     assert [word for word in shown if word not in printed] == [], "the README shows what a task prints, in its order"
 
-    said = reader.type(BLOCKS["docs/tutorial.md#5"], {TASK_ID: found[1]})
+    said = reader.type("docs/tutorial.md#5", {TASK_ID: found[1]})
     assert "total >= DISCOUNT_FROM" in said
     assert "total >= DISCOUNT_FROM" in (reader.shop / "shop" / "prices.py").read_text(), "it is merged"
-    said = reader.type(BLOCKS["docs/how-to/learn-from-history.md#1"], {"7k3m9d2p": found[1]})
+    said = reader.type("docs/how-to/learn-from-history.md#1", {"7k3m9d2p": found[1]})
     assert "no departure" in said
     git(reader.shop, "reset", "--hard", "HEAD~1")
 
@@ -83,18 +84,8 @@ def test_the_readme_decides_steers_and_pauses(reader: Reader) -> None:
     stack = reader.stack
     task = stack.create_task("Fix the failing test", reader.shop, ask_before=["plan", "publish"])["id"]
     stack.wait_for_event(task, "approval")
-    said = reader.type(BLOCKS["README.md#3"], {TASK_ID: task})
+    said = reader.type("README.md#3", {TASK_ID: task})
 
     assert f"{task}-1" in said
     kinds = {event["kind"] for event in stack.get(f"/tasks/{task}/events")}
     assert {"approval", "approval_decided", "message", "pause_requested"} <= kinds, kinds
-
-
-def test_search_finds_what_the_page_looks_for(reader: Reader) -> None:
-    # `bench` goes through the history of a real project: tests/e2e/test_context.py has one.
-    said = reader.type(
-        BLOCKS["docs/how-to/context.md#1"],
-        {"Cart.total": "order_total", "VAT": "a discount"},
-        until="dev-tools context bench",
-    )
-    assert "shop/prices.py" in said

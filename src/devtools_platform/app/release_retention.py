@@ -30,8 +30,11 @@ async def keep_pruning(settings: Settings) -> None:
 
 
 async def prune_once(settings: Settings) -> Pruning:
-    """First images on the hosts, then releases in the registry: what a host keeps, the registry keeps as well."""
+    """First images on the hosts, then releases in the registry: what a host keeps, the registry keeps as well.
+
+    A rollout that was interrupted stays for a person to look at.
+    """
     works = Delivery(settings, lambda part, text: log.info("%s: %s", part, text))
     rollouts = works.rollouts_as(f"stack@{socket.gethostname()}", works.progress)
-    await rollouts.prune(settings.keep_releases)
+    await rollouts.prune(settings.keep_releases, recover=False)
     return await works.prune(rollouts, settings.keep_releases, settings.keep_releases_days, is_done=True)
