@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := src tests bench docs deploy
 
-.PHONY: help demo test check chaos conformance e2e-deploy e2e-stack bench bench-agents eval eval-peers eval-bfcl docs format lock clean site e2e-phoenix soak
+.PHONY: help demo test check chaos conformance e2e-deploy e2e-stack bench bench-agents eval eval-peers eval-bfcl docs format lock clean site links e2e-phoenix soak
 help:
 	@echo "make demo    a real task, from nothing to a reviewed branch, with the embedded model"
 	@echo "make check   format, lint, types, imports"
@@ -22,6 +22,7 @@ help:
 	@echo "make bench-agents  what a step of an agent costs: ours, LangGraph, openai-agents, OpenHands"
 	@echo "make docs    the generated reference pages"
 	@echo "make site    the documentation as a site, in build/site"
+	@echo "make links   every address outside that the documentation names is asked (needs the internet)"
 
 # A stamp per lock file: the environment is rebuilt when the lock changes, and only then.
 $(VENV)/.runtime: requirements/runtime.txt pyproject.toml
@@ -129,6 +130,9 @@ docs: $(VENV)/.dev
 
 site: docs
 	$(BIN)/mkdocs build --quiet --strict
+
+links: $(VENV)/.dev
+	$(BIN)/python docs/check_links.py
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format $(SOURCES)

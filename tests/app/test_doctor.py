@@ -18,6 +18,7 @@ from devtools_platform.app.doctor import CHECKS, Check, examine
 from devtools_platform.app.home import LAST_BACKUP, Home
 from devtools_platform.app.managed import Managed, ManagedRecord
 from devtools_platform.config import Settings
+from devtools_platform.core.errors import BadInput
 from devtools_platform.core.tasks import TaskRequest
 from devtools_platform.kit import schema
 from devtools_platform.kit.database import connect, migrate
@@ -100,6 +101,25 @@ async def test_a_database_of_a_newer_or_older_release_is_told_with_what_to_do(se
 
     assert (older.is_ok, "backup create" in older.fix) == (True, True)
     assert (newer.is_ok, "pip install --upgrade" in newer.fix, "9999" in newer.found) == (False, True, True)
+
+
+async def test_who_removes_old_releases_is_said_and_what_that_needs(settings: Settings, tmp_path: Path) -> None:
+    nowhere = await look(settings, "old releases")
+    nobody = await look(settings, "old releases", registry="registry.example.com/acme")
+    key, hosts = tmp_path / "release.pub", tmp_path / "hosts.yaml"
+    stack = {"registry": "registry.example.com/acme", "prune_releases": True, "hosts_file": hosts}
+    with pytest.raises(BadInput, match="DEV_TOOLS_RELEASE_PUBLIC_KEY is not set"):
+        await look(settings, "old releases", **stack)
+    key.write_text("a key")
+    with pytest.raises(BadInput, match="cannot be read"):
+        await look(settings, "old releases", **stack, release_public_key=key)
+    hosts.write_text("hosts: {web-1: {address: 203.0.113.7}}")
+    well = await look(settings, "old releases", **stack, release_public_key=key)
+
+    assert (nowhere.is_ok, nowhere.fix) == (True, "")
+    assert (nobody.is_ok, "release prune" in nobody.fix) == (True, True)
+    assert (well.is_ok, well.fix) == (True, "")
+    assert well.found == "removed once a day where 1 hosts agree; the newest 5 and 30 days are kept"
 
 
 async def test_what_does_not_answer_is_named_with_its_address(settings: Settings) -> None:

@@ -13,23 +13,28 @@ import typer
 
 from devtools_platform.cli.main import app
 from devtools_platform.config import Settings
+from docs.blocks import PAGES, ROOT, WRITTEN, name_of
 
-ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-WRITTEN = [page for page in PAGES if "reference" not in page.parts]
-LINK = re.compile(r"\]\((?!https?://|#|mailto:)([^)#\s]+)(#[^)]*)?\)")
+LINK = re.compile(r"\]\((?!https?://|mailto:)([^)#\s]*)(#[^)]*)?\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 COMMAND = re.compile(r"(?:^|[\s(`$|])(?:\.venv/bin/)?dev-tools ([a-z][^`\n]*)")
+COMMAND_LINE = typer.main.get_command(app)
 SETTING = re.compile(r"\bDEV_TOOLS_[A-Z_]+\b")
-
-
-def name_of(page: Path) -> str:
-    return page.relative_to(ROOT).as_posix()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_link_leads_somewhere(page: Path) -> None:
-    targets = [page.parent / found[1] for found in LINK.finditer(page.read_text())]
-    assert [str(target) for target in targets if not target.exists()] == []
+    for target, anchor in LINK.findall(page.read_text()):
+        file = page.parent / target if target else page
+        assert file.exists(), target
+        if anchor:
+            assert anchor[1:] in anchors_of(file), f"{target}{anchor}"
+
+
+def anchors_of(page: Path) -> set[str]:
+    """What headings are called in links, on GitHub and on the site."""
+    headings = [re.sub(r"[^\w\- ]", "", heading.lower()).strip() for heading in HEADING.findall(page.read_text())]
+    return {re.sub(r"[-\s]+", "-", heading) for heading in headings} | {h.replace(" ", "-") for h in headings}
 
 
 @pytest.mark.parametrize("page", WRITTEN, ids=name_of)
@@ -57,7 +62,7 @@ def find_problem(line: str) -> str | None:
         words = shlex.split(line.replace("...", ""))
     except ValueError as error:
         return f"{line!r}: {error}"
-    command: Any = typer.main.get_command(app)
+    command: Any = COMMAND_LINE
     while words and (commands := getattr(command, "commands", None)):
         for word in words[0].split("|"):
             if word not in commands and not re.fullmatch(r"-.*|[A-Z]+", word):

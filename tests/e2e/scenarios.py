@@ -259,6 +259,8 @@ RULES: list[dict[str, Any]] = [
             done("Fixed.", "Fix the discount"),
         ],
     },
+    # As the pages say it: after all that say more.
+    {"agent": "feature-dev", "when": "Fix the failing test", "turns": [FIX, done("Fixed.", "Fix the discount")]},
     {
         "agent": "orchestrator",
         "turns": [

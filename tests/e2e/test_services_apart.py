@@ -2,7 +2,8 @@
 
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from devtools_platform.app.stack import Stack
 from devtools_platform.cli.stack import read_services, stack_settings
 from devtools_platform.config.settings import Service
 from devtools_platform.core.errors import BadInput
+from devtools_platform.core.tools import Caller
 from devtools_platform.kit.process import free_port
+from devtools_platform.kit.tokens import issue_run_token
 from stacks import StackProcess, clean_env, git, make_repo, run_cli
 
 GROUPS = ("gateway", "context,agents", "state,console,worker")
@@ -99,6 +102,42 @@ def test_the_agents_answer_at_their_own_port_for_who_has_a_token(processes: Proc
     assert "rejects the request" in answer["text"], answer  # it was asked; its script has no answer to that
 
 
+def test_every_service_refuses_who_has_no_token_of_this_stack(processes: Processes) -> None:
+    forged = issue_run_token("x" * 40, Caller("task", "cicd"))
+    doors = {"GATEWAY": "/tools", "CONTEXT": "/collections", "STATE": "/tasks", "AGENTS": "/agents/cicd/v1/models"}
+    for service, path in doors.items():
+        for token in (None, "guessed", "dtg_guessed", forged):
+            headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+            answer = httpx2.get(f"{_url(processes, service)}{path}", headers=headers)
+            assert answer.status_code == 401, (service, token)
+        assert httpx2.get(f"{_url(processes, service)}{path}", headers=_token(processes)).status_code == 200
+        assert httpx2.get(f"{_url(processes, service)}/health").status_code == 200
+    console = _url(processes, "CONSOLE")
+    assert httpx2.post(f"{console}/login-links", headers={"Authorization": "Bearer guessed"}).status_code == 401
+    assert httpx2.get(f"{console}/tasks").status_code == 401
+
+
+def test_a_named_token_opens_what_it_names_and_ends_everywhere_when_it_is_revoked(processes: Processes) -> None:
+    gateway = _url(processes, "GATEWAY")
+    asked = {"name": "ana", "scopes": ["agents:cicd", "context:shop*"]}
+    made = httpx2.post(f"{gateway}/tokens", json=asked, headers=_token(processes)).json()
+    ana = {"Authorization": f"Bearer {made['token']}"}
+
+    def status(service: str, path: str) -> int:
+        return httpx2.get(f"{_url(processes, service)}{path}", headers=ana).status_code
+
+    opened = {("AGENTS", "/agents/cicd/v1/models"), ("CONTEXT", "/collections")}
+    for service, path in opened:
+        wait_for(lambda service=service, path=path: status(service, path) == 200)
+    assert status("AGENTS", "/agents/documentation/v1/models") == 403
+    assert [status("STATE", "/tasks"), status("STATE", "/audit"), status("GATEWAY", "/tokens")] == [401, 401, 403]
+    assert httpx2.post(f"{_url(processes, 'CONSOLE')}/login-links", headers=ana).status_code == 401
+
+    assert httpx2.delete(f"{gateway}/tokens/{made['id']}", headers=_token(processes)).is_success
+    for service, path in opened:
+        wait_for(lambda service=service, path=path: status(service, path) == 401)
+
+
 def test_commands_work_where_one_service_runs(processes: Processes) -> None:
     gateway = processes["gateway"]
     done = run_cli("task", "list", "--json", "--data-dir", str(gateway.data_dir), env=gateway.env)
@@ -133,6 +172,13 @@ async def test_what_a_service_misses_is_named(
 def test_a_name_that_is_no_service_is_refused() -> None:
     with pytest.raises(BadInput, match="'gatewya' is no service"):
         read_services("gateway,gatewya")
+
+
+def wait_for(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def _url(processes: Processes, service: str) -> str:

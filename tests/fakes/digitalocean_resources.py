@@ -83,6 +83,8 @@ class Resources:
         self.actions_end: str = "completed"
         """What an action comes to, once it was looked at `fake.finishes_after` times."""
         self.tags: list[Json] = [_tag(f"v{n}", n) for n in range(1, 4)]
+        self.deleted: list[tuple[str, str]] = []
+        """Repository and digest of each manifest whose deletion was asked for."""
         self.credentials: list[Json] = []
         self.status = "STATUS_RUNNING"
         """What a deployed agent's deployment says."""
@@ -112,6 +114,7 @@ class Resources:
                 ("GET", repo + "/tags", self._list_tags),
                 ("GET", repo + "/digests", self._list_manifests),
                 ("DELETE", repo + r"/tags/(?P<tag>[^/]+)", self._delete_tag),
+                ("DELETE", repo + r"/digests/(?P<digest>[^/]+)", self._delete_manifest),
                 ("GET", r + "/docker-credentials", self._credentials),
                 ("POST", r + "/garbage-collection", self._collect),
                 ("POST", "/v2/droplets", self._create_droplet),
@@ -317,6 +320,14 @@ class Resources:
         left = [one for one in self.tags if one["tag"] != tag]
         if len(left) == len(self.tags):
             raise Refusal(404, "not_found", "tag not found")
+        self.tags = left
+        return 204, None
+
+    def _delete_manifest(self, _: Request, __: Any, repository: str, digest: str, **___: str) -> Answer:
+        self.deleted.append((repository, digest))
+        left = [one for one in self.tags if one["manifest_digest"] != digest]
+        if len(left) == len(self.tags):
+            raise Refusal(404, "not_found", "manifest not found")
         self.tags = left
         return 204, None
 

@@ -1,6 +1,6 @@
 """An MCP server over stdio that does, on demand, what servers do on bad days. Speaks one era; needs no package.
 
-python misbehaving.py [--legacy] [--state FILE [--silent]]
+python misbehaving.py [--legacy] [--twin] [--state FILE [--silent]]
 """
 
 import json
@@ -37,6 +37,8 @@ def list_tools(id_: Any) -> None:
     described = STATE.read_text() if STATE is not None and STATE.exists() else "Does it."
     tools = [{"name": name, "description": described, "inputSchema": SCHEMA} for name in CALLS]
     tools[0]["annotations"] = {"readOnlyHint": True}
+    if "--twin" in sys.argv:
+        tools.append({**tools[0], "description": "Does something else."})
     send({"id": id_, "result": {"resultType": "complete", "ttlMs": 0, "cacheScope": "private", "tools": tools}})
 
 

@@ -24,6 +24,7 @@ class FakeRegistry:
         self.manifests: dict[str, dict[str, bytes]] = defaultdict(dict)
         self.requests: list[str] = []
         self.fail_next: int | None = None
+        self.deletes = True
         registry = self
 
         class Handler(_Handler):
@@ -57,11 +58,13 @@ class FakeRegistry:
 class _Handler(BaseHTTPRequestHandler):
     fake: FakeRegistry
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    """Else each answer with a body waits 40 ms for the client's word that it got the head."""
 
     def do_GET(self) -> None:
         self._serve()
 
-    do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815 - the names http.server looks for
+    do_HEAD = do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815 - the names http.server looks for
 
     def _serve(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -97,6 +100,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(202, b"", {"Location": f"/v2/{name}/uploads/1"})
         elif self.command == "PUT":
             self._put_manifest(name, rest, body)
+        elif self.command == "DELETE":
+            self._delete_manifest(name, rest)
         else:
             store: dict[str, Any] = self.fake.manifests[name] if kind == "manifests" else self.fake.blobs[name]
             found = store.get(rest)
@@ -109,6 +114,17 @@ class _Handler(BaseHTTPRequestHandler):
         if known:
             self.fake.manifests[name][reference] = self.fake.manifests[name][_digest(body)] = body
         self._answer(201 if known else 400, b"")
+
+    def _delete_manifest(self, name: str, digest: str) -> None:
+        """By digest only, with the tags that name it, as Distribution's registry does."""
+        store = self.fake.manifests[name]
+        found = store.get(digest)
+        if not self.fake.deletes or not digest.startswith("sha256:"):
+            self._answer(405, b"")
+            return
+        for reference in [key for key, raw in store.items() if raw == found]:
+            del store[reference]
+        self._answer(404 if found is None else 202, b"")
 
     def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)

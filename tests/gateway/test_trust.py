@@ -123,6 +123,14 @@ def test_honest_descriptions_raise_no_alarm_and_secret_arguments_do() -> None:
         assert scan({"inputSchema": raw(schema)}), name
 
 
+async def test_a_second_tool_of_the_same_name_is_not_offered(tmp_path: Path) -> None:
+    async with running({"one": misbehaving("--twin")}, tmp_path) as rig:
+        listed = (await rig.rpc("tools/list", {})).json()["result"]["tools"]
+        shown = [tool["description"] for tool in listed if tool["name"] == "one_echo"]
+        held = rig.hub.offer.quarantine["one_echo"]
+        assert sorted([*shown, held.description]) == ["Does it.", "Does something else."]
+
+
 async def test_a_tool_never_receives_a_secret(tmp_path: Path) -> None:
     specs = {"one": misbehaving(env={"API_TOKEN": "${API_TOKEN}"})}
     async with running(specs, tmp_path, secrets={"API_TOKEN": "an-injected-secret"}) as rig:

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import subprocess
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,10 +11,13 @@ import pytest
 import sqlalchemy as sa
 
 from devtools_platform.core.approvals import ApprovalRules
+from devtools_platform.core.errors import Unauthorized, Unavailable
 from devtools_platform.core.tools import Caller, Tool, ToolResult
+from devtools_platform.gateway.adapters.access_tokens import SqlTokens
 from devtools_platform.gateway.adapters.audit_log import SqlAudit
 from devtools_platform.gateway.adapters.call_records import Presence, SqlCallRecords
 from devtools_platform.gateway.audit import Audit, Note
+from devtools_platform.gateway.identity import Identity, TokenRecord
 from devtools_platform.gateway.service import Gateway
 from devtools_platform.gateway.types import Policy
 from devtools_platform.kit.life import DEAD_AFTER_S, Life
@@ -139,6 +142,74 @@ async def test_two_gateways_write_one_chain(database):
     await asyncio.gather(*(audit.flush() for audit in audits))
     chain = await audits[0].verify()
     assert (chain.entries, chain.broken_at) == (20, None)
+
+
+async def test_a_token_made_or_revoked_at_one_gateway_is_so_at_the_others(database, monkeypatch):
+    monkeypatch.setattr("devtools_platform.gateway.identity.FOLLOW_S", 0.02)
+    one, other = (Identity("s" * 32, SqlTokens(database)) for _ in range(2))
+    following = asyncio.create_task(other.follow())
+    record, token = await one.create("editor", scopes=["tools:shop_*"])
+    await _until(lambda: _why_not(other, token) is None)
+    await one.revoke(record.id)
+    await _until(lambda: _why_not(other, token) is Unauthorized)
+    following.cancel()
+
+
+async def test_what_was_read_before_a_revocation_does_not_undo_it(database):
+    class Slow(SqlTokens):
+        may_return = asyncio.Event()
+
+        async def load(self) -> Sequence[TokenRecord]:
+            found = await super().load()
+            await self.may_return.wait()
+            return found
+
+    identity = Identity("s" * 32, Slow(database))
+    record, token = await identity.create("editor", scopes=["tools:shop_*"])
+    loading = asyncio.create_task(identity.load())
+    await asyncio.sleep(0)
+    await identity.revoke(record.id)
+    Slow.may_return.set()
+    await loading
+    assert _why_not(identity, token) is Unauthorized
+
+
+async def test_while_nobody_can_say_whether_a_token_was_revoked_it_does_not_count_for_long(database, monkeypatch):
+    monkeypatch.setattr("devtools_platform.gateway.identity.FOLLOW_S", 0.02)
+    monkeypatch.setattr("devtools_platform.gateway.identity.BLIND_AFTER_S", 0.1)
+
+    class Failing(SqlTokens):
+        is_away = False
+
+        async def load(self) -> Sequence[TokenRecord]:
+            if self.is_away:
+                raise Unavailable("The database does not answer.")
+            return await super().load()
+
+    identity = Identity("s" * 32, Failing(database))
+    _, token = await identity.create("editor", scopes=["tools:shop_*"])
+    following = asyncio.create_task(identity.follow())
+    assert _why_not(identity, token) is None
+    Failing.is_away = True
+    await _until(lambda: _why_not(identity, token) is Unavailable)
+    Failing.is_away = False
+    await _until(lambda: _why_not(identity, token) is None)
+    following.cancel()
+
+
+def _why_not(identity: Identity, token: str) -> type[Exception] | None:
+    """Why it is not let in; None where it is."""
+    try:
+        identity.verify(f"Bearer {token}".encode())
+    except (Unauthorized, Unavailable) as error:
+        return type(error)
+    return None
+
+
+async def _until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not holds():  # noqa: ASYNC110 - another process's doing is looked for
+            await asyncio.sleep(0.01)
 
 
 def _state(database: sa.Engine, key: str) -> str:

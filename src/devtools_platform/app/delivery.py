@@ -5,6 +5,7 @@ import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx2
@@ -15,14 +16,15 @@ from devtools_platform.core.errors import BadInput
 from devtools_platform.deploy import signing
 from devtools_platform.deploy.adapters.docker import Docker
 from devtools_platform.deploy.adapters.inspection import Hadolint, Syft
-from devtools_platform.deploy.adapters.oci import OciRegistry
+from devtools_platform.deploy.adapters.oci import OciRegistry, OciRemover
 from devtools_platform.deploy.adapters.osv import Osv
 from devtools_platform.deploy.adapters.ssh import Ssh
 from devtools_platform.deploy.artifacts import Artifacts
 from devtools_platform.deploy.gates import VulnerabilityGate
-from devtools_platform.deploy.interfaces import Progress
+from devtools_platform.deploy.interfaces import Progress, Remover
 from devtools_platform.deploy.inventory import load_hosts, load_network
 from devtools_platform.deploy.releases import Releases, Source
+from devtools_platform.deploy.retention import Pruning, Retention
 from devtools_platform.deploy.rollouts import Rollouts
 from devtools_platform.deploy.switch import Switches, SwitchOptions, SwitchOutcome, SwitchPlan
 from devtools_platform.deploy.tools import DeployTools, plan_options
@@ -31,6 +33,7 @@ from devtools_platform.kit.git import resolve_repository
 
 CONFIG_FILES = ("Caddyfile", "prometheus.yaml", "app.env.example")
 """Files beside the compose file that belong to a release, where they exist."""
+DOCR = "registry.digitalocean.com"
 ASK_S = 5.0
 """How long an address that is watched after a switch may take to answer."""
 MIGRATIONS = Path("src/devtools_platform/kit/migrations/versions")
@@ -70,6 +73,30 @@ class Delivery:
 
     def vulnerabilities(self) -> VulnerabilityGate:
         return VulnerabilityGate(Artifacts(self.releases().registry), self.public_key(), Osv(self.settings.osv_url))
+
+    async def prune(self, rollouts: Rollouts, keep: int, keep_days: float, *, is_done: bool) -> Pruning:
+        """Remove old releases from the registry; without `is_done` only say which."""
+        releases = self.releases()
+        try:
+            async with self._remover(releases) as remover:
+                days = timedelta(days=keep_days)
+                retention = Retention(releases, self.public_key(), rollouts, remover, keep, days)
+                now = datetime.now(UTC)
+                return await (retention.prune(now) if is_done else retention.plan(now))
+        finally:
+            releases.registry.close()
+
+    @asynccontextmanager
+    async def _remover(self, releases: Releases) -> AsyncGenerator[Remover]:
+        host, _, team = releases.prefix.partition("/")
+        if host != DOCR:
+            yield OciRemover(releases.registry)
+            return
+        from devtools_platform.app.managed import digitalocean
+        from devtools_platform.deploy.adapters.digitalocean import DigitalOceanRemover
+
+        async with digitalocean(self.settings) as client:
+            yield DigitalOceanRemover(client, team.partition("/")[0])
 
     async def plan_switch(self, to_host: str, options: SwitchOptions) -> SwitchPlan:
         async with self._switches() as switches:

@@ -1,5 +1,7 @@
 """`dev-tools release`: what is built, signed and kept, before it goes anywhere."""
 
+import asyncio
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -79,6 +81,41 @@ def verify(name: ReleaseName = "latest", as_json: AsJson = False) -> None:
         return
     for check in checks:
         out.print(f"ok  {check['check']:<10} {check['subject']}", markup=False)
+
+
+@app.command("prune")
+def prune(
+    keep: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Newest releases to keep; DEV_TOOLS_KEEP_RELEASES by default.")
+    ] = None,
+    days: Annotated[
+        float | None,
+        typer.Option(min=0, help="Keep what is younger, in days; DEV_TOOLS_KEEP_RELEASES_DAYS by default."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go and why the rest stays.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove old releases from the registry, with images and signatures: never what a host runs or can go back to."""
+    works = delivery(as_json=as_json)
+    settings = works.settings
+    done = asyncio.run(
+        works.prune(
+            works.rollouts(),
+            settings.keep_releases if keep is None else keep,
+            settings.keep_releases_days if days is None else days,
+            is_done=not dry_run,
+        )
+    )
+    if as_json:
+        print_json(asdict(done))
+        return
+    for entry in done.kept:
+        out.print(f"{entry.seq:>6}  kept     {entry.why}", markup=False)
+    for gone in done.removed:
+        word = "removed" if done.is_done else "would go"
+        what = f"{gone.git_sha[:12]} of {gone.created_at:%Y-%m-%d}, {len(gone.images)} images"
+        out.print(f"{gone.seq:>6}  {word:<8} {what}, {len(gone.manifests)} manifests", markup=False)
+    err.print(f"  {done.room}" if done.room else "  Nothing was removed.", markup=False)
 
 
 @app.command("keygen")

@@ -202,6 +202,13 @@ class Settings(BaseSettings):
     """The public key that releases are verified with; by default the file beside the private one that ends in .pub."""
     hosts_file: Path = Path("deploy/hosts.yaml")
     """The inventory: which droplets a rollout goes to."""
+    keep_releases: int = Field(default=5, ge=1, le=1000)
+    """How many releases `release prune` keeps: the newest, and of each host those it ran last, beside the current."""
+    keep_releases_days: float = Field(default=30.0, ge=0, le=3650)
+    """No release that is younger is pruned, however many there are."""
+    prune_releases: bool = False
+    """Whether the stack prunes once a day: old releases in the registry, their images on the hosts. `hosts_file` must
+    name every host of the application: what another host runs cannot be known."""
     osv_url: str = "https://api.osv.dev"
     """Where `rollout --refuse-severity` looks vulnerabilities up: OSV, or a mirror of it. Package names are sent."""
 

@@ -32,6 +32,10 @@ RELEASE = "application/vnd.dev-tools.release.v1"
 SIGNATURE = "dev.cosignproject.cosign/signature"
 
 
+class NotARelease(Unavailable):
+    """What lies under a release's tag is none."""
+
+
 @dataclass(frozen=True)
 class Artifacts:
     """Writes and reads them. Everything is addressed by the image's digest."""
@@ -81,7 +85,7 @@ class Artifacts:
             )
             return Bundle(envelope=envelope.decode(), compose=compose.decode(), config=json.loads(config))
         except (KeyError, ValueError) as error:
-            raise Unavailable(f"{repository}:{tag} is not a release: {error}.", hint="Build it anew.") from None
+            raise NotARelease(f"{repository}:{tag} is not a release: {error}.", hint="Build it anew.") from None
 
     def signatures(self, repository: str, digest: str) -> list[tuple[bytes, str]]:
         """Payload and encoded signature of each `.sig` entry."""
@@ -111,6 +115,32 @@ class Artifacts:
                 return said["predicate"]
         return None
 
+    def children(self, repository: str, digest: str) -> tuple[str, ...]:
+        """The images that an index holds, by digest; empty for a single image, and for one that is not there."""
+        raw = self.registry.fetch_manifest(repository, digest)
+        entries: list[dict[str, Any]] = (json.loads(raw).get("manifests") or []) if raw else []
+        return tuple(entry["digest"] for entry in entries)
+
+    def beside(self, repository: str, digest: str) -> tuple[str, ...]:
+        """All that was signed and attested for an image, as manifests by digest, in both formats.
+
+        Among them those that a later signature took the tag from: no tag leads to them, but they hold blobs. What is
+        not there any more, or was made by another program, is among them too.
+        """
+        found: list[str] = []
+        raw = self.registry.fetch_manifest(repository, _tag(digest))
+        if raw is not None:
+            entries: list[dict[str, Any]] = json.loads(raw).get("manifests") or []
+            earlier = [_digest(_dumps(_index(entries[:count]))) for count in range(1, len(entries))]
+            found += [*(entry["digest"] for entry in entries), *earlier, _digest(raw)]
+        for kind in ("att", "sig"):
+            raw = self.registry.fetch_manifest(repository, f"{_tag(digest)}.{kind}")
+            if raw is not None:
+                layers: list[dict[str, Any]] = json.loads(raw).get("layers") or []
+                earlier = [_digest(_dumps(_manifest(layers[:count]))) for count in range(1, len(layers))]
+                found += [*earlier, _digest(raw)]
+        return tuple(found)
+
     def _append(self, repository: str, tag: str, layers: list[dict[str, Any]]) -> None:
         """Add to what is under the tag: a second key, or a second attestation, does not push out the first."""
         raw = self.registry.fetch_manifest(repository, tag)
@@ -118,20 +148,8 @@ class Artifacts:
         self.registry.push_manifest(repository, tag, self._manifest(repository, [*old, *layers]))
 
     def _manifest(self, repository: str, layers: list[dict[str, Any]]) -> dict[str, Any]:
-        config = {
-            "architecture": "",
-            "config": {},
-            "created": "0001-01-01T00:00:00Z",
-            "os": "",
-            "rootfs": {"type": "layers", "diff_ids": [layer["digest"] for layer in layers]},
-        }
-        data = json.dumps(config, separators=(",", ":")).encode()
-        return {
-            "schemaVersion": 2,
-            "mediaType": OCI_MANIFEST,
-            "config": self._layer(repository, data, OCI_CONFIG, None),
-            "layers": layers,
-        }
+        self.registry.push_blob(repository, _config(layers))
+        return _manifest(layers)
 
     def _refer(self, repository: str, digest: str, bundle: Mapping[str, Any], predicate_type: str) -> None:
         """A bundle as a referrer of the image, listed under the fallback tag where the registry has no such API."""
@@ -162,12 +180,41 @@ class Artifacts:
     def _list_referrer(self, repository: str, tag: str, entry: dict[str, Any]) -> None:
         raw = self.registry.fetch_manifest(repository, tag)
         old: list[dict[str, Any]] = json.loads(raw)["manifests"] if raw else []
-        index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [*old, entry]}
-        self.registry.push_manifest(repository, tag, index)
+        self.registry.push_manifest(repository, tag, _index([*old, entry]))
 
     def _layer(self, repository: str, data: bytes, media: str, annotations: dict[str, str] | None) -> dict[str, Any]:
         layer = {"mediaType": media, "digest": self.registry.push_blob(repository, data), "size": len(data)}
         return layer if annotations is None else {**layer, "annotations": annotations}
+
+
+def _config(layers: list[dict[str, Any]]) -> bytes:
+    config = {
+        "architecture": "",
+        "config": {},
+        "created": "0001-01-01T00:00:00Z",
+        "os": "",
+        "rootfs": {"type": "layers", "diff_ids": [layer["digest"] for layer in layers]},
+    }
+    return _dumps(config)
+
+
+def _manifest(layers: list[dict[str, Any]]) -> dict[str, Any]:
+    config = _config(layers)
+    return {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": {"mediaType": OCI_CONFIG, "digest": _digest(config), "size": len(config)},
+        "layers": layers,
+    }
+
+
+def _index(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
+
+
+def _dumps(value: Mapping[str, Any]) -> bytes:
+    """As `Registry.push_manifest` sends it: the digest is of exactly these bytes."""
+    return json.dumps(value, separators=(",", ":")).encode()
 
 
 def _tag(digest: str) -> str:

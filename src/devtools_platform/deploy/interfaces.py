@@ -67,6 +67,20 @@ class Registry(Protocol):
 
     def push_manifest(self, repository: str, reference: str, manifest: Mapping[str, Any]) -> str: ...
 
+    def delete_manifest(self, repository: str, digest: str) -> None: ...
+
+
+class Remover(Protocol):
+    """Deletes from a registry, by digest: tags that name it go with it."""
+
+    async def remove(self, repository: str, digest: str) -> None:
+        """What is gone already is no error. Raises `Conflict` where the registry does not delete at all."""
+        ...
+
+    async def finish(self) -> str:
+        """Begin to free the room of what was removed, where that can be asked for; what to know of it, in words."""
+        ...
+
 
 class Session(Protocol):
     """A connection to a host; it holds the host's lock once `lock` was called, and loses it when it ends."""

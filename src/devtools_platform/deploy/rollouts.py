@@ -147,9 +147,9 @@ class Rollouts:
             args = {"now": now, "nonce": secrets.token_hex(8)}
             return {host: await session.call("preflight", args) for host, session in sessions.items()}
 
-    async def prune(self, keep: int) -> dict[str, dict[str, Any]]:
+    async def prune(self, keep: int, *, recover: bool = True) -> dict[str, dict[str, Any]]:
         """Remove images but those of the current and the last `keep` releases."""
-        async with self.locked() as (sessions, _):
+        async with self.locked(recover=recover) as (sessions, _):
             return {host: await session.call("prune", {"keep": keep}) for host, session in sessions.items()}
 
     # -- carrying out --------------------------------------------------------------------------------------------

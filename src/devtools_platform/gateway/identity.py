@@ -1,6 +1,8 @@
 """Tokens of people and managed agents: shown once, stored as a hash, scoped, expiring, revocable at once."""
 
+import asyncio
 import hashlib
+import logging
 import secrets
 import time
 from collections import OrderedDict
@@ -9,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from devtools_platform.core.agents import AGENTS, AgentName
-from devtools_platform.core.errors import BadInput, NotFound, Unauthorized
+from devtools_platform.core.errors import BadInput, DevToolsError, NotFound, Unauthorized, Unavailable
 from devtools_platform.core.tools import Caller
 from devtools_platform.gateway.oidc import OidcCallers
 from devtools_platform.gateway.principal import (
@@ -28,6 +30,12 @@ DEFAULT_DAYS = 90
 MAX_DAYS = 366
 MAX_CACHED = 4096
 RUN_TOKEN_CACHE_S = 60.0
+FOLLOW_S = 2.0
+"""How long a token that another process revoked may still count here."""
+BLIND_AFTER_S = 30.0
+"""For so long named tokens count while nobody can say whether they were revoked."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,9 @@ class Identity:
         self._store = store
         self._by_hash: dict[str, TokenRecord] = {}
         self._known: OrderedDict[bytes, tuple[Principal, float]] = OrderedDict()
+        self._changes = 0
+        self._loaded_at = time.monotonic()
+        self._is_blind = False
         if oidc is not None:
             oidc.on_removed = self._known.clear
 
@@ -86,9 +97,34 @@ class Identity:
 
     async def load(self) -> None:
         """Read what is stored. Before it, only run tokens are known."""
-        if self._store is not None:
-            self._by_hash = {record.hash: record for record in await self._store.load()}
+        if self._store is None:
+            return
+        changes = self._changes
+        found = {record.hash: record for record in await self._store.load()}
+        self._loaded_at, self._is_blind = time.monotonic(), False
+        # What was read while one of ours was being stored may be older than that.
+        if changes == self._changes and found != self._by_hash:
+            self._by_hash = found
             self._known.clear()
+
+    async def follow(self) -> None:
+        """Keep up with tokens that other processes make and revoke, until cancelled.
+
+        When the store has been away for too long, named tokens are refused until it is back.
+        """
+        is_away = False
+        while True:
+            await asyncio.sleep(FOLLOW_S)
+            try:
+                await self.load()
+                is_away = False
+            except Exception as error:  # it must go on, or a token that is revoked counts for ever
+                if not is_away:
+                    log.warning("tokens cannot be looked up", exc_info=not isinstance(error, DevToolsError))
+                is_away = True
+                if time.monotonic() - self._loaded_at > BLIND_AFTER_S:
+                    self._is_blind = True
+                    self._known.clear()
 
     def verify(self, header: bytes) -> Principal:
         """From an Authorization header. Raises `Unauthorized`; `Unavailable` while an issuer's keys are not here."""
@@ -113,6 +149,10 @@ class Identity:
             if self.oidc is not None and not is_run_token(token):
                 return self.oidc.verify(token)
             return run_principal(verify_run_token(self._secret, token)), now + RUN_TOKEN_CACHE_S
+        if self._is_blind:
+            raise Unavailable(
+                "Nobody can say now whether this token still counts.", hint="The stack's database is away: try again."
+            )
         record = self._by_hash.get(hash_token(token))
         if record is None or record.revoked_at is not None:
             raise Unauthorized(
@@ -184,8 +224,10 @@ class Identity:
         return made
 
     async def _keep(self, record: TokenRecord) -> None:
+        self._changes += 1
         if self._store is not None:
             await self._store.save(record)
+        self._changes += 1
         self._by_hash[record.hash] = record
         self._known.clear()
 

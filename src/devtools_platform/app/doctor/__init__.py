@@ -32,6 +32,7 @@ CHECKS: dict[str, Callable[[Settings], Awaitable[Check]]] = {
     "tokens": credentials.check_tokens,
     "keys": credentials.check_keys,
     "backup": credentials.check_backup,
+    "old releases": services.check_old_releases,
 }
 
 

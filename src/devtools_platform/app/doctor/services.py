@@ -11,12 +11,14 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from devtools_platform.app.client import Refused
+from devtools_platform.app.delivery import Delivery
 from devtools_platform.app.doctor.types import Check
 from devtools_platform.app.gateway_client import GatewayRest
 from devtools_platform.app.home import Home
 from devtools_platform.config import Settings
 from devtools_platform.core.errors import DevToolsError
 from devtools_platform.core.redact import redact_text
+from devtools_platform.deploy.inventory import load_hosts
 from devtools_platform.kit import database, schema
 
 ANSWER_S = 5.0
@@ -49,6 +51,20 @@ def find_database(settings: Settings) -> str | None:
         return settings.database_url.get_secret_value()
     home = Home.of(settings)
     return home.find_secret("database_url") if home.is_locked() else None
+
+
+async def check_old_releases(settings: Settings) -> Check:
+    """Whether anybody removes them from the registry, and whether who does can."""
+    if settings.registry is None:
+        return Check("old releases", is_ok=True, found="no registry is set")
+    kept = f"the newest {settings.keep_releases} and {settings.keep_releases_days:g} days are kept"
+    if not settings.prune_releases:
+        fix = "DEV_TOOLS_PRUNE_RELEASES=true, or `dev-tools release prune` from a timer"
+        return Check("old releases", is_ok=True, found="the stack removes none", fix=fix)
+    works = Delivery(settings, lambda _part, _text: None)
+    works.public_key()
+    hosts = load_hosts(settings.hosts_file)
+    return Check("old releases", is_ok=True, found=f"removed once a day where {len(hosts)} hosts agree; {kept}")
 
 
 async def check_clock(settings: Settings) -> Check:

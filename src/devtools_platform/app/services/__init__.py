@@ -27,7 +27,7 @@ async def start_services(site: Site, observed: "Observed | None") -> "Runtimes |
     presence = await _open_presence(site) if site.has("gateway") else None
     # All that serves ends before what it stands on, and a gateway is there for others until it has answered its last.
     site.cleanup.push_async_callback(site.serving.stop)
-    identity = _open_identity(site)
+    identity = await _open_identity(site)
     if context is not None:
         from devtools_platform.app.services.context import serve_context
 
@@ -69,10 +69,18 @@ async def _open_presence(site: Site) -> "Presence":
     return presence
 
 
-def _open_identity(site: Site) -> Identity:
+async def _open_identity(site: Site) -> Identity:
+    """Whose tokens count, in each process that lets somebody in by one: also a token that another process revoked."""
     from devtools_platform.app.identity import open_identity
 
-    return open_identity(site.settings, site.home, site.store)
+    identity = open_identity(site.settings, site.home, site.store)
+    if site.has("gateway") or site.has("agents") or site.has("context"):
+        await identity.load()
+        site.keep_running(identity.follow())
+    if identity.oidc is not None and not site.has("gateway"):  # the gateway sees to it itself
+        identity.oidc.start()
+        site.cleanup.push_async_callback(identity.oidc.stop)
+    return identity
 
 
 async def _serve_tools(

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 from devtools_platform.agents.adapters.git_workspaces import GitWorkspaces
 from devtools_platform.app.observing import Observed
+from devtools_platform.app.release_retention import keep_pruning
 from devtools_platform.app.rollout_metrics import watch_rollouts
 from devtools_platform.app.site import Site
 from devtools_platform.app.webhooks import build_webhooks
@@ -19,6 +20,7 @@ async def serve_state(site: Site, observed: Observed) -> None:
     site.keep_running(Retention(site.store, site.control, workspaces, *_keeping(site.settings)).run())
     site.keep_running(site.parts.service.keep_starting())
     site.keep_running(watch_rollouts(site.settings))
+    site.keep_running(keep_pruning(site.settings))
     site.keep_running(build_webhooks(site.settings, site.home, site.store).run())
     api = build_api(site.parts, admit=site.admission.admit, traces=SqlSpanStore(site.store), token=site.token)
     add_observatory(api, observed)

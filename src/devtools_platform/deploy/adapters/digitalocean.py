@@ -1,9 +1,10 @@
-"""`CloudNetwork` by DigitalOcean: a reserved IP, or a load balancer with one droplet behind it.
+"""`CloudNetwork` by DigitalOcean, a reserved IP or a load balancer with one droplet, and `Remover` for its registry.
 
 Its API only begins things; every call here returns when DigitalOcean says it is done, or raises when it is not.
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 
 from devtools_platform.core.errors import Conflict, Unavailable
 from devtools_platform.kit.digitalocean import DigitalOcean, DigitalOceanFailed
+from devtools_platform.kit.digitalocean.errors import DigitalOceanRefused, NotThere
 from devtools_platform.kit.digitalocean.types import Action
 
 POLL_S = 2.0
@@ -115,3 +117,25 @@ class LoadBalancerNetwork(_Droplets):
                 * (check.get("healthy_threshold", HEALTHY) + 1)
             )
             await self.client.load_balancers.remove_droplets(self.id, old)
+
+
+@dataclass(frozen=True)
+class DigitalOceanRemover:
+    """`Remover` for DigitalOcean's registry, by its API: credentials for images may not delete there."""
+
+    client: DigitalOcean
+    registry: str
+    """The team's registry, as in `registry.digitalocean.com/NAME`."""
+
+    async def remove(self, repository: str, digest: str) -> None:
+        name = repository.partition("/")[2].removeprefix(f"{self.registry}/")
+        with contextlib.suppress(NotThere):
+            await self.client.registry.delete_manifest(self.registry, name, digest)
+
+    async def finish(self) -> str:
+        """Begin its garbage collection: until that ends, nobody can push."""
+        try:
+            begun = await self.client.registry.collect_garbage(self.registry)
+        except DigitalOceanRefused as error:  # one that runs already, for example
+            return f"Garbage collection was not begun: {error}"
+        return f"Garbage collection {begun.uuid} is {begun.status}; the registry takes no push until it ends."

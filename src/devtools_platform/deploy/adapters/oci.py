@@ -1,5 +1,6 @@
 """An OCI registry over HTTP (distribution spec 1.1): digests, tags, blobs, manifests. Any registry, DOCR among them."""
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -12,7 +13,8 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx2
 
-from devtools_platform.core.errors import BadInput, NotFound, Unauthorized, Unavailable
+from devtools_platform.core.errors import BadInput, Conflict, NotFound, Unauthorized, Unavailable
+from devtools_platform.deploy.interfaces import Registry
 
 ACCEPT = (
     "application/vnd.oci.image.manifest.v1+json, "
@@ -100,6 +102,18 @@ class OciRegistry:
         self._checked(response, repository)
         return digest_of(data)
 
+    def delete_manifest(self, repository: str, digest: str) -> None:
+        """Delete by digest; what is gone already is no error. Raises `Conflict` where the registry does not delete."""
+        response = self._send("DELETE", repository, f"manifests/{digest}")
+        if response.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            host = repository.partition("/")[0]
+            raise Conflict(
+                f"The registry {host!r} does not delete: it answered 405 for {repository}@{digest}.",
+                hint="Allow it there; Distribution's registry has `storage: {delete: {enabled: true}}`.",
+            )
+        if response.status_code != HTTPStatus.NOT_FOUND:
+            self._checked(response, repository)
+
     def _send(
         self,
         method: str,
@@ -158,7 +172,8 @@ class OciRegistry:
         if not realm or (urlsplit(realm).scheme != "https" and host not in self.plain):
             return False
         name = repository.partition("/")[2]
-        params = {"service": asked.get("service", ""), "scope": f"repository:{name}:pull,push"}
+        actions = "pull,push,delete" if response.request.method == "DELETE" else "pull,push"
+        params = {"service": asked.get("service", ""), "scope": f"repository:{name}:{actions}"}
         auth = httpx2.BasicAuth(*login) if login else None
         answer = self.http.get(realm, params=params, auth=auth)
         if not answer.is_success:
@@ -176,6 +191,19 @@ class OciRegistry:
             raise Unauthorized(f"The registry {host!r} does not let us at {repository!r}.", hint=hint)
         text = f"The registry {host!r} answered {response.status_code}: {response.text[:300]}"
         raise Unavailable(text, hint="Try again; look at the registry's own log.")
+
+
+@dataclass(frozen=True)
+class OciRemover:
+    """`Remover` over the distribution API, which has no word for freeing room."""
+
+    registry: Registry
+
+    async def remove(self, repository: str, digest: str) -> None:
+        await asyncio.to_thread(self.registry.delete_manifest, repository, digest)
+
+    async def finish(self) -> str:
+        return "The registry frees the room with its own garbage collection."
 
 
 def digest_of(data: bytes) -> str:

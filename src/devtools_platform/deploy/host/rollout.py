@@ -283,6 +283,10 @@ class HostRollout:
         keys = ("seq", "from", "to", "address", "plan", "snapshot")
         self.store.record(self.actor, "switch", {key: args[key] for key in keys})
 
+    def note_prune(self, args: Args) -> None:
+        """Into the audit, before it is done: releases leave the registry."""
+        self.store.record(self.actor, "prune_registry", {key: args[key] for key in ("releases", "images")})
+
     def prune(self, args: Args) -> dict[str, Any]:
         """Remove images of releases but the running one and the last `keep` others. Volumes are not for us."""
         before = self.engine.volumes()
@@ -429,6 +433,7 @@ _STEPS: Mapping[str, Callable[[HostRollout, Args], dict[str, Any] | None]] = {
         "forward",
         "ready",
         "note_switch",
+        "note_prune",
         "prune",
     ]
 }

@@ -7,7 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from devtools_platform.gateway.identity import TokenRecord
-from devtools_platform.kit.database import in_thread
+from devtools_platform.kit.database import in_thread, read_in_thread
 from devtools_platform.kit.schema import gateway_tokens
 
 
@@ -16,7 +16,7 @@ class SqlTokens:
     database: sa.Engine
 
     async def load(self) -> Sequence[TokenRecord]:
-        rows = await in_thread(self.database, lambda c: c.execute(sa.select(gateway_tokens)).mappings().all())
+        rows = await read_in_thread(self.database, lambda c: c.execute(sa.select(gateway_tokens)).mappings().all())
         return [_record(dict(row)) for row in rows]
 
     async def save(self, record: TokenRecord) -> None:

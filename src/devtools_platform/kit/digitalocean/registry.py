@@ -34,6 +34,10 @@ class Registry:
     async def delete_tag(self, registry: str, repository: str, tag: str) -> None:
         await self.transport.send("DELETE", f"{_repository(registry, repository)}/tags/{quote(tag, safe='')}", Nothing)
 
+    async def delete_manifest(self, registry: str, repository: str, digest: str) -> None:
+        """Delete an image by digest, with the tags that name it. Its blobs stay until garbage is collected."""
+        await self.transport.send("DELETE", f"{_repository(registry, repository)}/digests/{digest}", Nothing)
+
     async def credentials(
         self, registry: str, *, is_writing: bool = False, last_s: int = CREDENTIALS_LAST_S
     ) -> DockerCredentials:
