@@ -1,5 +1,6 @@
 """The context service over HTTP (:8007): index a repository, see how far it is, search it."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +21,8 @@ from devtools_platform.context.types import Freshness, Hit, IndexStatus, Lines, 
 from devtools_platform.core.errors import BadInput, Forbidden, NotFound, Unavailable
 from devtools_platform.kit.http import create_app, has_token
 
+HEALTH_S = 1.5
+"""The engine's time to say that it lives: who asks for our health waits for two seconds."""
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT)]
 Budget = Annotated[int, Query(ge=1, le=100_000)]
 
@@ -51,9 +54,11 @@ def build_api(
 
     async def check_health() -> Mapping[str, Any]:
         try:
-            chunks = await service.engine.count()
-        except Unavailable as error:
-            return {"ok": False, "engine": str(error), "collections": len(await service.collections())}
+            async with asyncio.timeout(HEALTH_S):
+                chunks = await service.engine.count()
+        except (Unavailable, TimeoutError) as error:
+            why = str(error) or f"no answer within {HEALTH_S:g} s"
+            return {"ok": False, "engine": why, "collections": len(await service.collections())}
         return {"engine": "alive", "collections": len(await service.collections()), "chunks": chunks}
 
     async def check(request: Request) -> Access:

@@ -9,11 +9,12 @@ import re
 import secrets
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict
+from http import HTTPStatus
 from typing import Any
 
 import qdrant_edge
 
-from devtools_platform.context.interfaces import ChunkEngine
+from devtools_platform.context.interfaces import ChunkEngine, EngineAway
 from devtools_platform.context.query import (
     AVERAGE_TOKENS,
     DENSE,
@@ -35,7 +36,12 @@ from devtools_platform.context.types import Candidate, Chunk
 from devtools_platform.core.errors import Unavailable
 
 COLLECTION = "devtools-context"
+ANSWER_S = 10
+"""How long the server may take for a question, which takes it milliseconds. Whole seconds: the client's own rule."""
+WRITE_S = 60
+"""For what is written: many chunks at a time, on a disk that others use."""
 _HINT = "See that QDRANT_URL and QDRANT_API_KEY are right and that the server is 1.20 or newer."
+_AWAY_HINT = "It is tried again by itself. See that QDRANT_URL is right and that the server runs: `docker compose ps qdrant`."
 
 
 class QdrantEngine:
@@ -56,26 +62,32 @@ class QdrantEngine:
 
     @classmethod
     def connect(
-        cls, url: str, api_key: str | None, *, vector_size: int = 384, collection: str = COLLECTION
+        cls,
+        url: str,
+        api_key: str | None,
+        *,
+        vector_size: int = 384,
+        collection: str = COLLECTION,
+        answer_s: int = ANSWER_S,
     ) -> "QdrantEngine":
-        """Raises `Unavailable` when the extra `qdrant` is not installed."""
+        """Asks nothing yet. Raises `Unavailable` when the extra `qdrant` is not installed."""
         try:
             from qdrant_client import AsyncQdrantClient
         except ImportError as error:
             hint = "Install it with `pip install 'devtools-platform[qdrant]'`."
             raise Unavailable(f"The client of the Qdrant server is not installed: {error}.", hint=hint) from None
-        client = AsyncQdrantClient(url=url, api_key=api_key, timeout=30, check_compatibility=False)
+        client = AsyncQdrantClient(url=url, api_key=api_key, timeout=answer_s, check_compatibility=False)
         return cls(client, vector_size=vector_size, collection=collection)
 
     async def put(self, collection: str, files: Mapping[str, Sequence[Chunk]]) -> None:
         await self.delete(collection, list(files))
         points = await asyncio.to_thread(self._make_points, collection, files)
         if points:
-            await self._call("upsert", points=points, wait=True)
+            await self._call("upsert", points=points, wait=True, timeout=WRITE_S)
 
     async def delete(self, collection: str, blobs: Sequence[str] | None = None) -> None:
         selector = _models().FilterSelector(filter=_select(Where(collection, blobs)))
-        await self._call("delete", points_selector=selector, wait=True)
+        await self._call("delete", points_selector=selector, wait=True, timeout=WRITE_S)
 
     async def search(
         self,
@@ -129,7 +141,7 @@ class QdrantEngine:
             if id_ in known
         ]
         if points:
-            await self._call("update_vectors", points=points, wait=True)
+            await self._call("update_vectors", points=points, wait=True, timeout=WRITE_S)
 
     async def count(self, collection: str | None = None, *, without_vector: bool = False) -> int:
         where = _select(Where(collection, lacks=DENSE if without_vector else None))
@@ -150,7 +162,7 @@ class QdrantEngine:
             if before is not None:
                 await self.client.delete_collection(before)
         except Exception as error:  # the client raises what its transport does
-            raise Unavailable(f"The Qdrant server did not take the new generation: {error}", hint=_HINT) from error
+            raise _explain("take the new generation", error) from error
 
     async def _point_at(self, place: str, before: str | None) -> None:
         """Let the name we use stand for another collection, in one step."""
@@ -211,7 +223,9 @@ class QdrantEngine:
             await self._prepare()
             return await getattr(self.client, method)(collection_name=self.collection, **arguments)
         except Exception as error:  # the client raises what its transport does
-            raise Unavailable(f"The Qdrant server did not {method}: {error}", hint=_HINT) from error
+            if _status_of(error) == HTTPStatus.NOT_FOUND and self.aside_of is None:
+                self._is_prepared = False  # it came back without its data: the collection is made anew
+            raise _explain(method, error) from error
 
     async def _prepare(self) -> None:
         """Make the server's collection once, with the same vectors as the embedded engine's."""
@@ -262,6 +276,21 @@ class QdrantEngine:
         id_ = make_point_id(collection, blob, ordinal)
         payload = {"collection": collection, "blob": blob, **asdict(chunk)}
         return _models().PointStruct(id=id_, vector=vectors, payload=payload)
+
+
+def _explain(deed: str, error: Exception) -> Unavailable:
+    from httpx import TransportError  # what the client is made with
+
+    source = getattr(error, "source", error)
+    message = f"The Qdrant server did not {deed}: {str(source) or type(source).__name__}"
+    if isinstance(source, TransportError) or (_status_of(error) or 0) >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return EngineAway(message, hint=_AWAY_HINT)
+    return Unavailable(message, hint=_HINT)
+
+
+def _status_of(error: Exception) -> int | None:
+    """Of the server's answer; None where there was none."""
+    return getattr(error, "status_code", None)
 
 
 def _models() -> Any:
