@@ -213,6 +213,9 @@ class QdrantServer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         if self._process is not None:
             self.kill()
 
