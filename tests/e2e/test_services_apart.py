@@ -63,7 +63,7 @@ def processes(
             list(pool.map(StackProcess.start, started.values()))
             yield started
         finally:
-            list(pool.map(StackProcess.stop, started.values()))
+            list(pool.map(StackProcess.stop, [one for one in started.values() if one.is_running]))
 
 
 def test_a_task_goes_through_services_that_run_apart(processes: Processes, tmp_path: Path) -> None:
@@ -76,11 +76,7 @@ def test_a_task_goes_through_services_that_run_apart(processes: Processes, tmp_p
 
 
 def test_the_console_shows_what_it_has_from_the_others(processes: Processes) -> None:
-    console = _url(processes, "CONSOLE")
-    link = httpx2.post(f"{console}/login-links", headers=_token(processes)).json()["url"]
-    assert link.startswith("https://dev.example.org/login?token=")
-    with httpx2.Client(base_url=console, headers={"Accept": "text/html"}, trust_env=False) as browser:
-        browser.get(link.removeprefix("https://dev.example.org"))
+    with _browser(processes) as browser:
         agents = browser.get("/agents").text
         assert re.search(processes["context,agents"].env["DEV_TOOLS_MODEL"], agents)
         assert "shop" in browser.get("/knowledge").text
@@ -97,6 +93,17 @@ def test_the_agents_answer_at_their_own_port_for_who_has_a_token(processes: Proc
     (answer,) = httpx2.post(f"{agents}/agents/cicd/probe", headers=_token(processes), timeout=20).json()
     assert answer["runtime"] == f"stack {model}"
     assert "rejects the request" in answer["text"], answer  # it was asked; its script has no answer to that
+
+
+def test_the_console_goes_on_without_the_agents_and_says_what_is_unknown(processes: Processes) -> None:
+    """Last of those that need the agents: they stay away."""
+    processes["context,agents"].stop()
+    with _browser(processes) as browser:
+        spend = browser.get("/spend")
+        assert spend.status_code == 200
+        assert f"The agents at {_url(processes, 'AGENTS')} do not answer" in spend.text
+        assert "openai-gpt-oss-120b" in spend.text, "the tables are whole"
+        assert "unknown" in browser.get("/agents").text
 
 
 def test_commands_work_where_one_service_runs(processes: Processes) -> None:
@@ -133,6 +140,15 @@ async def test_what_a_service_misses_is_named(
 def test_a_name_that_is_no_service_is_refused() -> None:
     with pytest.raises(BadInput, match="'gatewya' is no service"):
         read_services("gateway,gatewya")
+
+
+def _browser(processes: Processes) -> httpx2.Client:
+    console = _url(processes, "CONSOLE")
+    link = httpx2.post(f"{console}/login-links", headers=_token(processes)).json()["url"]
+    assert link.startswith("https://dev.example.org/login?token=")
+    browser = httpx2.Client(base_url=console, headers={"Accept": "text/html"}, trust_env=False)
+    browser.get(link.removeprefix("https://dev.example.org"))
+    return browser
 
 
 def _url(processes: Processes, service: str) -> str:

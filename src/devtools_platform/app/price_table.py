@@ -6,22 +6,25 @@ from devtools_platform.agents.adapters.endpoints.prices import DIGITALOCEAN_SOUR
 from devtools_platform.agents.carriers import Carriers
 from devtools_platform.app.provider_costs import Catalogue, SqlProviderCosts
 from devtools_platform.config import Settings
-from devtools_platform.console.types import PriceLine
+from devtools_platform.console.types import PriceLine, Prices
+from devtools_platform.core.errors import Unavailable
 from devtools_platform.observability.prices import Price, PriceFile, load_prices
 
 
-async def list_prices(settings: Settings, carriers: Carriers, costs: SqlProviderCosts) -> Sequence[PriceLine]:
-    """Models in use first, then the tables; of `genai-prices`, which is long, only what it says of models in use.
-
-    Raises `Unavailable` while the agents, which know what they run on, are away.
-    """
+async def list_prices(settings: Settings, carriers: Carriers, costs: SqlProviderCosts) -> Prices:
+    """Models in use first, then the tables; of `genai-prices`, which is long, only what it says of models in use."""
     file, catalogue = load_prices(settings.prices), Catalogue(costs)
     await catalogue.refresh()
+    missing, carried = "", {}
+    try:
+        carried = await carriers.list_runs_on()
+    except Unavailable as error:  # the agents, which know what they run on, are away
+        missing = str(error)
     used = {
         (one.provider, one.model): PriceLine(
             one.provider, one.model, one.input_usd, one.output_usd, one.price_source, is_used=True
         )
-        for runs_on in (await carriers.list_runs_on()).values()
+        for runs_on in carried.values()
         for one in runs_on.chain
         if one.provider is not None and one.model is not None
     }
@@ -31,7 +34,7 @@ async def list_prices(settings: Settings, carriers: Carriers, costs: SqlProvider
     ]
     named = [_line(price, f"DigitalOcean's catalogue, since {price.since}") for price in _newest_first(catalogue.file)]
     own = [_line(price, price.describe()) for price in _newest_first(file)]
-    return [*used.values(), *own, *named, *ours]
+    return Prices([*used.values(), *own, *named, *ours], missing)
 
 
 def _newest_first(file: PriceFile) -> list[Price]:
