@@ -26,7 +26,8 @@ from fakes.qdrant_server import QdrantServer
 pytestmark = pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
 Commit = Callable[[Path, Mapping[str, str | bytes | None]], str]
 FILES = {
-    f"f{n}.py": f"def open_door_{n}():\n    return {n}\n" + "".join(f"x{i} = {i}  # {'padding' * 9}\n" for i in range(200))
+    f"f{n}.py": f"def open_door_{n}():\n    return {n}\n"
+    + "".join(f"x{i} = {i}  # {'padding' * 9}\n" for i in range(200))
     for n in range(40)
 }
 """Some hundred kilobytes: they are stored in more than one batch."""

@@ -120,7 +120,14 @@ def test_the_secrets_are_made_once_and_read_by_the_settings(tmp_path: Path) -> N
         made = {file.name: file.read_text() for file in folder.iterdir()}
         assert before in ({}, made)
         before = made
-    assert set(before) == {"token", "secret", "database_url", "postgres_password", "model_api_key", "digitalocean_token"}
+    assert set(before) == {
+        "token",
+        "secret",
+        "database_url",
+        "postgres_password",
+        "model_api_key",
+        "digitalocean_token",
+    }
     assert before["database_url"] == f"postgresql://devtools:{before['postgres_password']}@postgres:5432/devtools"
     assert len({before["token"], before["secret"], before["postgres_password"]}) == 3
     assert len(before["token"]) == 64

@@ -4,6 +4,7 @@ import re
 import secrets
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
@@ -142,13 +143,15 @@ def test_a_name_that_is_no_service_is_refused() -> None:
         read_services("gateway,gatewya")
 
 
-def _browser(processes: Processes) -> httpx2.Client:
+@contextmanager
+def _browser(processes: Processes) -> Iterator[httpx2.Client]:
+    """Somebody who is signed in."""
     console = _url(processes, "CONSOLE")
     link = httpx2.post(f"{console}/login-links", headers=_token(processes)).json()["url"]
     assert link.startswith("https://dev.example.org/login?token=")
-    browser = httpx2.Client(base_url=console, headers={"Accept": "text/html"}, trust_env=False)
-    browser.get(link.removeprefix("https://dev.example.org"))
-    return browser
+    with httpx2.Client(base_url=console, headers={"Accept": "text/html"}, trust_env=False) as browser:
+        browser.get(link.removeprefix("https://dev.example.org"))
+        yield browser
 
 
 def _url(processes: Processes, service: str) -> str:

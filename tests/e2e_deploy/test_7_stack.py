@@ -199,9 +199,10 @@ def test_only_caddy_is_public_and_a_person_comes_in_over_tls(composed: Composed)
         assert headers["strict-transport-security"] == "max-age=31536000", status
         assert headers["x-content-type-options"] == "nosniff"
         assert "server" not in headers
-    assert "default-src 'none'" in home[1]["content-security-policy"] or "default-src 'self'" in home[1][
-        "content-security-policy"
-    ]
+    assert (
+        "default-src 'none'" in home[1]["content-security-policy"]
+        or "default-src 'self'" in home[1]["content-security-policy"]
+    )
     assert (mcp_no[0], chat_no[0]) == (401, 401)
     assert mcp[0] not in {401, 403, 404, 502}, mcp
     assert agents[0] not in {401, 403, 404, 502}, agents

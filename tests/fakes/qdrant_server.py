@@ -74,7 +74,7 @@ async def _update_vectors(db: AsyncQdrantClient, request: Request, body: models.
 
 
 async def _retrieve(db: AsyncQdrantClient, request: Request, body: models.PointRequest) -> Any:
-    return await db.retrieve(_name(request), body.ids, with_payload=body.with_payload is not False and body.with_payload)
+    return await db.retrieve(_name(request), body.ids, with_payload=body.with_payload or False)
 
 
 async def _scroll(db: AsyncQdrantClient, request: Request, body: models.ScrollRequest) -> Any:

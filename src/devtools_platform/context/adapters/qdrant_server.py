@@ -41,7 +41,9 @@ ANSWER_S = 10
 WRITE_S = 60
 """For what is written: many chunks at a time, on a disk that others use."""
 _HINT = "See that QDRANT_URL and QDRANT_API_KEY are right and that the server is 1.20 or newer."
-_AWAY_HINT = "It is tried again by itself. See that QDRANT_URL is right and that the server runs: `docker compose ps qdrant`."
+_AWAY_HINT = (
+    "It is tried again by itself. See that QDRANT_URL is right and the server runs: `docker compose ps qdrant`."
+)
 
 
 class QdrantEngine:
