@@ -1,5 +1,7 @@
 """What models cost by the tables this stack goes by: the team's own file, ours for DigitalOcean, and what is in use."""
 
+from collections.abc import Mapping
+
 from devtools_platform.agents.adapters.endpoints.prices import DIGITALOCEAN_SOURCE, DIGITALOCEAN_USD
 from devtools_platform.agents.carriers import Carriers, RunsOn
 from devtools_platform.app.provider_costs import Catalogue, SqlProviderCosts
