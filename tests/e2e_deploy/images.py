@@ -47,6 +47,8 @@ class Made:
     """What its user may write."""
     command: tuple[str, ...] = ()
     env: tuple[str, ...] = ()
+    needs: tuple[Path, ...] = ()
+    """Folders of Debian's package that it reads where they are."""
 
 
 def names_in_compose() -> dict[str, str]:
@@ -69,7 +71,14 @@ def import_images(fleet: Fleet) -> None:
             ("XDG_CONFIG_HOME=/config", "XDG_DATA_HOME=/data"),
         ),
         Made(names["prometheus"], _find("prometheus"), "/bin/prometheus", NOBODY, ("/prometheus",)),
-        Made(names["alertmanager"], _find("prometheus-alertmanager"), "/bin/alertmanager", NOBODY, ("/alertmanager",)),
+        Made(
+            names["alertmanager"],
+            _find("prometheus-alertmanager"),
+            "/bin/alertmanager",
+            NOBODY,
+            ("/alertmanager",),
+            needs=(Path("/usr/share/prometheus/alertmanager"),),
+        ),
     ]
     with ThreadPoolExecutor() as pool:
         done = [pool.submit(_import, fleet, one) for one in made]
@@ -89,6 +98,8 @@ def _import(fleet: Fleet, image: Made) -> None:
     with tarfile.open(tar, "w") as archive:
         _add_folders(archive, image)
         archive.add(image.program, image.at.lstrip("/"))
+        for folder in image.needs:
+            archive.add(folder, str(folder).lstrip("/"))
         for library in _libraries(image.program):
             archive.add(library.resolve(), str(library).lstrip("/"))
         for name, text in _accounts().items():
