@@ -59,7 +59,7 @@ class QdrantEngine:
         self._lexical = qdrant_edge.Bm25(
             qdrant_edge.Bm25Config(tokenizer=qdrant_edge.TokenizerType.Code, language="english", avg_len=AVERAGE_TOKENS)
         )
-        self._preparing = asyncio.Lock()
+        self._preparing: asyncio.Task[None] | None = None
         self._is_prepared = False
 
     @classmethod
@@ -188,6 +188,9 @@ class QdrantEngine:
         """The server writes by itself."""
 
     async def aclose(self) -> None:
+        if self._preparing is not None:
+            self._preparing.cancel()
+            await asyncio.gather(self._preparing, return_exceptions=True)
         if self.aside_of is None:
             await self.client.close()
 
@@ -230,18 +233,24 @@ class QdrantEngine:
             raise _explain(method, error) from error
 
     async def _prepare(self) -> None:
-        """Make the server's collection once, with the same vectors as the embedded engine's."""
-        async with self._preparing:
-            if self._is_prepared:
-                return
-            if self.aside_of is not None:
-                await self._remove_abandoned(self.aside_of)
-                await self._create(self.collection)
-            elif await self.find_place() is None:
-                place = self._name_generation()
-                await self._create(place)
-                await self._point_at(place, None)
-            self._is_prepared = True
+        """Make the server's collection once; whoever asks meanwhile waits for the same attempt, not for one each."""
+        if self._is_prepared:
+            return
+        if self._preparing is None or self._preparing.done():
+            self._preparing = asyncio.create_task(self._make_collection())
+            self._preparing.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.shield(self._preparing)
+
+    async def _make_collection(self) -> None:
+        """With the same vectors as the embedded engine's."""
+        if self.aside_of is not None:
+            await self._remove_abandoned(self.aside_of)
+            await self._create(self.collection)
+        elif await self.find_place() is None:
+            place = self._name_generation()
+            await self._create(place)
+            await self._point_at(place, None)
+        self._is_prepared = True
 
     async def _create(self, place: str) -> None:
         models = _models()
