@@ -199,7 +199,7 @@ def test_only_caddy_is_public_and_a_person_comes_in_over_tls(composed: Composed)
         ("GET", collections, composed.token, None),
     )
     assert (plain[0], plain[1]["location"]) == (308, "https://localhost/")
-    assert (stranger[0], home[0], "ada" in home[2]) == (303, 200, True)
+    assert (stranger[0], home[0], "ada" in home[2]) == (401, 200, True)
     assert (mcp[0], "serverInfo" in mcp[2]) == (200, True)
     assert (models[0], '"cicd"' in models[2]) == (200, True)
     assert [status for status, _, _ in closed] == [401, 401, 404, 404, 404]
