@@ -185,13 +185,15 @@ def test_only_caddy_is_public_and_a_person_comes_in_over_tls(composed: Composed)
     made = composed.cli("gateway", "token", "create", "editor", "--scope", "context:*", "--scope", "agents:cicd")
     ours = {"Authorization": f"Bearer {made['token']}", "Accept": "application/json, text/event-stream"}
     agents, collections = "https://localhost/agents/cicd/v1", "https://localhost/collections"
+    models_of = ("GET", f"{agents}/models", ours, None)
+    wait_for(lambda: composed.browse(models_of)[0][0] == 200, 20, "a token that the agents know")
     plain, stranger, _, home, mcp, models, *closed = composed.browse(
         ("GET", "http://localhost/", {}, None),
         ("GET", "https://localhost/", {}, None),
         ("GET", link, {}, None),
         ("GET", "https://localhost/", {}, None),
         ("POST", "https://localhost/mcp", ours, INITIALIZE),
-        ("GET", f"{agents}/models", ours, None),
+        models_of,
         ("POST", "https://localhost/mcp", {}, INITIALIZE),
         ("POST", f"{agents}/chat/completions", {}, {"model": "cicd", "messages": []}),
         ("GET", "https://localhost/metrics", {}, None),

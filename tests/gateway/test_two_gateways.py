@@ -3,7 +3,7 @@
 import asyncio
 import os
 import subprocess
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,10 +11,13 @@ import pytest
 import sqlalchemy as sa
 
 from devtools_platform.core.approvals import ApprovalRules
+from devtools_platform.core.errors import Unauthorized
 from devtools_platform.core.tools import Caller, Tool, ToolResult
+from devtools_platform.gateway.adapters.access_tokens import SqlTokens
 from devtools_platform.gateway.adapters.audit_log import SqlAudit
 from devtools_platform.gateway.adapters.call_records import Presence, SqlCallRecords
 from devtools_platform.gateway.audit import Audit, Note
+from devtools_platform.gateway.identity import Identity
 from devtools_platform.gateway.service import Gateway
 from devtools_platform.gateway.types import Policy
 from devtools_platform.kit.life import DEAD_AFTER_S, Life
@@ -170,3 +173,29 @@ def _leave_behind(database: sa.Engine, key: str, tool: str, how: str) -> None:
 
 def _note(what: str) -> Note:
     return Note(1.0, "task", "feature-dev", "two", "shop", what, "allow", "ok", 0.1, None, b"{}", None)
+
+
+async def test_a_token_made_or_revoked_at_one_process_counts_at_the_others(database: sa.Engine) -> None:
+    here, there = Identity("s", SqlTokens(database)), Identity("s", SqlTokens(database))
+    following = asyncio.create_task(there.follow(0.01))
+    try:
+        record, token = await here.create("editor", scopes=["context:*"])
+        assert await _comes_true(lambda: _opens(there, token))
+        await here.revoke(record.id)
+        assert await _comes_true(lambda: not _opens(there, token))
+    finally:
+        following.cancel()
+
+
+def _opens(identity: Identity, token: str) -> bool:
+    try:
+        return identity.verify(f"Bearer {token}".encode()).name == "editor"
+    except Unauthorized:
+        return False
+
+
+async def _comes_true(holds: Callable[[], bool]) -> bool:
+    async with asyncio.timeout(5):
+        while not holds():  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0.01)
+    return True

@@ -1,6 +1,8 @@
 """Tokens of people and managed agents: shown once, stored as a hash, scoped, expiring, revocable at once."""
 
+import asyncio
 import hashlib
+import logging
 import secrets
 import time
 from collections import OrderedDict
@@ -9,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from devtools_platform.core.agents import AGENTS, AgentName
-from devtools_platform.core.errors import BadInput, NotFound, Unauthorized
+from devtools_platform.core.errors import BadInput, NotFound, Unauthorized, Unavailable
 from devtools_platform.core.tools import Caller
 from devtools_platform.gateway.oidc import OidcCallers
 from devtools_platform.gateway.principal import (
@@ -22,12 +24,16 @@ from devtools_platform.gateway.principal import (
 )
 from devtools_platform.kit.tokens import is_run_token, verify_run_token
 
+log = logging.getLogger(__name__)
+
 PREFIX = "dtg_"
 """So that scanners, ours among them, know a token of this gateway when they see one."""
 DEFAULT_DAYS = 90
 MAX_DAYS = 366
 MAX_CACHED = 4096
 RUN_TOKEN_CACHE_S = 60.0
+FOLLOW_S = 2.0
+"""How soon a token that another process made or revoked counts here as it does there."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,7 @@ class Identity:
         self._agents = agents
         self._store = store
         self._by_hash: dict[str, TokenRecord] = {}
+        self._changing = asyncio.Lock()
         self._known: OrderedDict[bytes, tuple[Principal, float]] = OrderedDict()
         if oidc is not None:
             oidc.on_removed = self._known.clear
@@ -86,9 +93,24 @@ class Identity:
 
     async def load(self) -> None:
         """Read what is stored. Before it, only run tokens are known."""
-        if self._store is not None:
-            self._by_hash = {record.hash: record for record in await self._store.load()}
-            self._known.clear()
+        if self._store is None:
+            return
+        async with self._changing:  # what is read now must not undo what is written meanwhile
+            stored = {record.hash: record for record in await self._store.load()}
+            if stored != self._by_hash:
+                self._by_hash = stored
+                self._known.clear()
+
+    async def follow(self, every_s: float = FOLLOW_S) -> None:
+        """For ever: read again what is stored, since other processes of the stack write there, too."""
+        while True:
+            await asyncio.sleep(every_s)
+            try:
+                await self.load()
+            except Unavailable as error:
+                log.warning("Tokens count as they were last read: %s", error)
+            except Exception:
+                log.exception("Tokens count as they were last read")
 
     def verify(self, header: bytes) -> Principal:
         """From an Authorization header. Raises `Unauthorized`; `Unavailable` while an issuer's keys are not here."""
@@ -184,10 +206,11 @@ class Identity:
         return made
 
     async def _keep(self, record: TokenRecord) -> None:
-        if self._store is not None:
-            await self._store.save(record)
-        self._by_hash[record.hash] = record
-        self._known.clear()
+        async with self._changing:
+            if self._store is not None:
+                await self._store.save(record)
+            self._by_hash[record.hash] = record
+            self._known.clear()
 
     def _find(self, id_: str) -> TokenRecord:
         for record in self._by_hash.values():

@@ -28,6 +28,8 @@ async def start_services(site: Site, observed: "Observed | None") -> "Runtimes |
     # All that serves ends before what it stands on, and a gateway is there for others until it has answered its last.
     site.cleanup.push_async_callback(site.serving.stop)
     identity = _open_identity(site)
+    await identity.load()
+    site.keep_running(identity.follow())
     if context is not None:
         from devtools_platform.app.services.context import serve_context
 
