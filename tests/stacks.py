@@ -70,6 +70,10 @@ class StackProcess:
             text += line
         self.facts = json.loads(text)
 
+    @property
+    def is_running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
     def errors(self) -> str:
         return (self.data_dir.parent / f"{self.data_dir.name}.stderr").read_text()[-4000:]
 
@@ -157,7 +161,7 @@ def running_stack(data_dir: Path, env: Mapping[str, str]) -> Iterator[StackProce
     try:
         yield stack
     finally:
-        if stack.process is not None and stack.process.poll() is None:
+        if stack.is_running:
             stack.stop()
         remove_cluster(data_dir)
 

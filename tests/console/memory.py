@@ -22,6 +22,7 @@ from devtools_platform.console.types import (
     GatewayTool,
     HeldTool,
     PriceLine,
+    Prices,
     Server,
     ServiceStatus,
     Setting,
@@ -277,6 +278,7 @@ class MemoryDesks:
         self.tokens: dict[str, Person] = {}
         self.budget_list: list[Budget] = []
         self.price_list: list[PriceLine] = []
+        self.prices_missing = ""
         self.chain = Chain(0, "0" * 64, None, "")
 
     async def servers(self) -> Sequence[Server]:
@@ -332,8 +334,8 @@ class MemoryDesks:
         self.budget_list = [replace(one, limit_usd=float(usd)) if one is budget else one for one in self.budget_list]
         self.recorded.append((by, "budget.set", key))
 
-    async def prices(self) -> Sequence[PriceLine]:
-        return self.price_list
+    async def prices(self) -> Prices:
+        return Prices(self.price_list, self.prices_missing)
 
     async def list_deeds(self, *, subject: str | None, before: int | None, limit: int) -> Sequence[Deed]:
         return [

@@ -5,11 +5,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+from httpx2 import ASGITransport, AsyncClient
 from qdrant_client import AsyncQdrantClient
 
 from context.test_vectors import Counting
 from devtools_platform.context.adapters.edge import EdgeEngine
 from devtools_platform.context.adapters.qdrant_server import QdrantEngine
+from devtools_platform.context.api import build_api
 from devtools_platform.context.custody import Custody
 from devtools_platform.context.interfaces import ChunkEngine
 from devtools_platform.context.service import ContextService
@@ -134,3 +136,18 @@ async def test_what_is_no_snapshot_changes_nothing_and_is_not_written_over(
     assert other.read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "notes.txt", "repo"]  # noqa: ASYNC240
     assert len(await service.search("shop", "open door")) == 1
+
+
+async def test_a_snapshot_is_downloaded_with_the_stacks_own_token_only_and_leaves_nothing_behind(
+    service: ContextService, tmp_path: Path, commit: Commit
+):
+    commit(tmp_path / "repo", {"a.py": "def open_door(): ...\n"})
+    await service.index("shop", tmp_path / "repo")
+    api = build_api(service, "t", lambda header: ["*"] if header == "Bearer reader" else None)
+    async with AsyncClient(transport=ASGITransport(api), base_url="http://context") as http:
+        refused = await http.post("/snapshots/download", headers={"Authorization": "Bearer reader"})
+        sent = await http.post("/snapshots/download", headers={"Authorization": "Bearer t"})
+    assert (refused.status_code, sent.status_code) == (403, 200)
+    (tmp_path / "came").write_bytes(sent.content)
+    assert not list(service.manifests.directory.parent.glob(".snapshot-*"))
+    assert (await Custody(service).restore(tmp_path / "came")).chunks == 1

@@ -1,9 +1,10 @@
-"""What every engine does alike: the embedded one, the client's own memory, and a server where one is set."""
+"""What every engine does alike: the embedded one, the client's own memory, and a server: a stand-in (what it stands for
+says `fakes.qdrant_server`), and a real one where QDRANT_URL names it."""
 
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,17 +15,30 @@ from devtools_platform.context.adapters.qdrant_server import QdrantEngine
 from devtools_platform.context.interfaces import ChunkEngine
 from devtools_platform.context.types import Chunk
 from devtools_platform.core.errors import Unavailable
+from fakes.qdrant_server import QdrantServer
 
-pytestmark = pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant"),
+    pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection"),
+]
 URL = os.environ.get("QDRANT_URL")
 
 
-@pytest.fixture(params=["edge", "memory", *(["server"] if URL else [])])
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QdrantServer]:
+    with QdrantServer(tmp_path_factory.mktemp("qdrant"), api_key="k") as server:
+        yield server
+
+
+@pytest.fixture(params=["edge", "memory", "stand-in", *(["server"] if URL else [])])
 async def each(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ChunkEngine]:
     if request.param == "edge":
         made: ChunkEngine = EdgeEngine(tmp_path / "engine")
     elif request.param == "memory":
         made = QdrantEngine(AsyncQdrantClient(":memory:"))
+    elif request.param == "stand-in":
+        server: QdrantServer = request.getfixturevalue("stand_in")
+        made = QdrantEngine.connect(server.url, server.api_key, collection=f"test-{tmp_path.name}")
     else:
         made = QdrantEngine.connect(URL or "", os.environ.get("QDRANT_API_KEY"))
         made.collection = f"test-{tmp_path.name}"

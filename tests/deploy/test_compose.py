@@ -59,7 +59,7 @@ def test_only_caddy_is_public_and_the_ports_are_the_known_ones(services: dict[st
 def test_every_service_is_locked_down_and_bounded(services: dict[str, dict[str, Any]]) -> None:
     for name, service in services.items():
         assert "no-new-privileges:true" in service["security_opt"], name
-        assert service["restart"] == "unless-stopped", name
+        assert service["restart"] == ("no" if name == "backup" else "unless-stopped"), name
         assert service["logging"]["options"] == {"max-size": "10m", "max-file": "3"}, name
         assert "mem_limit" in service, name
         if name != "postgres":  # its image starts as root, to own its folder
@@ -83,16 +83,17 @@ def test_secrets_are_files_and_only_who_works_has_the_models_key(
     secrets = {v for name in filter(is_secret, Settings.model_fields) for v in variables_of(name)}
     for service in services.values():
         assert not secrets & set(service.get("environment", {}))
-    assert {name for name, service in services.items() if "model_api_key" in service.get("secrets", [])} == {
-        "agents",
-        "worker",
+    holders = {
+        secret: {name for name, service in services.items() if secret in service.get("secrets", [])}
+        for secret in ("model_api_key", "digitalocean_token")
     }
+    assert holders == {"model_api_key": {"agents", "worker"}, "digitalocean_token": {"agents", "worker", "state"}}
 
 
 def test_every_variable_of_ours_is_a_setting(services: dict[str, dict[str, Any]]) -> None:
     known = {v for name in Settings.model_fields for v in variables_of(name)}
     known |= {f"{v}_FILE" for name in filter(is_secret, Settings.model_fields) for v in variables_of(name)}
-    for name in OURS:
+    for name in {*OURS, "backup"}:
         assert set(services[name]["environment"]) <= known
 
 
@@ -119,7 +120,14 @@ def test_the_secrets_are_made_once_and_read_by_the_settings(tmp_path: Path) -> N
         made = {file.name: file.read_text() for file in folder.iterdir()}
         assert before in ({}, made)
         before = made
-    assert set(before) == {"token", "secret", "database_url", "postgres_password", "model_api_key"}
+    assert set(before) == {
+        "token",
+        "secret",
+        "database_url",
+        "postgres_password",
+        "model_api_key",
+        "digitalocean_token",
+    }
     assert before["database_url"] == f"postgresql://devtools:{before['postgres_password']}@postgres:5432/devtools"
     assert len({before["token"], before["secret"], before["postgres_password"]}) == 3
     assert len(before["token"]) == 64

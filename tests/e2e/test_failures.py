@@ -1,12 +1,13 @@
 """What docs/explanation/failures.md says happens in each failure, on a real stack: it goes on, or says so and goes on
 by itself when what was away is back; nothing is lost, and nothing is done twice."""
 
+import json
 import shutil
 import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ import pytest
 
 from devtools_platform.agents.adapters.scripted import Script
 from devtools_platform.app.demo import FILES
+from devtools_platform.context.names import name_collection
 from e2e import scenarios
 from e2e.slow_link import SlowLink
 from fakes.openai_server import FakeOpenAI
+from fakes.qdrant_server import QdrantServer
 from stacks import FINAL, StackProcess, clean_env, git, make_repo, running_stack
 
 pytestmark = pytest.mark.timeout(300)
@@ -166,6 +169,25 @@ def test_a_killed_index_engine_is_back_at_the_next_search_with_all_it_held(stack
 
     assert {answer.status_code for answer in answers} <= {200, 503}
     assert [(hit["path"], hit["start_line"]) for hit in answers[-1].json()] == held
+
+
+def test_without_its_qdrant_server_a_stack_starts_and_works_and_searches_when_it_is_there(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    server = QdrantServer(tmp_path / "qdrant")
+    with closing(server), running_stack(tmp_path / "data", clean_env(**env, QDRANT_URL=server.url)) as stack:
+        repo = make_repo(tmp_path / "shop", FILES)
+        task = stack.run_task(TASK, repo)
+        assert task["status"] == "completed", (task["reason"], task["message"])
+        assert "Qdrant" in json.dumps(task["degraded"]), "the task says what it did without"
+        assert stack.facts is not None
+        with stack.http as http:
+            url = f"{stack.facts['urls']['context']}/collections/{name_collection(repo)}/search"
+            context = http.get(f"{stack.facts['urls']['context']}/health")
+            assert (context.status_code, context.json()["ok"]) == (503, False)
+            server.start()
+            wait_until(lambda: http.get(url, params={"q": "discount"}).status_code == 200, "a search that is answered")
+            wait_until(lambda: bool(http.get(url, params={"q": "discount"}).json()), "an index that was made by itself")
 
 
 # -- the disk ---------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
@@ -66,7 +67,7 @@ def processes(
             list(pool.map(StackProcess.start, started.values()))
             yield started
         finally:
-            list(pool.map(StackProcess.stop, started.values()))
+            list(pool.map(StackProcess.stop, [one for one in started.values() if one.is_running]))
 
 
 def test_a_task_goes_through_services_that_run_apart(processes: Processes, tmp_path: Path) -> None:
@@ -79,11 +80,7 @@ def test_a_task_goes_through_services_that_run_apart(processes: Processes, tmp_p
 
 
 def test_the_console_shows_what_it_has_from_the_others(processes: Processes) -> None:
-    console = _url(processes, "CONSOLE")
-    link = httpx2.post(f"{console}/login-links", headers=_token(processes)).json()["url"]
-    assert link.startswith("https://dev.example.org/login?token=")
-    with httpx2.Client(base_url=console, headers={"Accept": "text/html"}, trust_env=False) as browser:
-        browser.get(link.removeprefix("https://dev.example.org"))
+    with _browser(processes) as browser:
         agents = browser.get("/agents").text
         assert re.search(processes["context,agents"].env["DEV_TOOLS_MODEL"], agents)
         assert "shop" in browser.get("/knowledge").text
@@ -138,6 +135,17 @@ def test_a_named_token_opens_what_it_names_and_ends_everywhere_when_it_is_revoke
         wait_for(lambda service=service, path=path: status(service, path) == 401)
 
 
+def test_the_console_goes_on_without_the_agents_and_says_what_is_unknown(processes: Processes) -> None:
+    """Last of those that need the agents: they stay away."""
+    processes["context,agents"].stop()
+    with _browser(processes) as browser:
+        spend = browser.get("/spend")
+        assert spend.status_code == 200
+        assert f"The agents at {_url(processes, 'AGENTS')} do not answer" in spend.text
+        assert "openai-gpt-oss-120b" in spend.text, "the tables are whole"
+        assert "unknown" in browser.get("/agents").text
+
+
 def test_commands_work_where_one_service_runs(processes: Processes) -> None:
     gateway = processes["gateway"]
     done = run_cli("task", "list", "--json", "--data-dir", str(gateway.data_dir), env=gateway.env)
@@ -179,6 +187,17 @@ def wait_for(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+@contextmanager
+def _browser(processes: Processes) -> Iterator[httpx2.Client]:
+    """Somebody who is signed in."""
+    console = _url(processes, "CONSOLE")
+    link = httpx2.post(f"{console}/login-links", headers=_token(processes)).json()["url"]
+    assert link.startswith("https://dev.example.org/login?token=")
+    with httpx2.Client(base_url=console, headers={"Accept": "text/html"}, trust_env=False) as browser:
+        browser.get(link.removeprefix("https://dev.example.org"))
+        yield browser
 
 
 def _url(processes: Processes, service: str) -> str:

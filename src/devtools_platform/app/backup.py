@@ -136,8 +136,12 @@ class Backup:
         return Made(file, size, contents)
 
     async def _save_index(self, home: Home, url: str, file: Path, *, is_running: bool) -> None:
+        """From the service where it runs, here or elsewhere: it alone knows what it is writing."""
         if is_running:
-            await ContextClient.of(home).send("POST", "/snapshots", json={"file": str(file)})
+            await ContextClient.of(home).download(file)
+            return
+        if self.settings.context_url is not None:
+            await ContextClient(self.settings.context_url.rstrip("/"), home.secret("token")).download(file)
             return
         async with self._offline_index(home, url) as custody:
             await custody.save(file)
@@ -203,15 +207,18 @@ class Backup:
             _refuse_used(home, folder)
             contents = await self._unpack(file, folder, key)
             self._refuse_other_store(contents)
-            async with self._database(home, is_running=False) as url:
+            async with self._database(home, is_running=False) as url, AsyncExitStack() as opened:
                 await _refuse_while_worked_on(url)
+                custody = None
+                if contents.has_index:  # one that is away is told before anything is changed
+                    custody = await opened.enter_async_context(self._offline_index(home, url))
+                    await custody.service.engine.count()
                 tasks = await asyncio.to_thread(backup.restore, url, folder / "database" / "dump", find_programs())
                 self.progress("database", f"{tasks} tasks")
                 await _migrate(url)
                 chunks = None
-                if contents.has_index:
-                    async with self._offline_index(home, url) as custody:
-                        chunks = (await custody.restore(folder / "index" / "snapshot")).chunks
+                if custody is not None:
+                    chunks = (await custody.restore(folder / "index" / "snapshot")).chunks
                     self.progress("index", f"{chunks} chunks")
             return Restored(tasks, _take_over(home, folder), chunks, home.path / "restored" / "settings.env")
 
@@ -289,6 +296,9 @@ def _copy_home(home: Home, target: Path) -> None:
             shutil.copytree(path, target / path.name, symlinks=True)
         elif path.is_file() and not _is_database(path):
             shutil.copy2(path, target / path.name)
+    for name in ("token", "secret"):  # given ones stand elsewhere
+        if (value := home.find_secret(name)) is not None:
+            Home(target).keep_secret(name, value)
 
 
 def _is_database(path: Path) -> bool:
@@ -299,13 +309,18 @@ def _is_database(path: Path) -> bool:
 
 def _refuse_used(home: Home, ours: Path) -> None:
     """Empty folders, logs and the lock are nothing to lose; a database has a check of its own."""
-    nothing = {"stack.lock", "logs", "postgres", ours.name}
+    nothing = {"stack.lock", "logs", "postgres", LAST_BACKUP, ours.name}
     for path in home.path.iterdir():
         if path.name in nothing or (path.is_dir() and not any(path.iterdir())) or _is_given_database(path):
             continue
         raise Conflict(
             f"{str(home.path)!r} holds {path.name!r} already, and a restore overwrites nothing.",
             hint="Give another data directory (--data-dir), or move this one away.",
+        )
+    if clones := _list_clones(home.workspaces):
+        raise Conflict(
+            f"{str(home.workspaces)!r} holds {clones[0].name!r} already, and a restore overwrites nothing.",
+            hint="Give another folder of workspaces (DEV_TOOLS_WORKSPACES_DIR), or move this one away.",
         )
 
 
@@ -322,7 +337,7 @@ def _take_over(home: Home, folder: Path) -> int:
     config.rename(home.path / "restored")
     came = 0
     for clone in _list_clones(folder / "workspaces"):
-        clone.rename(home.workspaces / clone.name)
+        shutil.move(clone, home.workspaces / clone.name)  # which may be on another disk
         came += 1
     for path in sorted((folder / "home").iterdir(), key=lambda one: one.name in {"token", "secret"}):
         path.rename(home.path / path.name)

@@ -21,7 +21,7 @@ from devtools_platform.console.types import (
     Found,
     GatewayTool,
     HeldTool,
-    PriceLine,
+    Prices,
     Server,
     Spending,
     Spent,
@@ -172,7 +172,7 @@ class ConsoleLedger:
 
     sums: ConsoleSums
     ledger: SqlLedger
-    price_table: Callable[[], Awaitable[Sequence[PriceLine]]]
+    price_table: Callable[[], Awaitable[Prices]]
     audit: ConsoleAudit
 
     async def spending(self, days: int) -> Spending:
@@ -191,7 +191,7 @@ class ConsoleLedger:
         await self.ledger.raise_limit(id_, key, usd - Decimal(str(budget.limit_usd)))
         await self.audit.record(by, "budget.set", f"budget:{key}", {"limit_usd": float(usd), "was_usd": was_usd})
 
-    async def prices(self) -> Sequence[PriceLine]:
+    async def prices(self) -> Prices:
         return await self.price_table()
 
 

@@ -1,8 +1,10 @@
 """How commands reach a running stack's context service, with the token of its data directory."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -52,6 +54,19 @@ class ContextClient:
         if response.is_error:
             raise Refused(response.json(), response.status_code)
         return response.json() if response.content else None
+
+    async def download(self, file: Path) -> None:
+        """A snapshot of all indexes of repositories into `file`, which is new. Raises the service's own error."""
+        async with self._http() as http:
+            try:
+                async with http.stream("POST", "/snapshots/download") as response:
+                    if response.is_error:
+                        raise Refused(json.loads(await response.aread()), response.status_code)
+                    with await asyncio.to_thread(file.open, "xb") as out:
+                        async for part_of_it in response.aiter_bytes():
+                            out.write(part_of_it)
+            except httpx2.HTTPError as error:
+                raise self._silent(error) from None
 
     async def _follow(self, name: str) -> AsyncIterator[dict[str, Any]]:
         """The status whenever it changes, until the run that goes on has ended."""

@@ -16,7 +16,7 @@ from devtools_platform.context.adapters.minilm import MiniLm
 from devtools_platform.context.adapters.openai_embeddings import EndpointEmbedder
 from devtools_platform.context.adapters.qdrant_server import COLLECTION, QdrantEngine
 from devtools_platform.context.adapters.sql.documents import SqlDocuments
-from devtools_platform.context.interfaces import ChunkEngine, Embedder
+from devtools_platform.context.interfaces import ChunkEngine, Embedder, EngineAway
 from devtools_platform.context.remotes import Remotes
 from devtools_platform.context.service import ContextService
 from devtools_platform.core.errors import BadInput
@@ -62,11 +62,17 @@ def choose_engine(settings: Settings, folder: Path, embedder: Embedder | None, t
 async def open_service(
     settings: Settings, folder: Path, store: sa.Engine, tell: Tell, cleanup: AsyncExitStack
 ) -> ContextService:
-    """The context service on what `folder` and the engine hold, closed by `cleanup`."""
+    """The context service on what `folder` and the engine hold, closed by `cleanup`.
+
+    A server that is away is told and waited for: agents work without it. Raises `Unavailable` for one that refuses us.
+    """
     embedder = choose_embedder(settings, tell)
     index = choose_engine(settings, folder, embedder, tell)
     cleanup.push_async_callback(index.aclose)
-    await index.count()  # starts the engine's process, or meets the server, now: not in the middle of a task
+    try:
+        await index.count()  # starts the engine's process, or meets the server, now: not in the middle of a task
+    except EngineAway as error:
+        tell("context", f"no search until the index answers: {error}")
     service = ContextService(index, folder / "manifests", embedder, SqlDocuments(store))
     cleanup.push_async_callback(service.aclose)
     return service

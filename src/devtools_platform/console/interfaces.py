@@ -23,7 +23,7 @@ from devtools_platform.console.types import (
     Found,
     GatewayTool,
     HeldTool,
-    PriceLine,
+    Prices,
     Server,
     ServiceStatus,
     Setting,
@@ -179,7 +179,7 @@ class Ledger(Protocol):
         """
         ...
 
-    async def prices(self) -> Sequence[PriceLine]: ...
+    async def prices(self) -> Prices: ...
 
 
 class Auditor(Protocol):

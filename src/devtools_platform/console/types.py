@@ -214,6 +214,15 @@ class PriceLine:
 
 
 @dataclass(frozen=True)
+class Prices:
+    """What is known of prices now."""
+
+    lines: Sequence[PriceLine]
+    missing: str = ""
+    """Why it is not known which models are in use; empty where it is."""
+
+
+@dataclass(frozen=True)
 class AgentDetails:
     """One agent as it is defined."""
 

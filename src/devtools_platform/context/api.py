@@ -1,12 +1,15 @@
 """The context service over HTTP (:8007): index a repository, see how far it is, search it."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+import asyncio
+import tempfile
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from sse_starlette.sse import EventSourceResponse
+from starlette.responses import StreamingResponse
 
 from devtools_platform.context.access import OPERATOR, Access, Readers
 from devtools_platform.context.custody import Custody, Saved
@@ -20,6 +23,9 @@ from devtools_platform.context.types import Freshness, Hit, IndexStatus, Lines, 
 from devtools_platform.core.errors import BadInput, Forbidden, NotFound, Unavailable
 from devtools_platform.kit.http import create_app, has_token
 
+PART_BYTES = 1 << 20
+HEALTH_S = 1.5
+"""The engine's time to say that it lives: who asks for our health waits for two seconds."""
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT)]
 Budget = Annotated[int, Query(ge=1, le=100_000)]
 
@@ -51,9 +57,11 @@ def build_api(
 
     async def check_health() -> Mapping[str, Any]:
         try:
-            chunks = await service.engine.count()
-        except Unavailable as error:
-            return {"ok": False, "engine": str(error), "collections": len(await service.collections())}
+            async with asyncio.timeout(HEALTH_S):
+                chunks = await service.engine.count()
+        except (Unavailable, TimeoutError) as error:
+            why = str(error) or f"no answer within {HEALTH_S:g} s"
+            return {"ok": False, "engine": why, "collections": len(await service.collections())}
         return {"engine": "alive", "collections": len(await service.collections()), "chunks": chunks}
 
     async def check(request: Request) -> Access:
@@ -78,6 +86,7 @@ def build_api(
     return app
 
 
+DOWNLOAD: dict[int | str, dict[str, Any]] = {200: {"content": {"application/octet-stream": {}}}}
 STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 
 
@@ -162,6 +171,12 @@ def _add_reading_routes(app: APIRouter, service: ContextService) -> None:
     app.add_api_route("/collections/{name}/freshness", freshness, methods=["GET"])
 
 
+def _read(source: BinaryIO) -> Generator[bytes]:
+    with source:
+        while part := source.read(PART_BYTES):
+            yield part
+
+
 class SnapshotFile(BaseModel):
     """A file on the machine the service runs on."""
 
@@ -174,10 +189,22 @@ def _add_snapshot_routes(app: APIRouter, custody: Custody) -> None:
     async def create_snapshot(place: SnapshotFile) -> Saved:
         return await custody.save(Path(place.file))
 
+    async def download_snapshot() -> StreamingResponse:
+        """A snapshot as the answer's body, for who does not share this machine's disk."""
+        place = custody.service.manifests.directory.parent
+        with tempfile.TemporaryDirectory(prefix=".snapshot-", dir=place) as folder:
+            file = Path(folder) / "snapshot"
+            await custody.save(file)
+            source = await asyncio.to_thread(file.open, "rb")  # its room is free again when it is closed
+        return StreamingResponse(_read(source), media_type="application/octet-stream")
+
     async def restore_snapshot(place: SnapshotFile) -> Saved:
         return await custody.restore(Path(place.file))
 
     app.add_api_route("/snapshots", create_snapshot, methods=["POST"])
+    app.add_api_route(
+        "/snapshots/download", download_snapshot, methods=["POST"], response_model=None, responses=DOWNLOAD
+    )
     app.add_api_route("/snapshots/restore", restore_snapshot, methods=["POST"])
 
 

@@ -58,6 +58,8 @@ class Indexer:
     progress: Progress
     contents: AsyncGenerator[tuple[str, bytes]]
     """The content of every blob of the plan's `todo`."""
+    stamps: Mapping[str, Stamp] = field(default_factory=dict[str, Stamp])
+    """Of the files on disk as they were read: true of the index when it holds what was read, and not before."""
     touched: Collection[str] | None = None
     """The only paths that may differ from `before`, when they are few and known."""
     done: set[str] = field(default_factory=set[str])
@@ -74,6 +76,7 @@ class Indexer:
             files=plan.files,
             skipped={**plan.skipped, **self.skipped},
             pending=plan.gone,
+            stamps=dict(self.stamps),
             chunks=0,
             indexed_at=datetime.now(UTC),
         )
@@ -188,10 +191,12 @@ async def index_files(
     before = await _get_before(engine, manifests, collection, root)
     known = {path: (before.files.get(path, ""), stamp) for path, stamp in before.stamps.items()}
     entries, stamps = await asyncio.to_thread(list_files, root, known, IgnoreRules(root))
-    before = replace(before, follows="files", stamps=stamps)
+    unchanged = {path: stamp for path, stamp in stamps.items() if before.stamps.get(path) == stamp}
+    before = replace(before, follows="files", stamps=unchanged)
     plan = await asyncio.to_thread(make_plan, before, entries)
     contents = read_contents(root, plan.homes, plan.todo)
-    return await Indexer(engine, manifests, before, plan, progress, contents).run(await find_commit(root))
+    indexer = Indexer(engine, manifests, before, plan, progress, contents, stamps)
+    return await indexer.run(await find_commit(root))
 
 
 async def index_documents(
@@ -220,11 +225,11 @@ async def update_files(
     """Bring a few files of an index that follows files up to date; `before` is its present manifest."""
     changed, removed, stamps = await asyncio.to_thread(_look_at, before.repo, paths, IgnoreRules(before.repo))
     kept = {path: stamp for path, stamp in before.stamps.items() if path not in paths}
-    now = replace(before, stamps=kept | stamps)
+    now = replace(before, stamps=kept)
     carry_paths(before, now, ())
     plan = make_partial_plan(now, changed, removed)
     contents = read_contents(now.repo, plan.homes, plan.todo)
-    indexer = Indexer(engine, manifests, now, plan, lambda _, __: None, contents, touched=paths)
+    indexer = Indexer(engine, manifests, now, plan, lambda _, __: None, contents, kept | stamps, touched=paths)
     return await indexer.run(now.commit)
 
 

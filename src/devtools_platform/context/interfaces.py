@@ -5,9 +5,14 @@ from typing import Protocol
 
 from devtools_platform.context.git import TreeEntry
 from devtools_platform.context.types import Candidate, Chunk, Document, DocumentInfo, Hit, Lines, Symbol
+from devtools_platform.core.errors import Unavailable
 
 Progress = Callable[[int, int], None]
 """Called with (files done, files in all) while indexing."""
+
+
+class EngineAway(Unavailable):
+    """Nobody answers where the engine should be, or not in time: it may be back at any moment."""
 
 
 class ChunkEngine(Protocol):

@@ -20,6 +20,7 @@ from devtools_platform.context.filling import Filling
 from devtools_platform.context.indexer import index_documents, index_files, index_head, update_files
 from devtools_platform.context.interfaces import ChunkEngine, DocumentStore, Embedder, Progress
 from devtools_platform.context.manifest import Manifest, ManifestStore
+from devtools_platform.context.owed import Owed
 from devtools_platform.context.questions import Questions
 from devtools_platform.context.types import IndexStatus, Source
 from devtools_platform.context.vectors import VectorCache
@@ -77,6 +78,8 @@ class ContextService(Questions):
         self._runs: dict[str, _Run] = {}
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._background: dict[str, asyncio.Task[None]] = {}
+        self.owed = Owed(self._catch_up)
+        """What is tried again by itself."""
         self._filling = None if embedder is None else Filling(engine, embedder, self.vectors, self.manifests)
         self._is_restoring = False
         self._pausing: set[str] = set()
@@ -120,7 +123,8 @@ class ContextService(Questions):
     ) -> IndexStatus:
         """Make the collection true of HEAD, or of the files on disk; only what changed since the last time is read.
 
-        One that is paused is left as it is: its status says so.
+        One that is paused is left as it is: its status says so. What was away, here or at `refresh`, is tried again
+        by itself until it is there.
         `repo` is absolute. Raises `NotARepository`, `ProgramFailed` (git) and `Unavailable` (engine).
         """
         if self.manifests.load(collection) is None and self._is_restoring:  # the load refuses a bad name
@@ -144,7 +148,11 @@ class ContextService(Questions):
                 log.info("Indexing %s is paused", collection)
             except BaseException as error:
                 run.error = str(error) or type(error).__name__
+                if isinstance(error, Unavailable):
+                    self.owed.note(collection, repo, follow)
                 raise
+            else:
+                self.owed.settle(collection)
             finally:
                 run.is_going = False
                 self.changes.tell(collection)
@@ -167,8 +175,12 @@ class ContextService(Questions):
             self._watchers[collection] = asyncio.create_task(watcher.run())
             await ready.wait()
         status = await self.index(collection, root, follow="files")
-        self.manifests.save(replace(self.get_manifest(collection), is_watched=True))
+        self._note_watched(collection)
         return status
+
+    def _note_watched(self, collection: str) -> None:
+        """For the next process."""
+        self.manifests.save(replace(self.get_manifest(collection), is_watched=True))
 
     async def pause(self, collection: str) -> IndexStatus:
         """Stop indexing and embedding it until `resume`, over restarts too; what is stored is searched all along.
@@ -243,8 +255,17 @@ class ContextService(Questions):
             await self.index(collection, before.repo, follow="files")
             return
         async with self._locks[collection]:
-            await update_files(self.engine, self.manifests, self.get_manifest(collection), paths)
+            try:
+                await update_files(self.engine, self.manifests, self.get_manifest(collection), paths)
+            except Unavailable:
+                self.owed.note(collection, before.repo, "files")
+                raise
         self.fill(collection)
+
+    async def _catch_up(self, collection: str, repo: Path, follow: Source) -> None:
+        await self.index(collection, repo, follow=follow)
+        if collection in self._watchers:
+            self._note_watched(collection)
 
     async def wait_for_vectors(self) -> None:
         """Until the background embedding that is known now has ended."""
@@ -280,9 +301,11 @@ class ContextService(Questions):
             await self.engine.delete(collection)
             self.manifests.remove(collection)
             self._runs.pop(collection, None)
+            self.owed.settle(collection)
 
     async def aclose(self) -> None:
         """End background runs; the next run completes them."""
+        await self.owed.aclose()
         running = [*self._watchers.values(), *self._background.values()]
         for task in running:
             task.cancel()

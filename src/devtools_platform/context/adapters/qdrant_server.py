@@ -9,11 +9,12 @@ import re
 import secrets
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict
+from http import HTTPStatus
 from typing import Any
 
 import qdrant_edge
 
-from devtools_platform.context.interfaces import ChunkEngine
+from devtools_platform.context.interfaces import ChunkEngine, EngineAway
 from devtools_platform.context.query import (
     AVERAGE_TOKENS,
     DENSE,
@@ -35,7 +36,14 @@ from devtools_platform.context.types import Candidate, Chunk
 from devtools_platform.core.errors import Unavailable
 
 COLLECTION = "devtools-context"
+ANSWER_S = 10
+"""How long the server may take for a question, which takes it milliseconds. Whole seconds: the client's own rule."""
+WRITE_S = 60
+"""For what is written: many chunks at a time, on a disk that others use."""
 _HINT = "See that QDRANT_URL and QDRANT_API_KEY are right and that the server is 1.20 or newer."
+_AWAY_HINT = (
+    "It is tried again by itself. See that QDRANT_URL is right and the server runs: `docker compose ps qdrant`."
+)
 
 
 class QdrantEngine:
@@ -51,31 +59,37 @@ class QdrantEngine:
         self._lexical = qdrant_edge.Bm25(
             qdrant_edge.Bm25Config(tokenizer=qdrant_edge.TokenizerType.Code, language="english", avg_len=AVERAGE_TOKENS)
         )
-        self._preparing = asyncio.Lock()
+        self._preparing: asyncio.Task[None] | None = None
         self._is_prepared = False
 
     @classmethod
     def connect(
-        cls, url: str, api_key: str | None, *, vector_size: int = 384, collection: str = COLLECTION
+        cls,
+        url: str,
+        api_key: str | None,
+        *,
+        vector_size: int = 384,
+        collection: str = COLLECTION,
+        answer_s: int = ANSWER_S,
     ) -> "QdrantEngine":
-        """Raises `Unavailable` when the extra `qdrant` is not installed."""
+        """Asks nothing yet. Raises `Unavailable` when the extra `qdrant` is not installed."""
         try:
             from qdrant_client import AsyncQdrantClient
         except ImportError as error:
             hint = "Install it with `pip install 'devtools-platform[qdrant]'`."
             raise Unavailable(f"The client of the Qdrant server is not installed: {error}.", hint=hint) from None
-        client = AsyncQdrantClient(url=url, api_key=api_key, timeout=30, check_compatibility=False)
+        client = AsyncQdrantClient(url=url, api_key=api_key, timeout=answer_s, check_compatibility=False)
         return cls(client, vector_size=vector_size, collection=collection)
 
     async def put(self, collection: str, files: Mapping[str, Sequence[Chunk]]) -> None:
         await self.delete(collection, list(files))
         points = await asyncio.to_thread(self._make_points, collection, files)
         if points:
-            await self._call("upsert", points=points, wait=True)
+            await self._call("upsert", points=points, wait=True, timeout=WRITE_S)
 
     async def delete(self, collection: str, blobs: Sequence[str] | None = None) -> None:
         selector = _models().FilterSelector(filter=_select(Where(collection, blobs)))
-        await self._call("delete", points_selector=selector, wait=True)
+        await self._call("delete", points_selector=selector, wait=True, timeout=WRITE_S)
 
     async def search(
         self,
@@ -129,7 +143,7 @@ class QdrantEngine:
             if id_ in known
         ]
         if points:
-            await self._call("update_vectors", points=points, wait=True)
+            await self._call("update_vectors", points=points, wait=True, timeout=WRITE_S)
 
     async def count(self, collection: str | None = None, *, without_vector: bool = False) -> int:
         where = _select(Where(collection, lacks=DENSE if without_vector else None))
@@ -150,7 +164,7 @@ class QdrantEngine:
             if before is not None:
                 await self.client.delete_collection(before)
         except Exception as error:  # the client raises what its transport does
-            raise Unavailable(f"The Qdrant server did not take the new generation: {error}", hint=_HINT) from error
+            raise _explain("take the new generation", error) from error
 
     async def _point_at(self, place: str, before: str | None) -> None:
         """Let the name we use stand for another collection, in one step."""
@@ -174,6 +188,9 @@ class QdrantEngine:
         """The server writes by itself."""
 
     async def aclose(self) -> None:
+        if self._preparing is not None:
+            self._preparing.cancel()
+            await asyncio.gather(self._preparing, return_exceptions=True)
         if self.aside_of is None:
             await self.client.close()
 
@@ -211,21 +228,29 @@ class QdrantEngine:
             await self._prepare()
             return await getattr(self.client, method)(collection_name=self.collection, **arguments)
         except Exception as error:  # the client raises what its transport does
-            raise Unavailable(f"The Qdrant server did not {method}: {error}", hint=_HINT) from error
+            if _status_of(error) == HTTPStatus.NOT_FOUND and self.aside_of is None:
+                self._is_prepared = False  # it came back without its data: the collection is made anew
+            raise _explain(method, error) from error
 
     async def _prepare(self) -> None:
-        """Make the server's collection once, with the same vectors as the embedded engine's."""
-        async with self._preparing:
-            if self._is_prepared:
-                return
-            if self.aside_of is not None:
-                await self._remove_abandoned(self.aside_of)
-                await self._create(self.collection)
-            elif await self.find_place() is None:
-                place = self._name_generation()
-                await self._create(place)
-                await self._point_at(place, None)
-            self._is_prepared = True
+        """Make the server's collection once; whoever asks meanwhile waits for the same attempt, not for one each."""
+        if self._is_prepared:
+            return
+        if self._preparing is None or self._preparing.done():
+            self._preparing = asyncio.create_task(self._make_collection())
+            self._preparing.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.shield(self._preparing)
+
+    async def _make_collection(self) -> None:
+        """With the same vectors as the embedded engine's."""
+        if self.aside_of is not None:
+            await self._remove_abandoned(self.aside_of)
+            await self._create(self.collection)
+        elif await self.find_place() is None:
+            place = self._name_generation()
+            await self._create(place)
+            await self._point_at(place, None)
+        self._is_prepared = True
 
     async def _create(self, place: str) -> None:
         models = _models()
@@ -262,6 +287,21 @@ class QdrantEngine:
         id_ = make_point_id(collection, blob, ordinal)
         payload = {"collection": collection, "blob": blob, **asdict(chunk)}
         return _models().PointStruct(id=id_, vector=vectors, payload=payload)
+
+
+def _explain(deed: str, error: Exception) -> Unavailable:
+    from httpx import TransportError  # what the client is made with
+
+    source = getattr(error, "source", error)
+    message = f"The Qdrant server did not {deed}: {str(source) or type(source).__name__}"
+    if isinstance(source, TransportError) or (_status_of(error) or 0) >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return EngineAway(message, hint=_AWAY_HINT)
+    return Unavailable(message, hint=_HINT)
+
+
+def _status_of(error: Exception) -> int | None:
+    """Of the server's answer; None where there was none."""
+    return getattr(error, "status_code", None)
 
 
 def _models() -> Any:
