@@ -56,7 +56,17 @@ from devtools_platform.gateway.toolsets.test_command import (
     parse_config,
 )
 from devtools_platform.kit import git
-from devtools_platform.kit.sandbox import WORKSPACE, CommandResult, Limits, interpreter_paths, run_sandboxed
+from devtools_platform.kit.sandbox import (
+    WORKSPACE,
+    Bubblewrap,
+    CommandResult,
+    Limits,
+    Sandbox,
+    has_own_system,
+    interpreter_paths,
+    run_sandboxed,
+    with_image,
+)
 
 MAX_READ_CHARS = 60_000
 MAX_DIFF_CHARS = 60_000
@@ -64,6 +74,8 @@ MAX_LINE_CHARS = 300
 SEARCH_TIMEOUT_S = 20.0
 SEARCH_OUTPUT_BYTES = 2_000_000
 SYSTEM_PYTHON = Path("/usr/bin/python3")
+IMAGE_PYTHON = Path("python3")
+"""How an image's own interpreter is found: on its path."""
 NO_TEST_COMMAND = "no_test_command"
 
 _TASK_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
@@ -95,13 +107,13 @@ class WorkspaceTools:
         *,
         limits: Limits,
         detect: TestCommandDetector = detect_test_command,
-        sandbox_program: Path | None = None,
+        sandbox: Sandbox | None = None,
         policy: Policy | None = None,
         audit: Audit | None = None,
     ) -> None:
         self._workspaces = workspaces
         self._limits = limits
-        self._program = sandbox_program
+        self._sandbox = sandbox or Bubblewrap()
         self._detect = detect
         self._policy = policy or load_policy()
         self._audit = audit or Audit()
@@ -159,7 +171,7 @@ class WorkspaceTools:
             limits=limits,
             writable=False,
             isolate=call.isolate,
-            program=self._program,
+            sandbox=with_image(self._sandbox, None),
         )
         return _search_result(done, given)
 
@@ -183,7 +195,9 @@ class WorkspaceTools:
         if any("\0" in word for word in given.command):
             raise ToolFailed("A word of a command cannot hold a NUL character.")
         timeout_s = min(given.timeout_s or self._limits.timeout_s, self._limits.timeout_s)
-        python = await self._project_python(call, await _test_config(call))
+        config = await _test_config(call)
+        sandbox = self._sandbox_of(call, config)
+        python = None if has_own_system(sandbox) else await self._project_python(call, config)
         done = await run_sandboxed(
             given.command,
             workspace=call.workspace,
@@ -191,15 +205,19 @@ class WorkspaceTools:
             isolate=call.isolate,
             python=python,
             loopback=True,
-            program=self._program,
+            sandbox=sandbox,
         )
         return _command_result(done)
 
     async def run_tests(self, call: _Call, given: RunTests) -> ToolResult:
         paths = files.check_arguments(given.paths)
         config = await _test_config(call)
-        python = await self._project_python(call, config)
-        found = await self._test_command(call, config, python or _any_python())
+        sandbox = self._sandbox_of(call, config)
+        if has_own_system(sandbox):
+            python, found = None, await self._test_command(call, config, IMAGE_PYTHON)
+        else:
+            python = await self._project_python(call, config) or _any_python()
+            found = await self._test_command(call, config, python)
         if found is None:
             data = {"code": NO_TEST_COMMAND, "message": HOW_TO_CONFIGURE}
             return ToolResult(HOW_TO_CONFIGURE, data, is_error=True)
@@ -209,9 +227,9 @@ class WorkspaceTools:
             limits=self._limits,
             env=found.env,
             isolate=call.isolate,
-            python=python or _any_python(),
+            python=python,
             loopback=True,
-            program=self._program,
+            sandbox=sandbox,
         )
         return _command_result(done)
 
@@ -243,7 +261,7 @@ class WorkspaceTools:
             base,
             self._limits,
             isolate=call.isolate,
-            program=self._program,
+            sandbox=with_image(self._sandbox, None),
             python=await self._project_python(call, parse_config(configured)),
             config=parse_review_config(configured),
             policy=self._policy,
@@ -260,6 +278,12 @@ class WorkspaceTools:
         if folder.is_symlink() or not (folder / ".git").is_dir():
             raise NotFound(f"Task {caller.task_id!r} has no workspace.", hint="It is made when the task starts.")
         return folder
+
+    def _sandbox_of(self, call: _Call, config: TestConfig) -> Sandbox:
+        """What the repository's own commands run in: with Docker the image that it names, or the stack's."""
+        if not call.isolate:
+            return with_image(self._sandbox, None)
+        return with_image(self._sandbox, config.image) if config.image else self._sandbox
 
     async def _test_command(self, call: _Call, config: TestConfig, python: Path) -> TestCommand | None:
         names = await git.list_files(call.workspace)
