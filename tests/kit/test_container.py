@@ -99,8 +99,10 @@ def test_an_engine_that_does_not_answer_is_said_in_its_words(tmp_path: Path) -> 
 
 
 def test_an_image_that_is_not_there_is_never_pulled(tmp_path: Path) -> None:
-    script = 'echo "$*" >>"${0%/*}/asked"; case "$1" in info) echo "[]";; image) echo "No such image" >&2; exit 1;; esac'
-    with pytest.raises(NoSandbox, match="has no image 'python:3.12'") as raised:
+    script = (
+        'echo "$*" >>"${0%/*}/asked"; case "$1" in info) echo "[]";; image) echo "No such image" >&2; exit 1;; esac'
+    )
+    with pytest.raises(NoSandbox, match=r"has no image 'python:3\.12'") as raised:
         find_sandbox(Docker("python:3.12", environment=client(tmp_path, script)))
     assert raised.value.hint == "Run `docker pull python:3.12`."
     asked = (tmp_path / "asked").read_text().splitlines()
