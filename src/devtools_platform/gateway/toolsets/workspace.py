@@ -11,17 +11,16 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from devtools_platform.core.errors import DevToolsError, DiskFull, NotFound, ToolFailed
-from devtools_platform.core.redact import redact, redact_text
+from devtools_platform.core.redact import redact_text
 from devtools_platform.core.tools import Caller, Tool, ToolResult
 from devtools_platform.gateway.toolsets import files
 from devtools_platform.gateway.toolsets.analyzers import (
-    Analysis,
     Policy,
     Review,
     analyze,
@@ -29,7 +28,15 @@ from devtools_platform.gateway.toolsets.analyzers import (
     parse_review_config,
 )
 from devtools_platform.gateway.toolsets.analyzers.dependencies import Audit
+from devtools_platform.gateway.toolsets.answers import (
+    analysis_result,
+    command_result,
+    patch_result,
+    search_result,
+    words,
+)
 from devtools_platform.gateway.toolsets.arguments import (
+    ApplyPatch,
     Arguments,
     DeleteFile,
     EditFile,
@@ -45,6 +52,7 @@ from devtools_platform.gateway.toolsets.arguments import (
     schema_of,
 )
 from devtools_platform.gateway.toolsets.editing import replace_once
+from devtools_platform.gateway.toolsets.patches import apply_patch, parse_patch
 from devtools_platform.gateway.toolsets.scaffolds import scaffold
 from devtools_platform.gateway.toolsets.test_command import (
     CONFIG_FILE,
@@ -59,7 +67,6 @@ from devtools_platform.kit import git
 from devtools_platform.kit.sandbox import (
     WORKSPACE,
     Bubblewrap,
-    CommandResult,
     Limits,
     Sandbox,
     has_own_system,
@@ -70,17 +77,29 @@ from devtools_platform.kit.sandbox import (
 
 MAX_READ_CHARS = 60_000
 MAX_DIFF_CHARS = 60_000
-MAX_LINE_CHARS = 300
 SEARCH_TIMEOUT_S = 20.0
 SEARCH_OUTPUT_BYTES = 2_000_000
 SYSTEM_PYTHON = Path("/usr/bin/python3")
 IMAGE_PYTHON = Path("python3")
 """How an image's own interpreter is found: on its path."""
+HOW_TO_PATCH = """Change one or several files by one patch; if any part does not fit, nothing is changed.
+*** Begin Patch
+*** Update File: src/app.py
+@@ def greet():
+     name = "you"
+-    print("Hi")
++    print(f"Hello, {name}")
+*** Add File: docs/new.md
++Each line of a new file begins with a plus.
+*** Delete File: old.txt
+*** End Patch
+Paths are relative. In a hunk a line begins with a space (it stays), - or +; give three lines of context, exactly as
+they are. `@@ LINE`, a line above them such as its class or function, tells alike places apart. `*** Move to: PATH`
+after `*** Update File` renames. A unified diff is taken as well."""
 NO_TEST_COMMAND = "no_test_command"
 
 _TASK_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _STEP_CLONE = re.compile(r"--[A-Za-z0-9][A-Za-z0-9_-]{0,40}")
-_NO_MATCH, _BAD_PATTERN = 1, 128
 
 
 @dataclass(frozen=True)
@@ -134,12 +153,12 @@ class WorkspaceTools:
             async with self._turns[caller.folder]:
                 return await entry.run(call, parsed)
         except DevToolsError as error:
-            return ToolResult(text=_words(error), data=error.to_dict(), is_error=True)
+            return ToolResult(text=words(error), data=error.to_dict(), is_error=True)
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
             full = DiskFull("There is no room left where workspaces are kept.", hint="Free some disk space.")
-            return ToolResult(text=_words(full), data=full.to_dict(), is_error=True)
+            return ToolResult(text=words(full), data=full.to_dict(), is_error=True)
 
     async def list_files(self, call: _Call, given: ListFiles) -> ToolResult:
         names = await git.list_files(call.workspace, _anywhere(given.glob))
@@ -173,7 +192,7 @@ class WorkspaceTools:
             isolate=call.isolate,
             sandbox=with_image(self._sandbox, None),
         )
-        return _search_result(done, given)
+        return search_result(done, given)
 
     async def edit_file(self, call: _Call, given: EditFile) -> ToolResult:
         def edit() -> None:
@@ -191,6 +210,10 @@ class WorkspaceTools:
         await asyncio.to_thread(files.delete, call.workspace, given.path)
         return ToolResult(f"Deleted {given.path}.", {"path": given.path})
 
+    async def apply_patch(self, call: _Call, given: ApplyPatch) -> ToolResult:
+        changes = parse_patch(given.patch)
+        return patch_result(await asyncio.to_thread(apply_patch, call.workspace, changes))
+
     async def run_command(self, call: _Call, given: RunCommand) -> ToolResult:
         if any("\0" in word for word in given.command):
             raise ToolFailed("A word of a command cannot hold a NUL character.")
@@ -207,7 +230,7 @@ class WorkspaceTools:
             loopback=True,
             sandbox=sandbox,
         )
-        return _command_result(done)
+        return command_result(done)
 
     async def run_tests(self, call: _Call, given: RunTests) -> ToolResult:
         paths = files.check_arguments(given.paths)
@@ -231,7 +254,7 @@ class WorkspaceTools:
             loopback=True,
             sandbox=sandbox,
         )
-        return _command_result(done)
+        return command_result(done)
 
     async def scaffold(self, call: _Call, given: Scaffold) -> ToolResult:
         config = await _test_config(call)
@@ -267,7 +290,7 @@ class WorkspaceTools:
             policy=self._policy,
             audit=self._audit,
         )
-        return _analysis_result(await analyze(review))
+        return analysis_result(await analyze(review))
 
     def _workspace_of(self, caller: Caller) -> Path:
         if not _TASK_ID.fullmatch(caller.task_id):
@@ -333,42 +356,6 @@ def _anywhere(glob: str) -> str:
     return glob if "/" in glob else f"**/{glob}"
 
 
-def _search_result(done: CommandResult, given: SearchText) -> ToolResult:
-    if done.exit_code == _NO_MATCH and not done.output:
-        return ToolResult("Nothing matches.", {"matches": [], "is_complete": True})
-    if done.exit_code != 0 and done.ended_by != "output":
-        ending = f"was ended by its {done.ended_by} limit" if done.ended_by else "failed"
-        raise ToolFailed(f"The search {ending}: {done.output[-500:].strip()}")
-    found = [line[:MAX_LINE_CHARS] for line in done.output.split("\n") if line]
-    shown = found[: given.limit]
-    is_complete = len(shown) == len(found) and done.ended_by is None
-    more = "" if is_complete else "\n[... more matches; narrow the pattern or give a glob ...]"
-    return ToolResult("\n".join(shown) + more, {"matches": shown, "is_complete": is_complete})
-
-
-def _command_result(done: CommandResult) -> ToolResult:
-    """A command that ran is no tool error, whatever its exit code: that is the answer."""
-    ending = f"Ended by its {done.ended_by} limit" if done.ended_by else f"Exit code {done.exit_code}"
-    text = f"$ {' '.join(done.command)}\n{done.output.rstrip()}\n[{ending} after {done.duration_s:.1f} s]"
-    return ToolResult(redact_text(text), redact(asdict(done)))
-
-
-def _analysis_result(analysis: Analysis) -> ToolResult:
-    lines = [
-        f"{'BLOCKING' if f.is_blocking else f.severity}: {f.path}:{f.line}: {f.message} [{f.source} {f.rule}]"
-        for f in analysis.findings
-    ]
-    lines += [f"Not run: {missing.what}: {missing.why}" for missing in analysis.not_run]
-    lines += [f"[... {analysis.omitted} lesser findings left out ...]"] if analysis.omitted else []
-    data = {
-        "findings": [finding.model_dump() for finding in analysis.findings],
-        "ran": list(analysis.ran),
-        "not_run": [missing.model_dump() for missing in analysis.not_run],
-        "omitted": analysis.omitted,
-    }
-    return ToolResult("\n".join(lines) or f"No findings ({', '.join(analysis.ran)}).", data)
-
-
 @dataclass(frozen=True)
 class _Entry:
     tool: Tool
@@ -395,6 +382,7 @@ def _by_name(tools: WorkspaceTools) -> dict[str, _Entry]:
         ),
         (tools.write_file, WriteFile, False, "Make a new file, or replace a whole file."),
         (tools.delete_file, DeleteFile, False, "Delete one file."),
+        (tools.apply_patch, ApplyPatch, False, HOW_TO_PATCH),
         (
             tools.run_command,
             RunCommand,
@@ -425,8 +413,3 @@ def _by_name(tools: WorkspaceTools) -> dict[str, _Entry]:
         )
         for run, arguments, is_read_only, description in rows
     }
-
-
-def _words(error: DevToolsError) -> str:
-    """A tool's own message says what to do next; other errors need their hint for that."""
-    return str(error) if isinstance(error, ToolFailed) else f"{error} {error.hint}"
