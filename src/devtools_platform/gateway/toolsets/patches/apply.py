@@ -120,8 +120,8 @@ def _plan_new(workspace: Path, change: FileChange) -> _Write | None:
 
 def _is_done(text: str, change: FileChange) -> bool:
     """Whether the patch, turned round, fits: then it was applied before."""
-    if not all(hunk.new for hunk in change.hunks):
-        return False
+    if not all(hunk.old and hunk.new for hunk in change.hunks):
+        return False  # what only adds or only removes, with no line around it, is found in any file
     turned = tuple(replace(hunk, old=hunk.new, new=hunk.old, at=None) for hunk in change.hunks)
     try:
         change_text(text, replace(change, hunks=turned))
