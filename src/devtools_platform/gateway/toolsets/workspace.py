@@ -272,8 +272,8 @@ class WorkspaceTools:
 
     async def changes(self, call: _Call, _: NoArguments) -> ToolResult:
         base = await git.base_commit(call.workspace)
-        stat = await git.diff_stat(call.workspace, base)
-        text = redact_text(await git.diff_text(call.workspace, base, MAX_DIFF_CHARS))
+        stat, patch = await git.difference(call.workspace, base, MAX_DIFF_CHARS)
+        text = redact_text(patch)
         return ToolResult(text or "Nothing changed.", {"base": base, "diff": text, "stat": stat.model_dump()})
 
     async def analyze(self, call: _Call, _: NoArguments) -> ToolResult:
