@@ -27,7 +27,7 @@ sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "tests"), str(ROOT / "src")]
 from devtools_platform.app.ledger import Pricing  # noqa: E402 - needs the path above
 from devtools_platform.app.models import ServedModel, choose_model, describe_model  # noqa: E402
 from devtools_platform.config import Settings, load_settings  # noqa: E402
-from devtools_platform.kit.sandbox import find_sandbox  # noqa: E402
+from devtools_platform.kit.sandbox import Bubblewrap, find_sandbox  # noqa: E402
 from devtools_platform.observability.prices import load_prices  # noqa: E402
 from evaluate import Result, carry_out, load_cases, total  # noqa: E402
 from evaluation.crew import BareCrew  # noqa: E402
@@ -87,7 +87,7 @@ async def main(options: argparse.Namespace, settings: Settings) -> dict[str, Any
     settings = settings.model_copy(
         update={"model_timeout_s": options.seconds}
     )  # as the peer: a slow machine is no fault
-    bubblewrap = str(find_sandbox(settings.sandbox_program).bwrap)
+    bubblewrap = str(find_sandbox(Bubblewrap(settings.sandbox_program)).program)
     cases = [case for case in load_cases() if case["name"].startswith("fix-")][: options.cases]
     stop = time.perf_counter() + 60 * options.minutes
     rows: list[dict[str, Any]] = []

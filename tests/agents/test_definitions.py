@@ -22,6 +22,7 @@ def test_there_are_six_agents_and_each_knows_its_name() -> None:
 def test_the_reviewer_and_the_planner_cannot_write() -> None:
     policy = load_policy()
     writing = {"workspace_edit_file", "workspace_write_file", "workspace_delete_file", "workspace_run_command"}
+    writing |= {"workspace_apply_patch"}
 
     assert set(policy.agents) == set(AGENTS)
     assert not policy.tools_of("code-review") & writing

@@ -68,7 +68,7 @@ def fake() -> Iterator[FakeDigitalOcean]:
 
 
 def managed() -> dict[str, Any]:
-    return {"runtime": "gradient", "model": MODEL}
+    return {"runtime": "gradient", "model": MODEL, "edit_format": "replace"}
 
 
 def env_for(fake: FakeDigitalOcean, file: Path, **more: str) -> dict[str, str]:

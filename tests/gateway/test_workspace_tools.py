@@ -94,7 +94,7 @@ async def bench(empty: Bench) -> Bench:
 
 def test_every_tool_describes_itself_and_allows_no_unknown_argument(tmp_path: Path) -> None:
     tools = Bench(tmp_path).tools.list_tools()
-    names = "list_files read_file search_text edit_file write_file delete_file run_command run_tests"
+    names = "list_files read_file search_text edit_file write_file delete_file apply_patch run_command run_tests"
     assert [tool.name for tool in tools] == [*names.split(), "scaffold", "changes", "analyze"]
     assert all(tool.description and tool.input_schema["additionalProperties"] is False for tool in tools)
     reading = {"list_files", "read_file", "search_text", "changes", "analyze"}

@@ -16,6 +16,7 @@ from sqlalchemy.exc import DatabaseError, DataError, IntegrityError, StatementEr
 from sqlalchemy.sql.schema import BLANK_SCHEMA
 
 from devtools_platform.core.errors import BadInput, Conflict, Unavailable
+from devtools_platform.kit import database as database_module
 from devtools_platform.kit.database import (
     connect,
     in_thread,
@@ -209,13 +210,27 @@ async def test_a_database_that_is_away_is_unavailable_and_its_password_stays_uns
     assert "hunter2" not in str(raised.value)
 
 
-async def test_a_connection_the_server_ended_is_replaced(postgres_database: Engine):
+async def test_a_connection_the_server_ended_is_replaced(postgres_database: Engine, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(database_module, "UNASKED_S", 0)
     clean = postgres_database
     pid = await in_thread(clean, lambda c: c.scalar(text("SELECT pg_backend_pid()")))
     other = connect(clean.url.render_as_string(hide_password=False))
     await in_thread(other, lambda c: c.scalar(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid}))
     other.dispose()
     assert await in_thread(clean, lambda c: c.scalar(text("SELECT pg_backend_pid()"))) != pid
+
+
+async def test_one_that_was_used_a_moment_ago_is_not_asked_and_its_end_is_an_error_once(postgres_database: Engine):
+    asked: list[str] = []
+    event.listen(postgres_database.pool, "invalidate", lambda *_: asked.append("invalidated"))
+    pid = await in_thread(postgres_database, lambda c: c.scalar(text("SELECT pg_backend_pid()")))
+    other = connect(postgres_database.url.render_as_string(hide_password=False))
+    await in_thread(other, lambda c: c.scalar(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid}))
+    other.dispose()
+    with pytest.raises(Unavailable, match="does not answer"):
+        await in_thread(postgres_database, lambda c: c.scalar(text("SELECT pg_backend_pid()")))
+    assert asked
+    assert await in_thread(postgres_database, lambda c: c.scalar(text("SELECT pg_backend_pid()"))) != pid
 
 
 def test_an_error_does_not_list_what_was_given_to_the_statement(postgres_database: Engine):

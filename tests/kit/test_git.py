@@ -20,8 +20,7 @@ from devtools_platform.kit.git import (
     changed_paths,
     clone_for_task,
     commit_all,
-    diff_stat,
-    diff_text,
+    difference,
     fetch_ref,
     file_at,
     git,
@@ -153,8 +152,8 @@ async def test_nothing_a_program_plants_in_the_clone_is_run(clone: Path, repo: R
     (clone / "new.py").write_text("new\n")
     base = await base_commit(clone)
     assert await changed_paths(clone, base) == (".gitattributes", "app.py", "new.py")
-    assert "+changed" in await diff_text(clone, base, 10_000)
-    assert (await diff_stat(clone, base)).files == 3
+    assert "+changed" in (await difference(clone, base, 10_000))[1]
+    assert (await difference(clone, base, 10_000))[0].files == 3
     commit = await commit_all(clone, "Change", AUTHOR)
     assert await publish_branch(clone, repo, "task/t1") == commit
     assert run("show", "task/t1:new.py", cwd=repo.path) == "new\n"
@@ -311,18 +310,18 @@ async def test_the_difference_counts_untracked_and_binary_files_and_leaves_no_tr
     (clone / "pic.bin").write_bytes(b"\0\1\2")
     base = await base_commit(clone)
     before = (clone / ".git" / "index").read_bytes()
-    assert await diff_stat(clone, base) == DiffStat(files=3, insertions=4, deletions=1)
-    text = await diff_text(clone, base, 10_000)
+    assert (await difference(clone, base, 10_000))[0] == DiffStat(files=3, insertions=4, deletions=1)
+    text = (await difference(clone, base, 10_000))[1]
     assert "+++ b/new.txt" in text
     assert "Binary files /dev/null and b/pic.bin differ" in text
-    assert (await diff_text(clone, base, 50)).endswith("[... diff cut after 50 characters ...]\n")
+    assert (await difference(clone, base, 50))[1].endswith("[... diff cut after 50 characters ...]\n")
     assert (clone / ".git" / "index").read_bytes() == before
 
 
 async def test_a_task_cannot_hide_text_from_the_diff_by_calling_it_binary(clone: Path) -> None:
     (clone / ".gitattributes").write_text("*.py -diff\n* binary\n")
     (clone / "app.py").write_text("changed\n")
-    assert "+changed" in await diff_text(clone, await base_commit(clone), 10_000)
+    assert "+changed" in (await difference(clone, await base_commit(clone), 10_000))[1]
 
 
 async def test_a_change_in_the_second_of_the_checkout_is_seen(clone: Path) -> None:

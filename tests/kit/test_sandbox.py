@@ -66,6 +66,7 @@ def test_the_command_line_shows_the_system_the_workspace_and_nothing_else(
         "write": ["/workspace", "/tmp", "/dev/shm"],
         "tcp": False,
         "ready_fd": 3,
+        "is_first": False,
     }
     system = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"]
     host_etc = ["ld.so.cache", "alternatives", "localtime", "ssl/certs", "ssl/openssl.cnf", "pki/tls/certs"]
@@ -257,7 +258,7 @@ except PermissionError:
 """
     read, write = os.pipe()
     plan = {"memory_mb": 512, "file_mb": 1, "processes": None, "landlock": landlock_abi(), "ready_fd": write}
-    plan |= {"write": [str(tmp_path / "mine")], "tcp": False}
+    plan |= {"write": [str(tmp_path / "mine")], "tcp": False, "is_first": False}
     command = [sys.executable, "-I", landlock_exec.__file__, json.dumps(plan), sys.executable, "-c", program]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, pass_fds=[write])
     assert os.read(read, 9) == b"ready"

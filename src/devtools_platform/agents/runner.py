@@ -27,7 +27,7 @@ from devtools_platform.agents.types import (
     TaskEnded,
     plan_type,
 )
-from devtools_platform.core.agents import AgentName
+from devtools_platform.core.agents import AgentName, EditFormat
 from devtools_platform.core.errors import DevToolsError, ModelRefused, NoModel, OverBudget
 from devtools_platform.core.tasks import Degradation
 from devtools_platform.core.tools import Caller
@@ -61,8 +61,10 @@ class AgentRunner:
         tools: DurableTools,
         *,
         durable: DurableCapability | None = None,
+        edit_formats: Callable[[AgentName], EditFormat] | None = None,
         max_turns: int,
     ) -> None:
+        """`edit_formats` chooses the editing tools of an agent by its model; without it agents see all of them."""
         self.definitions: dict[str, Definition] = {**definitions}
         self.tools = tools
         self.plan: type[PlanDraft] = plan_type(working_agents(definitions))
@@ -76,7 +78,7 @@ class AgentRunner:
                 deps_type=AgentDeps,
                 output_type=[outputs[definition.output], DeferredToolRequests],
                 instructions=definition.instructions,
-                toolsets=[GatewayToolset(tools)],
+                toolsets=[GatewayToolset(tools, edit_formats(name) if edit_formats else None)],
                 capabilities=[durable()] if durable else [],
                 retries=3,
             )

@@ -8,7 +8,9 @@ from pydantic_ai.tools import ToolDefinition
 from pydantic_ai.toolsets import AbstractToolset, ToolsetTool
 from pydantic_core import SchemaValidator, core_schema
 
+from devtools_platform.agents.edit_formats import is_offered
 from devtools_platform.agents.tool_calls import DurableTools, shorten
+from devtools_platform.core.agents import EditFormat
 from devtools_platform.core.tools import APPROVAL_REQUIRED, Caller, Tool, ToolResult
 
 MAX_RESULT_CHARS = 24_000
@@ -27,10 +29,12 @@ class AgentDeps:
 
 
 class GatewayToolset(AbstractToolset[AgentDeps]):
-    """What the gateway permits this caller. The list is read once per run."""
+    """What the gateway permits this caller; of the tools that edit files, those of its model's `edit_format`. The list
+    is read once per run."""
 
-    def __init__(self, tools: DurableTools) -> None:
+    def __init__(self, tools: DurableTools, edit_format: EditFormat | None = None) -> None:
         self._tools = tools
+        self._edit_format: EditFormat | None = edit_format
         self._listed: dict[str, ToolsetTool[AgentDeps]] | None = None
 
     @property
@@ -38,11 +42,13 @@ class GatewayToolset(AbstractToolset[AgentDeps]):
         return "gateway"
 
     async def for_run(self, ctx: RunContext[AgentDeps]) -> "GatewayToolset":
-        return GatewayToolset(self._tools)
+        return GatewayToolset(self._tools, self._edit_format)
 
     async def get_tools(self, ctx: RunContext[AgentDeps]) -> dict[str, ToolsetTool[AgentDeps]]:
         if self._listed is None:
-            self._listed = {tool.name: self._wrap(tool) for tool in await self._tools.list_tools(ctx.deps.caller)}
+            permitted = await self._tools.list_tools(ctx.deps.caller)
+            offered = [tool for tool in permitted if is_offered(tool.name, self._edit_format)]
+            self._listed = {tool.name: self._wrap(tool) for tool in offered}
         return self._listed
 
     async def call_tool(

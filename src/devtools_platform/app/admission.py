@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from devtools_platform.agents.definitions import load_definitions, working_agents
+from devtools_platform.app.sandbox import sandbox_of
 from devtools_platform.config import Settings
 from devtools_platform.core.errors import BadInput, DiskFull, UnknownAgent
 from devtools_platform.core.tasks import TaskRequest
@@ -42,7 +43,7 @@ class Admission:
                 hint="Free some room there, or set DEV_TOOLS_MIN_FREE_DISK_MB lower.",
             )
         if self.runs_commands and not request.without_sandbox:
-            await asyncio.to_thread(find_sandbox, self.settings.sandbox_program)
+            await asyncio.to_thread(find_sandbox, sandbox_of(self.settings))
         return request.model_copy(update={"repo": str(repository.path)})
 
     def _check_agent(self, agent: str) -> None:

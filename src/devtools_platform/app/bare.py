@@ -13,6 +13,7 @@ from typing import Any
 from devtools_platform.agents.adapters import endpoints
 from devtools_platform.agents.at_once import AtOnce
 from devtools_platform.agents.definitions import load_definitions
+from devtools_platform.agents.edit_formats import edit_format_of
 from devtools_platform.agents.interfaces import TaskLog
 from devtools_platform.agents.runner import AgentRunner
 from devtools_platform.agents.runs import AgentRunWorkflow, Traits
@@ -132,6 +133,7 @@ class BareCrew:
             load_definitions(self.settings.agent_definitions),
             lambda agent: build_model(self.served, agent, present, self.settings.model_timeout_s),
             self.tools,
+            edit_formats=lambda _: edit_format_of(self.served.info),
             max_turns=self.settings.max_agent_turns,
         )
         missing = "" if self.served.endpoint else f"{self.served.missing} {endpoints.NO_MODEL_HINT}"

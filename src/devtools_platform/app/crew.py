@@ -97,6 +97,7 @@ def build_crew(
         RuntimeModels(runtimes, ledger_of, journal, settings.model_timeout_s),
         tools,
         durable=lambda: DBOSDurability(parallel_execution_mode="sequential"),
+        edit_formats=runtimes.edit_format,
         max_turns=settings.max_agent_turns,
     )
     engine.register(TASK_WORKFLOW, TaskWorkflow(crew))

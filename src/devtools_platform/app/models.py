@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import SecretStr
 from pydantic_ai.models import Model
 
+from devtools_platform.agents import edit_formats
 from devtools_platform.agents.adapters import embedded_model, endpoints
 from devtools_platform.agents.adapters.endpoints import client
 from devtools_platform.agents.adapters.endpoints.failures import explain, is_retryable
@@ -24,7 +25,7 @@ from devtools_platform.core.errors import NoModel, Unavailable
 from devtools_platform.core.tasks import ModelInfo
 
 #: After these, doing an earlier call again makes sense: reading the file, running the tests.
-CHANGING = frozenset({"workspace_edit_file", "workspace_write_file", "workspace_delete_file", "workspace_run_command"})
+CHANGING = frozenset[str]({"workspace_run_command"}).union(*edit_formats.TOOLS.values())
 
 
 @dataclass

@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import dataclass
 
 from devtools_platform.app.runtimes import Runtimes
+from devtools_platform.app.sandbox import sandbox_of
 from devtools_platform.config import Settings
 from devtools_platform.core.errors import NoSandbox
 from devtools_platform.core.tasks import Degradation
@@ -21,11 +22,10 @@ class StackPreflight:
     async def list_degradations(self) -> list[Degradation]:
         """A sandbox without its second layer. None at all is for admission to refuse, or was waived."""
         try:
-            info = await asyncio.to_thread(find_sandbox, self.settings.sandbox_program)
+            info = await asyncio.to_thread(find_sandbox, sandbox_of(self.settings))
         except NoSandbox:
             return []
         if info.landlock is None:
-            return [
-                Degradation(what="one sandbox layer", why="This kernel has no Landlock; bubblewrap alone isolates.")
-            ]
+            why = f"No Landlock inside it; {info.kind} alone isolates."
+            return [Degradation(what="one sandbox layer", why=why)]
         return []

@@ -4,6 +4,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from devtools_platform.app.sandbox import sandbox_of
 from devtools_platform.config import Settings
 from devtools_platform.core.errors import BadInput, ProgramFailed
 from devtools_platform.core.tasks import Degradation, Finding, Review
@@ -32,7 +33,7 @@ def workspace_tools(settings: Settings, workspaces: Path) -> WorkspaceTools:
     return WorkspaceTools(
         workspaces,
         limits=Limits(settings.command_timeout_s, settings.command_memory_mb),
-        sandbox_program=settings.sandbox_program,
+        sandbox=sandbox_of(settings),
         policy=load_policy(settings.review_policy),
         audit=Audit(settings.dependency_audit),
     )

@@ -12,6 +12,7 @@ from pydantic_ai.models import Model
 from devtools_platform.agents.adapters import endpoints
 from devtools_platform.agents.adapters.scripted import Script
 from devtools_platform.agents.definitions import load_definitions
+from devtools_platform.agents.edit_formats import edit_format_of
 from devtools_platform.agents.fallback import Fallback, FallbackModel, Member
 from devtools_platform.agents.interfaces import ModelLedger, TaskLog
 from devtools_platform.agents.runs import Traits
@@ -25,7 +26,7 @@ from devtools_platform.app.models import (
 )
 from devtools_platform.config import Settings
 from devtools_platform.config.environments import EnvironmentSpec, RuntimeKind, RuntimeSpec, load_environments
-from devtools_platform.core.agents import AgentName
+from devtools_platform.core.agents import AgentName, EditFormat
 from devtools_platform.core.errors import BadInput, DevToolsError
 from devtools_platform.core.tasks import ModelInfo
 from devtools_platform.kit.patience import patiently
@@ -43,6 +44,8 @@ class Runtime:
 
     kind: RuntimeKind
     served: ServedModel
+    edit_format: EditFormat | None = None
+    """As the environments file has it; None: by the model's family."""
 
     @property
     def name(self) -> str:
@@ -88,6 +91,11 @@ class Runtimes:
         served = declared.served
         facts = {} if self.is_one else declared.facts
         return Traits(served.is_small, served.needs_judge, self._missing(agent), facts)
+
+    def edit_format(self, agent: AgentName) -> EditFormat:
+        """How an agent changes files: by what it is declared to run on, which whatever stands in has to take."""
+        declared = self.chains[agent][0]
+        return declared.edit_format or edit_format_of(declared.served.info)
 
     def _missing(self, agent: str) -> str:
         """Why no runtime of an agent has a model; empty when one has, or may get one while we run."""
@@ -184,11 +192,11 @@ class _Opener:
         return chain
 
     async def _runtime(self, agent: AgentName, spec: RuntimeSpec) -> Runtime:
-        alone = spec.model_copy(update={"fallback": None})
+        alone = spec.model_copy(update={"fallback": None, "edit_format": None})
         key = (alone, managed_name(self.settings.environment, agent, spec)) if spec.runtime == "gradient" else alone
         if key not in self._open:
             self._open[key] = await self._serve(agent, spec)
-        return Runtime(spec.runtime, self._open[key])
+        return Runtime(spec.runtime, self._open[key], spec.edit_format)
 
     async def _serve(self, agent: AgentName, spec: RuntimeSpec) -> ServedModel:
         match spec.runtime:

@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from devtools_platform.config.environment import read_variables
+from devtools_platform.core.agents import EditFormat
 from devtools_platform.core.errors import BadInput
 
 RuntimeKind = Literal["stack", "local", "gradient", "embedded", "scripted"]
@@ -50,12 +51,14 @@ class RuntimeSpec(_Strict):
     script: Path | None = None
     agent: str | None = None
     """The managed agent's name; by default `dev-tools-ENVIRONMENT-AGENT`."""
+    edit_format: EditFormat | None = None
+    """How its agents change files, instead of what the table by model family says (`agents/edit_formats.yaml`)."""
     fallback: "RuntimeSpec | None" = None
 
     @model_validator(mode="after")
     def _has_what_its_kind_needs(self) -> Self:
         needed, allowed = _FIELDS[self.runtime]
-        given = self.model_fields_set - {"runtime", "fallback"}
+        given = self.model_fields_set - {"runtime", "edit_format", "fallback"}
         if missing := sorted(needed - given):
             raise ValueError(f"runtime {self.runtime!r} needs {', '.join(missing)}")
         if extra := sorted(given - needed - allowed):

@@ -136,8 +136,15 @@ class Settings(BaseSettings):
     """Use an Ollama that answers on its loopback port when nothing else is configured."""
     ollama_url: str = "http://127.0.0.1:11434"
 
+    sandbox: Literal["bubblewrap", "docker"] = "bubblewrap"
+    """What isolates the commands of a repository. `docker` needs an engine on this machine (`DOCKER_HOST`)."""
     sandbox_program: Path | None = None
     """A bubblewrap to use instead of the one that came with us."""
+    sandbox_image: str | None = None
+    """With `docker`: the image whose system the repository's commands see, instead of this machine's; `dev-tools.toml`
+    of a repository may name another. It is never pulled."""
+    sandbox_cpus: float | None = Field(default=None, gt=0, le=1024)
+    """With `docker`: how many processors one command may keep busy; all of them by default."""
     command_timeout_s: float = Field(default=300.0, gt=0, le=7200)
     """Longest time one sandboxed command (a test run, an analyzer) may take."""
     command_memory_mb: int = Field(default=4096, ge=64)

@@ -1,6 +1,6 @@
 """The agents by name. What each is, is data: see `agents/definitions/`. A team can add its own."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import StringConstraints
 
@@ -18,6 +18,9 @@ AGENTS: tuple[AgentName, ...] = (
     "documentation",
 )
 """The six that are always there."""
+
+EditFormat = Literal["replace", "patch", "whole"]
+"""How a model changes files: one passage by its exact text, a patch of several files, or whole files."""
 
 PERSON = "person"
 

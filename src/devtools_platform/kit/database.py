@@ -9,6 +9,7 @@ story; the tables are in `kit.schema`.
 
 import functools
 import sqlite3
+import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio.to_thread
+import psycopg
 from sqlalchemy import URL, Connection, Engine, Table, create_engine, exc, make_url, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects import sqlite as sqlite_dialect
@@ -36,7 +38,29 @@ MIGRATION_WAIT_S = 120
 MIGRATION_LOCK = 0x6465762D746F6F6C  # "dev-tool": any number nobody else in the database takes
 MIGRATIONS = Path(__file__).parent / "migrations"
 
+UNASKED_S = 1.0
+"""So long after its last use a connection is taken to live. A step of an agent uses some forty, one after the other."""
+
 _SQLSTATE_DISK_FULL = "53100"
+
+
+def _ask_if_alive(connection: Any, record: Any, _: Any) -> None:
+    """The server may have been restarted since the connection was last used: then the pool makes a new one."""
+    if time.monotonic() - record.info.get("devtools_used", -UNASKED_S) < UNASKED_S:
+        return
+    try:
+        connection.execute("SELECT 1")
+        connection.rollback()
+    except psycopg.Error as error:
+        raise exc.DisconnectionError(str(error)) from error
+
+
+def _note_use(_: Any, record: Any) -> None:
+    record.info["devtools_used"] = time.monotonic()
+
+
+POOL_EVENTS = ((_ask_if_alive, "checkout"), (_note_use, "checkin"))
+"""For a pool of psycopg's connections, instead of `pool_pre_ping`, which asks before every transaction."""
 
 
 def connect(url: str) -> Engine:
@@ -49,7 +73,7 @@ def connect(url: str) -> Engine:
         return sqlite.create(parsed, SCHEMA)
     return create_engine(
         parsed,
-        pool_pre_ping=True,  # the server may have been restarted since the connection was last used
+        pool_events=POOL_EVENTS,
         pool_size=5,
         max_overflow=10,  # at most 15 of the embedded server's 100 a process
         pool_timeout=15,

@@ -53,8 +53,8 @@ class GitWorkspaces:
 
     async def diff(self, workspace: Workspace) -> Diff:
         path = self.root / workspace.task_id
-        stat = await git.diff_stat(path, workspace.base_commit)
-        return Diff(stat=stat, text=await git.diff_text(path, workspace.base_commit, MAX_DIFF_CHARS))
+        stat, text = await git.difference(path, workspace.base_commit, MAX_DIFF_CHARS)
+        return Diff(stat=stat, text=text)
 
     async def exists(self, task_id: str) -> bool:
         return (self.root / task_id / ".git").is_dir()

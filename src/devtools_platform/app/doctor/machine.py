@@ -10,6 +10,7 @@ from devtools_platform.agents.adapters import embedded_model, endpoints
 from devtools_platform.app.doctor.types import Check
 from devtools_platform.app.home import Home
 from devtools_platform.app.releases import current_release
+from devtools_platform.app.sandbox import sandbox_of
 from devtools_platform.config import Settings
 from devtools_platform.core.errors import DevToolsError
 from devtools_platform.kit.sandbox import find_sandbox
@@ -51,11 +52,11 @@ async def check_disk(settings: Settings) -> Check:
 
 async def check_sandbox(settings: Settings) -> Check:
     try:
-        info = await asyncio.to_thread(find_sandbox, settings.sandbox_program)
+        info = await asyncio.to_thread(find_sandbox, sandbox_of(settings))
     except DevToolsError as error:
         return Check("sandbox", is_ok=False, found=str(error), fix=error.hint)
-    landlock = f"Landlock ABI {info.landlock}" if info.landlock else "no Landlock in this kernel"
-    return Check("sandbox", is_ok=True, found=f"bubblewrap, {landlock}")
+    landlock = f"Landlock ABI {info.landlock}" if info.landlock else "no Landlock"
+    return Check("sandbox", is_ok=True, found=f"{info.kind}, {landlock}")
 
 
 async def check_ports(settings: Settings) -> Check:

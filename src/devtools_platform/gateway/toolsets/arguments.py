@@ -44,6 +44,10 @@ class DeleteFile(Arguments):
     path: str = Field(description="Relative to the top of the workspace.")
 
 
+class ApplyPatch(Arguments):
+    patch: str = Field(min_length=1, description="From `*** Begin Patch` to `*** End Patch`, or a unified diff.")
+
+
 class RunCommand(Arguments):
     command: list[str] = Field(min_length=1, description='Program and arguments, such as ["python", "-V"]. No shell.')
     timeout_s: float | None = Field(None, gt=0, description="Ends the command after this many seconds.")

@@ -22,7 +22,7 @@ def replace_once(path: str, text: str, old: str, new: str) -> str:
     if not places and new and len(_find_all(text, new)) == 1:
         return text  # done before: a call is sent again after an interruption
     if not places:
-        raise ToolFailed(f"`old` does not occur in {path!r}.{_nearest(text, old)}")
+        raise ToolFailed(f"`old` does not occur in {path!r}.{nearest_lines(text, old)}")
     if len(places) > 1:
         lines = ", ".join(str(text.count("\n", 0, place) + 1) for place in places[:10])
         raise ToolFailed(
@@ -42,7 +42,7 @@ def _find_all(text: str, part: str) -> list[int]:
     return places
 
 
-def _nearest(text: str, old: str) -> str:
+def nearest_lines(text: str, old: str) -> str:
     """The lines of `text` that look most like `old`, with numbers, for the next try."""
     lines = text.split("\n")[:MAX_LINES_COMPARED]
     wanted = [line for line in old.splitlines() if line.strip()]

@@ -24,6 +24,10 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
+class _Missing(ToolFailed):
+    """Nothing is there."""
+
+
 def split_path(path: str) -> tuple[str, ...]:
     """The steps of a path relative to the workspace; refuses whatever is not plainly inside it."""
     if not path or "\0" in path or len(path) > MAX_PATH_CHARS or path.startswith("/"):
@@ -75,6 +79,28 @@ def write_text(workspace: Path, path: str, text: str) -> bool:
         mode = _mode_of(path, name, folder)
         _replace(name, content, mode if mode is not None else 0o644, folder)
     return mode is None
+
+
+def exists(workspace: Path, path: str) -> bool:
+    """Whether anything is there; a symbolic link is, wherever it leads."""
+    try:
+        with _parent(workspace, path) as (folder, name):
+            os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except (_Missing, FileNotFoundError):
+        return False
+    return True
+
+
+def move(workspace: Path, path: str, to: str) -> None:
+    """Give a file another name, where nothing has it yet. Makes missing folders; permissions stay."""
+    if exists(workspace, to):
+        raise ToolFailed(f"{to!r} exists.")
+    with _parent(workspace, path) as (folder, name), _parent(workspace, to, make=True) as (new_folder, new_name):
+        try:
+            _check_regular(path, os.stat(name, dir_fd=folder, follow_symlinks=False))
+            os.rename(name, new_name, src_dir_fd=folder, dst_dir_fd=new_folder)
+        except OSError as error:
+            raise _explained(path, error) from None
 
 
 def delete(workspace: Path, path: str) -> None:
@@ -168,7 +194,7 @@ def _decode(path: str, content: bytes) -> str:
 
 def _explained(path: str, error: OSError) -> ToolFailed:
     if error.errno == errno.ENOENT:
-        return ToolFailed(f"{path!r} does not exist; list_files shows what does.")
+        return _Missing(f"{path!r} does not exist; list_files shows what does.")
     if error.errno == errno.ELOOP:
         return _is_link(path)
     if error.errno in (errno.ENOTDIR, errno.EISDIR):

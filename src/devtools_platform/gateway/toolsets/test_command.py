@@ -33,13 +33,15 @@ _PYTEST_FILES = {"pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml"}
 
 @dataclass(frozen=True)
 class TestConfig:
-    """What `dev-tools.toml` says about tests."""
+    """What `dev-tools.toml` says about tests, and about where the repository's commands run."""
 
     __test__ = False
 
     command: tuple[str, ...] | None = None
     python: str | None = None
     """The project's interpreter, relative to the person's repository, such as `.venv/bin/python`."""
+    image: str | None = None
+    """`[sandbox] image`: whose system its commands see, where the stack's sandbox is Docker."""
 
 
 @dataclass(frozen=True)
@@ -83,16 +85,22 @@ def parse_config(text: str | None) -> TestConfig:
         document: dict[str, object] = tomllib.loads(text or "")
     except tomllib.TOMLDecodeError as error:
         raise ToolFailed(f"{CONFIG_FILE} is not valid TOML: {error}.") from None
-    section = document.get("test", {})
-    if not isinstance(section, dict):
-        raise ToolFailed(f"{CONFIG_FILE}: `test` must be a section, `[test]`.")
-    table = cast("dict[str, object]", section)
-    command, python = table.get("command"), table.get("python")
+    table, sandbox = _section(document, "test"), _section(document, "sandbox")
+    command, python, image = table.get("command"), table.get("python"), sandbox.get("image")
     if command is not None and not _is_words(command):
         raise ToolFailed(f'{CONFIG_FILE}: `[test] command` must be a list of words, as ["make", "test"].')
     if python is not None and not _is_inside(python):
         raise ToolFailed(f"{CONFIG_FILE}: `[test] python` must be a path inside the repository.")
-    return TestConfig(tuple(cast("list[str]", command)) if command else None, cast("str | None", python))
+    if image is not None and not (isinstance(image, str) and image):
+        raise ToolFailed(f'{CONFIG_FILE}: `[sandbox] image` must be the name of an image, as "python:3.12-slim".')
+    return TestConfig(tuple(cast("list[str]", command)) if command else None, cast("str | None", python), image)
+
+
+def _section(document: dict[str, object], name: str) -> dict[str, object]:
+    section = document.get(name, {})
+    if not isinstance(section, dict):
+        raise ToolFailed(f"{CONFIG_FILE}: `{name}` must be a section, `[{name}]`.")
+    return cast("dict[str, object]", section)
 
 
 def detect_test_command(

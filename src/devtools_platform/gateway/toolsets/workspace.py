@@ -11,17 +11,16 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from devtools_platform.core.errors import DevToolsError, DiskFull, NotFound, ToolFailed
-from devtools_platform.core.redact import redact, redact_text
+from devtools_platform.core.redact import redact_text
 from devtools_platform.core.tools import Caller, Tool, ToolResult
 from devtools_platform.gateway.toolsets import files
 from devtools_platform.gateway.toolsets.analyzers import (
-    Analysis,
     Policy,
     Review,
     analyze,
@@ -29,7 +28,15 @@ from devtools_platform.gateway.toolsets.analyzers import (
     parse_review_config,
 )
 from devtools_platform.gateway.toolsets.analyzers.dependencies import Audit
+from devtools_platform.gateway.toolsets.answers import (
+    analysis_result,
+    command_result,
+    patch_result,
+    search_result,
+    words,
+)
 from devtools_platform.gateway.toolsets.arguments import (
+    ApplyPatch,
     Arguments,
     DeleteFile,
     EditFile,
@@ -45,6 +52,7 @@ from devtools_platform.gateway.toolsets.arguments import (
     schema_of,
 )
 from devtools_platform.gateway.toolsets.editing import replace_once
+from devtools_platform.gateway.toolsets.patches import apply_patch, parse_patch
 from devtools_platform.gateway.toolsets.scaffolds import scaffold
 from devtools_platform.gateway.toolsets.test_command import (
     CONFIG_FILE,
@@ -56,19 +64,42 @@ from devtools_platform.gateway.toolsets.test_command import (
     parse_config,
 )
 from devtools_platform.kit import git
-from devtools_platform.kit.sandbox import WORKSPACE, CommandResult, Limits, interpreter_paths, run_sandboxed
+from devtools_platform.kit.sandbox import (
+    WORKSPACE,
+    Bubblewrap,
+    Limits,
+    Sandbox,
+    has_own_system,
+    interpreter_paths,
+    run_sandboxed,
+    with_image,
+)
 
 MAX_READ_CHARS = 60_000
 MAX_DIFF_CHARS = 60_000
-MAX_LINE_CHARS = 300
 SEARCH_TIMEOUT_S = 20.0
 SEARCH_OUTPUT_BYTES = 2_000_000
 SYSTEM_PYTHON = Path("/usr/bin/python3")
+IMAGE_PYTHON = Path("python3")
+"""How an image's own interpreter is found: on its path."""
+HOW_TO_PATCH = """Change one or several files by one patch; if any part does not fit, nothing is changed.
+*** Begin Patch
+*** Update File: src/app.py
+@@ def greet():
+     name = "you"
+-    print("Hi")
++    print(f"Hello, {name}")
+*** Add File: docs/new.md
++Each line of a new file begins with a plus.
+*** Delete File: old.txt
+*** End Patch
+Paths are relative. In a hunk a line begins with a space (it stays), - or +; give three lines of context, exactly as
+they are. `@@ LINE`, a line above them such as its class or function, tells alike places apart. `*** Move to: PATH`
+after `*** Update File` renames. A unified diff is taken as well."""
 NO_TEST_COMMAND = "no_test_command"
 
 _TASK_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _STEP_CLONE = re.compile(r"--[A-Za-z0-9][A-Za-z0-9_-]{0,40}")
-_NO_MATCH, _BAD_PATTERN = 1, 128
 
 
 @dataclass(frozen=True)
@@ -95,13 +126,13 @@ class WorkspaceTools:
         *,
         limits: Limits,
         detect: TestCommandDetector = detect_test_command,
-        sandbox_program: Path | None = None,
+        sandbox: Sandbox | None = None,
         policy: Policy | None = None,
         audit: Audit | None = None,
     ) -> None:
         self._workspaces = workspaces
         self._limits = limits
-        self._program = sandbox_program
+        self._sandbox = sandbox or Bubblewrap()
         self._detect = detect
         self._policy = policy or load_policy()
         self._audit = audit or Audit()
@@ -122,12 +153,12 @@ class WorkspaceTools:
             async with self._turns[caller.folder]:
                 return await entry.run(call, parsed)
         except DevToolsError as error:
-            return ToolResult(text=_words(error), data=error.to_dict(), is_error=True)
+            return ToolResult(text=words(error), data=error.to_dict(), is_error=True)
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
             full = DiskFull("There is no room left where workspaces are kept.", hint="Free some disk space.")
-            return ToolResult(text=_words(full), data=full.to_dict(), is_error=True)
+            return ToolResult(text=words(full), data=full.to_dict(), is_error=True)
 
     async def list_files(self, call: _Call, given: ListFiles) -> ToolResult:
         names = await git.list_files(call.workspace, _anywhere(given.glob))
@@ -159,9 +190,9 @@ class WorkspaceTools:
             limits=limits,
             writable=False,
             isolate=call.isolate,
-            program=self._program,
+            sandbox=with_image(self._sandbox, None),
         )
-        return _search_result(done, given)
+        return search_result(done, given)
 
     async def edit_file(self, call: _Call, given: EditFile) -> ToolResult:
         def edit() -> None:
@@ -179,11 +210,17 @@ class WorkspaceTools:
         await asyncio.to_thread(files.delete, call.workspace, given.path)
         return ToolResult(f"Deleted {given.path}.", {"path": given.path})
 
+    async def apply_patch(self, call: _Call, given: ApplyPatch) -> ToolResult:
+        changes = parse_patch(given.patch)
+        return patch_result(await asyncio.to_thread(apply_patch, call.workspace, changes))
+
     async def run_command(self, call: _Call, given: RunCommand) -> ToolResult:
         if any("\0" in word for word in given.command):
             raise ToolFailed("A word of a command cannot hold a NUL character.")
         timeout_s = min(given.timeout_s or self._limits.timeout_s, self._limits.timeout_s)
-        python = await self._project_python(call, await _test_config(call))
+        config = await _test_config(call)
+        sandbox = self._sandbox_of(call, config)
+        python = None if has_own_system(sandbox) else await self._project_python(call, config)
         done = await run_sandboxed(
             given.command,
             workspace=call.workspace,
@@ -191,15 +228,19 @@ class WorkspaceTools:
             isolate=call.isolate,
             python=python,
             loopback=True,
-            program=self._program,
+            sandbox=sandbox,
         )
-        return _command_result(done)
+        return command_result(done)
 
     async def run_tests(self, call: _Call, given: RunTests) -> ToolResult:
         paths = files.check_arguments(given.paths)
         config = await _test_config(call)
-        python = await self._project_python(call, config)
-        found = await self._test_command(call, config, python or _any_python())
+        sandbox = self._sandbox_of(call, config)
+        if has_own_system(sandbox):
+            python, found = None, await self._test_command(call, config, IMAGE_PYTHON)
+        else:
+            python = await self._project_python(call, config) or _any_python()
+            found = await self._test_command(call, config, python)
         if found is None:
             data = {"code": NO_TEST_COMMAND, "message": HOW_TO_CONFIGURE}
             return ToolResult(HOW_TO_CONFIGURE, data, is_error=True)
@@ -209,11 +250,11 @@ class WorkspaceTools:
             limits=self._limits,
             env=found.env,
             isolate=call.isolate,
-            python=python or _any_python(),
+            python=python,
             loopback=True,
-            program=self._program,
+            sandbox=sandbox,
         )
-        return _command_result(done)
+        return command_result(done)
 
     async def scaffold(self, call: _Call, given: Scaffold) -> ToolResult:
         config = await _test_config(call)
@@ -231,8 +272,8 @@ class WorkspaceTools:
 
     async def changes(self, call: _Call, _: NoArguments) -> ToolResult:
         base = await git.base_commit(call.workspace)
-        stat = await git.diff_stat(call.workspace, base)
-        text = redact_text(await git.diff_text(call.workspace, base, MAX_DIFF_CHARS))
+        stat, patch = await git.difference(call.workspace, base, MAX_DIFF_CHARS)
+        text = redact_text(patch)
         return ToolResult(text or "Nothing changed.", {"base": base, "diff": text, "stat": stat.model_dump()})
 
     async def analyze(self, call: _Call, _: NoArguments) -> ToolResult:
@@ -243,13 +284,13 @@ class WorkspaceTools:
             base,
             self._limits,
             isolate=call.isolate,
-            program=self._program,
+            sandbox=with_image(self._sandbox, None),
             python=await self._project_python(call, parse_config(configured)),
             config=parse_review_config(configured),
             policy=self._policy,
             audit=self._audit,
         )
-        return _analysis_result(await analyze(review))
+        return analysis_result(await analyze(review))
 
     def _workspace_of(self, caller: Caller) -> Path:
         if not _TASK_ID.fullmatch(caller.task_id):
@@ -260,6 +301,12 @@ class WorkspaceTools:
         if folder.is_symlink() or not (folder / ".git").is_dir():
             raise NotFound(f"Task {caller.task_id!r} has no workspace.", hint="It is made when the task starts.")
         return folder
+
+    def _sandbox_of(self, call: _Call, config: TestConfig) -> Sandbox:
+        """What the repository's own commands run in: with Docker the image that it names, or the stack's."""
+        if not call.isolate:
+            return with_image(self._sandbox, None)
+        return with_image(self._sandbox, config.image) if config.image else self._sandbox
 
     async def _test_command(self, call: _Call, config: TestConfig, python: Path) -> TestCommand | None:
         names = await git.list_files(call.workspace)
@@ -309,42 +356,6 @@ def _anywhere(glob: str) -> str:
     return glob if "/" in glob else f"**/{glob}"
 
 
-def _search_result(done: CommandResult, given: SearchText) -> ToolResult:
-    if done.exit_code == _NO_MATCH and not done.output:
-        return ToolResult("Nothing matches.", {"matches": [], "is_complete": True})
-    if done.exit_code != 0 and done.ended_by != "output":
-        ending = f"was ended by its {done.ended_by} limit" if done.ended_by else "failed"
-        raise ToolFailed(f"The search {ending}: {done.output[-500:].strip()}")
-    found = [line[:MAX_LINE_CHARS] for line in done.output.split("\n") if line]
-    shown = found[: given.limit]
-    is_complete = len(shown) == len(found) and done.ended_by is None
-    more = "" if is_complete else "\n[... more matches; narrow the pattern or give a glob ...]"
-    return ToolResult("\n".join(shown) + more, {"matches": shown, "is_complete": is_complete})
-
-
-def _command_result(done: CommandResult) -> ToolResult:
-    """A command that ran is no tool error, whatever its exit code: that is the answer."""
-    ending = f"Ended by its {done.ended_by} limit" if done.ended_by else f"Exit code {done.exit_code}"
-    text = f"$ {' '.join(done.command)}\n{done.output.rstrip()}\n[{ending} after {done.duration_s:.1f} s]"
-    return ToolResult(redact_text(text), redact(asdict(done)))
-
-
-def _analysis_result(analysis: Analysis) -> ToolResult:
-    lines = [
-        f"{'BLOCKING' if f.is_blocking else f.severity}: {f.path}:{f.line}: {f.message} [{f.source} {f.rule}]"
-        for f in analysis.findings
-    ]
-    lines += [f"Not run: {missing.what}: {missing.why}" for missing in analysis.not_run]
-    lines += [f"[... {analysis.omitted} lesser findings left out ...]"] if analysis.omitted else []
-    data = {
-        "findings": [finding.model_dump() for finding in analysis.findings],
-        "ran": list(analysis.ran),
-        "not_run": [missing.model_dump() for missing in analysis.not_run],
-        "omitted": analysis.omitted,
-    }
-    return ToolResult("\n".join(lines) or f"No findings ({', '.join(analysis.ran)}).", data)
-
-
 @dataclass(frozen=True)
 class _Entry:
     tool: Tool
@@ -371,6 +382,7 @@ def _by_name(tools: WorkspaceTools) -> dict[str, _Entry]:
         ),
         (tools.write_file, WriteFile, False, "Make a new file, or replace a whole file."),
         (tools.delete_file, DeleteFile, False, "Delete one file."),
+        (tools.apply_patch, ApplyPatch, False, HOW_TO_PATCH),
         (
             tools.run_command,
             RunCommand,
@@ -401,8 +413,3 @@ def _by_name(tools: WorkspaceTools) -> dict[str, _Entry]:
         )
         for run, arguments, is_read_only, description in rows
     }
-
-
-def _words(error: DevToolsError) -> str:
-    """A tool's own message says what to do next; other errors need their hint for that."""
-    return str(error) if isinstance(error, ToolFailed) else f"{error} {error.hint}"

@@ -10,8 +10,7 @@ that lies there.
 from devtools_platform.kit.git.changes import (
     added_lines,
     changed_paths,
-    diff_stat,
-    diff_text,
+    difference,
 )
 from devtools_platform.kit.git.clone import (
     BASE_REF,
@@ -56,8 +55,7 @@ __all__ = [
     "clone_for_task",
     "commit_all",
     "copy_workspace",
-    "diff_stat",
-    "diff_text",
+    "difference",
     "fetch_ref",
     "file_at",
     "git",

@@ -21,9 +21,10 @@ async def stage(workspace: Path, env: Mapping[str, str]) -> None:
     kept = [path for status, path in changed if status != b"D"]
     # Deleted ones first: a file may have become a folder.
     for option, paths in (("--force-remove", gone), ("--add", kept + new)):
-        listing = b"".join(path + b"\0" for path in paths)
-        update = ["update-index", option, "-z", "--stdin"]
-        await in_clone(workspace, *update, env=env, stdin=listing, timeout_s=300)
+        if paths:
+            listing = b"".join(path + b"\0" for path in paths)
+            update = ["update-index", option, "-z", "--stdin"]
+            await in_clone(workspace, *update, env=env, stdin=listing, timeout_s=300)
 
 
 async def list_unstaged(workspace: Path, env: Mapping[str, str]) -> tuple[list[tuple[bytes, bytes]], list[bytes]]:
@@ -49,24 +50,27 @@ async def staged(workspace: Path) -> AsyncGenerator[Mapping[str, str]]:
         yield env
 
 
-async def diff_stat(workspace: Path, base: str) -> DiffStat:
-    """Size of the difference between `base` and the files as they are. Binary files have no lines."""
-    rows = split_paths(await _diff(workspace, base, "--numstat", "-z"))
+async def difference(workspace: Path, base: str, max_chars: int) -> tuple[DiffStat, str]:
+    """What differs between `base` and the files as they are, untracked ones included: its size, and as a patch.
+
+    Binary files have no lines. The patch is cut after `max_chars`, with a line that says so.
+    """
+    async with staged(workspace) as env:
+        rows = split_paths(await _diff_index(workspace, env, base, "--numstat", "-z"))
+        patch = await _diff_index(workspace, env, base, "--patch", max_bytes=4 * max_chars + 4) if rows else b""
     counts = [row.split("\t", 2)[:2] for row in rows]
     added, deleted = (sum(int(count[side]) for count in counts if count[side] != "-") for side in (0, 1))
-    return DiffStat(files=len(counts), insertions=added, deletions=deleted)
-
-
-async def diff_text(workspace: Path, base: str, max_chars: int) -> str:
-    """The difference as a patch, untracked files included, cut after `max_chars` with a line that says so."""
-    patch = await _diff(workspace, base, "--patch", max_bytes=4 * max_chars + 4)
     text = patch.decode("utf-8", errors="replace")
-    return text if len(text) <= max_chars else f"{text[:max_chars]}\n[... diff cut after {max_chars} characters ...]\n"
+    is_cut = len(text) > max_chars
+    shown = f"{text[:max_chars]}\n[... diff cut after {max_chars} characters ...]\n" if is_cut else text
+    return DiffStat(files=len(counts), insertions=added, deletions=deleted), shown
 
 
 async def changed_paths(workspace: Path, base: str) -> tuple[str, ...]:
     """Files added, changed or deleted since `base`, untracked ones included."""
-    return tuple(printable(name) for name in split_paths(await _diff(workspace, base, "--name-only", "-z")))
+    async with staged(workspace) as env:
+        names = await _diff_index(workspace, env, base, "--name-only", "-z")
+    return tuple(printable(name) for name in split_paths(names))
 
 
 async def added_lines(workspace: Path, base: str, max_bytes: int) -> dict[str, dict[int, str]] | None:
@@ -80,11 +84,6 @@ async def added_lines(workspace: Path, base: str, max_bytes: int) -> dict[str, d
     sections = re.split(rb"^diff --git .*\n", patch, flags=re.MULTILINE)[1:]
     pairs = zip(split_paths(names), sections, strict=True)
     return {printable(name): _added(section) for name, section in pairs}
-
-
-async def _diff(workspace: Path, base: str, *options: str, max_bytes: int | None = None) -> bytes:
-    async with staged(workspace) as env:
-        return await _diff_index(workspace, env, base, *options, max_bytes=max_bytes)
 
 
 async def _diff_index(

@@ -69,8 +69,9 @@ async def base_commit(workspace: Path) -> str:
 
 async def rules_commit(workspace: Path) -> str:
     """The commit whose settings the task heeds: the repository's own, also where it started from another."""
-    done = await in_clone(workspace, "rev-parse", "--verify", "--quiet", f"{RULES_REF}^{{commit}}", check=False)
-    return text_of(done) if done.code == 0 else await base_commit(workspace)
+    known = await in_clone(workspace, "for-each-ref", "--format=%(refname) %(objectname)", RULES_REF, BASE_REF)
+    commits = dict(line.split(" ") for line in text_of(known).splitlines())
+    return commits.get(RULES_REF) or commits.get(BASE_REF) or await base_commit(workspace)
 
 
 async def head_of(workspace: Path) -> str:

@@ -20,8 +20,10 @@ SCRIPT = "/run/dev-tools/landlock_exec.py"
 UID = "1000"
 
 _HERE = Path(__file__).parent
-_OWN_ETC = ("passwd", "group", "hosts", "nsswitch.conf")
-_HOST_ETC = (
+GUARD = _HERE / "landlock_exec.py"
+OWN_ETC_FOLDER = _HERE / "etc"
+OWN_ETC = ("passwd", "group", "hosts", "nsswitch.conf")
+HOST_ETC = (
     "/etc/ld.so.cache",
     "/etc/alternatives",
     "/etc/localtime",
@@ -33,7 +35,7 @@ _HOST_ETC = (
     "/etc/protocols",
     "/etc/services",
 )
-_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _EMPTY = ("/home", "/root", "/run", "/var")
 _SYSTEM_PATH = "/usr/local/go/bin:/usr/local/bin:/usr/bin:/bin"
 _EMPTY_SIZE = str(1 << 20)
@@ -53,7 +55,7 @@ def sandbox_argv(
 ) -> tuple[str, ...]:
     """The whole command line that runs `command` isolated. `env` is all the environment it will have."""
     return (
-        str(info.bwrap),
+        str(info.program),
         *_namespaces(),
         *_system(limits),
         *_read_only(read_only_paths),
@@ -72,16 +74,19 @@ def guarded(
     ready_fd: int,
     writable: bool,
     loopback: bool,
+    is_first: bool = False,
 ) -> tuple[str, ...]:
-    """`command` behind the script that applies Landlock and resource limits inside the sandbox."""
+    """`command` behind the script that applies Landlock and resource limits inside the sandbox. `is_first`: it is a
+    container's first process, where an engine counts the processes; the kernel would count all that this user runs."""
     plan: Plan = {
         "memory_mb": limits.memory_mb,
         "file_mb": limits.file_mb,
-        "processes": limits.processes,
+        "processes": None if is_first else limits.processes,
         "landlock": landlock,
         "write": [WORKSPACE, "/tmp", "/dev/shm"] if writable else ["/tmp", "/dev/shm"],  # noqa: S108 - the sandbox's own
         "tcp": loopback,
         "ready_fd": ready_fd,
+        "is_first": is_first,
     }
     return (sys.executable, "-I", "-S", "-B", SCRIPT, json.dumps(plan), *command)
 
@@ -97,16 +102,18 @@ def unguarded(command: Sequence[str], *, limits: Limits, ready_fd: int) -> tuple
         "write": [],
         "tcp": True,
         "ready_fd": ready_fd,
+        "is_first": False,
     }
-    return (sys.executable, "-I", "-S", "-B", str(_HERE / "landlock_exec.py"), json.dumps(plan), *command)
+    return (sys.executable, "-I", "-S", "-B", str(GUARD), json.dumps(plan), *command)
 
 
-def environment(python: Path, *, home: str, extra: Mapping[str, str]) -> dict[str, str]:
-    """All the environment a command gets: `python` first on the path, a throw-away home, and `extra`."""
+def environment(python: Path | None, *, home: str, extra: Mapping[str, str]) -> dict[str, str]:
+    """All the environment a command gets: `python` first on the path, a throw-away home, and `extra`. Without
+    `python` the path is left to the image."""
     return {
         "HOME": home,
         "LANG": "C.UTF-8",
-        "PATH": f"{python.parent}:{_SYSTEM_PATH}",
+        **({"PATH": f"{python.parent}:{_SYSTEM_PATH}"} if python else {}),
         "PYTHONDONTWRITEBYTECODE": "1",
         **extra,
     }
@@ -162,17 +169,17 @@ def _system(limits: Limits) -> tuple[str, ...]:
     """System folders read-only, everything else of the machine covered by small empty ones."""
     room = str(limits.file_mb << 20)
     args: list[str] = []
-    for path in _SYSTEM:
+    for path in SYSTEM:
         args += ["--ro-bind-try", path, path]
     args += ["--proc", "/proc", "--dev", "/dev", "--size", room, "--tmpfs", "/dev/shm"]  # noqa: S108 - the sandbox's own
     args += ["--size", room, "--tmpfs", "/tmp", "--dir", HOME]  # noqa: S108 - the sandbox's own
     for path in _EMPTY:
         args += ["--size", _EMPTY_SIZE, "--tmpfs", path]
-    for name in _OWN_ETC:
-        args += ["--ro-bind", str(_HERE / "etc" / name), f"/etc/{name}"]
-    for path in _HOST_ETC:
+    for name in OWN_ETC:
+        args += ["--ro-bind", str(OWN_ETC_FOLDER / name), f"/etc/{name}"]
+    for path in HOST_ETC:
         args += ["--ro-bind-try", path, path]
-    return (*args, "--ro-bind", str(_HERE / "landlock_exec.py"), SCRIPT)
+    return (*args, "--ro-bind", str(GUARD), SCRIPT)
 
 
 def _read_only(paths: Sequence[Path]) -> tuple[str, ...]:

@@ -34,7 +34,8 @@ NOT_FOUND = 127
 
 
 class Plan(TypedDict):
-    """What to apply. `landlock` is the ABI to use or None, `processes` None leaves that limit as it is."""
+    """What to apply. `landlock` is the ABI to use or None, `processes` None leaves that limit as it is. `is_first`:
+    this is a container's first process, which stays to reap what the command leaves behind."""
 
     memory_mb: int
     file_mb: int
@@ -43,6 +44,7 @@ class Plan(TypedDict):
     write: list[str]
     tcp: bool
     ready_fd: int
+    is_first: bool
 
 
 class _Ruleset(ctypes.Structure):
@@ -94,11 +96,22 @@ def main(arguments: Sequence[str]) -> int:
     set_limits(plan)
     os.write(plan["ready_fd"], b"ready")
     os.close(plan["ready_fd"])
+    if plan["is_first"] and (child := os.fork()):
+        return _reap_until(child)
     try:
         os.execvp(command[0], command)  # noqa: S606 - becoming the command is the point
     except OSError as error:
         print(f"dev-tools: cannot run {command[0]!r} in the sandbox: {error.strerror}", file=sys.stderr)  # noqa: T201 - its only voice
         return NOT_FOUND if isinstance(error, FileNotFoundError) else CANNOT_RUN
+
+
+def _reap_until(child: int) -> int:
+    """Wait for `child` as the first process must: for all that end before it too. Its exit code, as a shell says it."""
+    ended, status = os.wait()
+    while ended != child:
+        ended, status = os.wait()
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
 
 
 def _lower(kind: int, value: int) -> None:

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from devtools_platform.core.errors import NoSandbox
 from devtools_platform.kit.sandbox.argv import HOME, environment, needed_paths, sandbox_argv
+from devtools_platform.kit.sandbox.engine import find_engine
 from devtools_platform.kit.sandbox.landlock_exec import landlock_abi
-from devtools_platform.kit.sandbox.types import Limits, SandboxInfo
+from devtools_platform.kit.sandbox.types import Docker, Limits, Sandbox, SandboxInfo
 
 PROBE_TIMEOUT_S = 20.0
 
@@ -30,13 +31,18 @@ _REFUSED = (
 )
 
 
-@lru_cache(maxsize=4)
-def find_sandbox(program: Path | None = None) -> SandboxInfo:
-    """The sandbox that works here. Tried once; a success is remembered, a failure is tried again.
+@lru_cache(maxsize=32)
+def find_sandbox(sandbox: Sandbox | None = None) -> SandboxInfo:
+    """The sandbox that works here, bubblewrap by default. Tried once; a success is remembered, a failure is not.
 
-    `program` is the one bubblewrap to use, where a person chose it. Raises `NoSandbox` with
-    what the kernel or bubblewrap said.
+    Raises `NoSandbox` with what the kernel, bubblewrap or Docker's engine said.
     """
+    if isinstance(sandbox, Docker):
+        return find_engine(sandbox)
+    return _find_bubblewrap(sandbox.program if sandbox else None)
+
+
+def _find_bubblewrap(program: Path | None) -> SandboxInfo:
     refusals: list[str] = []
     for bwrap in [program] if program else _candidates():
         info = SandboxInfo(bwrap, landlock_abi())

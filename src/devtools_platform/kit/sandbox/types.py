@@ -1,10 +1,43 @@
 """What goes into a sandboxed run and what comes out of it. Data only."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 EndedBy = Literal["timeout", "output", "memory", "disk"]
+
+
+@dataclass(frozen=True)
+class Bubblewrap:
+    """Commands run in bubblewrap's namespaces and Landlock."""
+
+    program: Path | None = None
+    """A bubblewrap of the person's choice; ours, or the distribution's, if None."""
+
+
+@dataclass(frozen=True)
+class Docker:
+    """Each command runs in a container of its own, on an engine that shares this machine's file system."""
+
+    image: str | None = None
+    """The system that commands see. None: this machine's own, read-only, as in bubblewrap."""
+    cpus: float | None = None
+    """How many processors one command may keep busy; all of them if None."""
+    environment: tuple[tuple[str, str], ...] = ()
+    """What Docker's client gets to see of our environment: where the engine is."""
+
+
+Sandbox = Bubblewrap | Docker
+
+
+def with_image(sandbox: Sandbox, image: str | None) -> Sandbox:
+    """With Docker: `sandbox` with the system of `image`. bubblewrap knows no images, and stays as it is."""
+    return replace(sandbox, image=image) if isinstance(sandbox, Docker) else sandbox
+
+
+def has_own_system(sandbox: Sandbox | None) -> bool:
+    """Whether commands see an image's system: then nothing of this machine but the workspace is there."""
+    return isinstance(sandbox, Docker) and sandbox.image is not None
 
 
 @dataclass(frozen=True)
@@ -38,6 +71,12 @@ class CommandResult:
 class SandboxInfo:
     """What isolates commands on this machine."""
 
-    bwrap: Path
+    program: Path
+    """bubblewrap, or Docker's client."""
     landlock: int | None
-    """Landlock's ABI version; None when the kernel has none, which callers record as degraded."""
+    """Landlock's ABI version; None without it, which callers record as degraded."""
+    kind: Literal["bubblewrap", "docker"] = "bubblewrap"
+    user: str = ""
+    """Docker: `UID:GID` that commands run as; ours, as the engine counts."""
+    volumes: tuple[str, ...] = ()
+    """Docker: places the image would have the engine make writable without bounds."""

@@ -23,7 +23,7 @@ from devtools_platform.gateway.toolsets.analyzers.sarif import parse_sarif
 from devtools_platform.gateway.toolsets.analyzers.secrets import find_added_secrets
 from devtools_platform.gateway.toolsets.analyzers.types import AddedLines, Analysis, Analyzer, Program, Raw, Report
 from devtools_platform.kit import git
-from devtools_platform.kit.sandbox import WORKSPACE, CommandResult, Limits, run_sandboxed
+from devtools_platform.kit.sandbox import WORKSPACE, Bubblewrap, CommandResult, Limits, Sandbox, run_sandboxed
 
 MAX_DIFF_BYTES = 20_000_000
 MAX_FINDINGS = 100
@@ -45,8 +45,8 @@ class Review:
     base: str
     limits: Limits
     isolate: bool = True
-    program: Path | None = None
-    """A bubblewrap of the person's choice."""
+    sandbox: Sandbox = field(default_factory=Bubblewrap)
+    """What isolates analyzers; they see this machine's system."""
     python: Path | None = None
     """The project's interpreter."""
     config: ReviewConfig = field(default_factory=ReviewConfig)
@@ -116,7 +116,7 @@ async def _run(review: Review, analyzer: Analyzer, wanted: Sequence[str]) -> Out
             [*start, *analyzer.arguments([f"{review.root}{path}" for path in wanted])],
             workspace=review.workspace,
             limits=replace(review.limits, output_bytes=OUTPUT_BYTES),
-            program=review.program,
+            sandbox=review.sandbox,
             python=review.python,
             writable=False,
             isolate=review.isolate,

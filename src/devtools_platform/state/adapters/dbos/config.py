@@ -2,6 +2,8 @@
 
 from dbos import DBOSConfig
 
+from devtools_platform.kit.database import POOL_EVENTS
+
 SQLITE_POLL_S = 0.1
 """SQLite cannot notify. An approval is seen this much later; PostgreSQL says it at once."""
 
@@ -19,4 +21,7 @@ def system_database_config(url: str) -> DBOSConfig:
             "system_database_url": url,
             "notification_listener_polling_interval_sec": SQLITE_POLL_S,
         }
-    return {"system_database_url": url.replace("postgresql+psycopg://", "postgresql://", 1)}
+    return {
+        "system_database_url": url.replace("postgresql+psycopg://", "postgresql://", 1),
+        "db_engine_kwargs": {"pool_pre_ping": False, "pool_events": POOL_EVENTS},
+    }

@@ -6,6 +6,7 @@ hold no slot, and agents, one partition per agent, where the limits are.
 
 import asyncio
 import contextvars
+import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -39,6 +40,11 @@ SHORTEST_WATCH_S = 0.05
 LONGEST_WATCH_S = 1.0
 
 log = logging.getLogger(__name__)
+
+
+@functools.cache  # built anew for each step it costs more than its work
+def _adapter(returns: type[T]) -> TypeAdapter[T]:
+    return TypeAdapter(returns)
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,7 @@ class DbosEngine:
     # -- for workflows (core.interfaces.Durable) -----------------------------------------------------------------
 
     async def step(self, name: str, call: Callable[[], Awaitable[T]], returns: type[T]) -> T:
-        adapter: TypeAdapter[T] = TypeAdapter(returns)
+        adapter = _adapter(returns)
 
         async def run() -> Any:
             return adapter.dump_python(await patiently(call), mode="json")
