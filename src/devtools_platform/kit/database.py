@@ -13,10 +13,24 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import anyio.to_thread
-from sqlalchemy import URL, Connection, Engine, Table, create_engine, exc, make_url, text
+from sqlalchemy import (
+    URL,
+    Column,
+    Connection,
+    Engine,
+    MetaData,
+    String,
+    Table,
+    create_engine,
+    exc,
+    inspect,
+    make_url,
+    select,
+    text,
+)
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects import sqlite as sqlite_dialect
 
@@ -26,9 +40,6 @@ from devtools_platform.core.redact import redact_text
 from devtools_platform.kit import sqlite
 from devtools_platform.kit.schema import SCHEMA
 
-if TYPE_CHECKING:
-    from alembic.config import Config
-
 T = TypeVar("T")
 
 CONNECT_TIMEOUT_S = 5
@@ -36,6 +47,7 @@ MIGRATION_WAIT_S = 120
 MIGRATION_LOCK = 0x6465762D746F6F6C  # "dev-tool": any number nobody else in the database takes
 MIGRATIONS = Path(__file__).parent / "migrations"
 
+_VERSION = Table("alembic_version", MetaData(), Column("version_num", String), schema=SCHEMA)
 _SQLSTATE_DISK_FULL = "53100"
 
 
@@ -107,35 +119,39 @@ def migrate(engine: Engine) -> None:
     One transaction holds lock, check and every step: after a crash in the middle it is as if never begun.
     Raises `Conflict` when a newer release has been here, `Away` when the database is away.
     """
-    from alembic import command
-
-    config = _alembic()
     with transaction(engine) as connection:  # on SQLite the transaction is the lock
         if connection.dialect.name == "postgresql":
             connection.execute(text(f"SET LOCAL lock_timeout = '{MIGRATION_WAIT_S}s'"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
             connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
-        config.attributes["connection"] = connection
-        config.attributes["version_table_schema"] = schema_in(connection)
         step = read_step(connection)
         if step is not None and not step.is_known:
             raise step.refusal()
-        command.upgrade(config, "head")
+        if step is None or not step.is_current:
+            _upgrade(connection)
+
+
+def _upgrade(connection: Connection) -> None:
+    from alembic import command  # 20 MB that a process which finds its database up to date is spared
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    config.attributes["version_table_schema"] = schema_in(connection)
+    command.upgrade(config, "head")
 
 
 def read_step(connection: Connection) -> Step | None:
-    """None for a database that no stack has used."""
-    from alembic.runtime.migration import MigrationContext
-    from alembic.script import ScriptDirectory
-
-    script = ScriptDirectory.from_config(_alembic())
-    stored = MigrationContext.configure(
-        connection, opts={"version_table_schema": schema_in(connection)}
-    ).get_current_heads()
+    """None for a database that no stack has used. Read without Alembic, by its table and the steps' file names."""
+    schema = schema_in(connection)
+    if not inspect(connection).has_table(_VERSION.name, schema=schema):
+        return None
+    stored = set(connection.scalars(select(_VERSION.c.version_num)))
     if not stored:
         return None
-    known = {step.revision for step in script.walk_revisions()}
-    return Step(", ".join(sorted(stored)), str(script.get_current_head()), set(stored) <= known)
+    known = sorted(file.name.partition("_")[0] for file in (MIGRATIONS / "versions").glob("[0-9]*_*.py"))
+    return Step(", ".join(sorted(stored)), known[-1], stored <= set(known))
 
 
 def require_current(connection: Connection) -> None:
@@ -145,14 +161,6 @@ def require_current(connection: Connection) -> None:
         raise Conflict("The database is empty.", hint="Start the stack once: `dev-tools up`.")
     if not step.is_current:
         raise step.refusal()
-
-
-def _alembic() -> "Config":
-    from alembic.config import Config
-
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    return config
 
 
 def schema_in(connection: Connection) -> str | None:
