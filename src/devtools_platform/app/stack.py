@@ -30,10 +30,10 @@ from devtools_platform.kit import database
 from devtools_platform.observability.adapters.sql import SqlSpanStore
 from devtools_platform.state.adapters.dbos.control import DbosControl
 from devtools_platform.state.adapters.embedded_postgres import EmbeddedPostgres
-from devtools_platform.state.api import StateParts
 from devtools_platform.state.approvals import ApprovalDesk
 from devtools_platform.state.audit import AuditLog
 from devtools_platform.state.events import EventLog
+from devtools_platform.state.parts import StateParts
 from devtools_platform.state.service import StateService
 
 if TYPE_CHECKING:

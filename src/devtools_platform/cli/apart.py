@@ -36,7 +36,7 @@ def main() -> None:
         run(_serve(settings, frozenset(cast("list[Service]", told["services"])), as_json=told["as_json"]))
     except DevToolsError as error:
         if told["as_json"]:
-            print(json.dumps({"error": error.to_dict()}, indent=2, ensure_ascii=False))
+            _print({"error": error.to_dict()})
         _say(f"error: {error}\nnext:  {error.hint}")
         sys.exit(error.exit_code)
 
@@ -50,18 +50,24 @@ async def _serve(settings: Settings, services: frozenset[Service], *, as_json: b
         loop.add_signal_handler(name, stop.set)
     async with Stack(settings, lambda part, text: _say(f"  {part:<10}{text}"), services).run() as running:
         if as_json:
-            print(json.dumps(facts_of(running), indent=2, ensure_ascii=False, default=str), flush=True)
+            _print(facts_of(running))
         else:
             _say(f"  up in {running.started_in_s:.1f} s. Ctrl-C ends it.")
             if running.console_link is not None:
-                print(f"\n  console  {running.console_link}\n", flush=True)
+                _say(f"\n  console  {running.console_link}\n")
         await stop.wait()
         _say("  stopping")
     _say("  stopped")
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def _print(value: Mapping[str, Any]) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

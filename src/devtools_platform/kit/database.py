@@ -8,7 +8,6 @@ story; the tables are in `kit.schema`.
 """
 
 import functools
-import sqlite3
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,12 +31,10 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.dialects import sqlite as sqlite_dialect
 
 from devtools_platform import __version__
 from devtools_platform.core.errors import Away, BadInput, Conflict, DevToolsError, DiskFull
 from devtools_platform.core.redact import redact_text
-from devtools_platform.kit import sqlite
 from devtools_platform.kit.schema import SCHEMA
 
 T = TypeVar("T")
@@ -48,6 +45,8 @@ MIGRATION_LOCK = 0x6465762D746F6F6C  # "dev-tool": any number nobody else in the
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 _VERSION = Table("alembic_version", MetaData(), Column("version_num", String), schema=SCHEMA)
+READS = "devtools_reads"
+"""Execution option of a connection whose transaction only reads; SQLite begins such a one differently."""
 _SQLSTATE_DISK_FULL = "53100"
 
 
@@ -58,6 +57,8 @@ def connect(url: str) -> Engine:
     """
     parsed = _parse(url)
     if parsed.get_backend_name() == "sqlite":
+        from devtools_platform.kit import sqlite  # and the engine with it: only where a URL names a file
+
         return sqlite.create(parsed, SCHEMA)
     return create_engine(
         parsed,
@@ -188,7 +189,7 @@ async def read_in_thread(engine: Engine, fn: Callable[[Connection], T]) -> T:
 
     def run() -> T:
         with as_ours(), engine.connect() as connection:
-            connection.execution_options(postgresql_readonly=True, **{sqlite.READS: True})
+            connection.execution_options(postgresql_readonly=True, **{READS: True})
             with connection.begin():
                 return fn(connection)
 
@@ -220,7 +221,9 @@ def insert_each_once(
 @functools.cache  # built anew it costs more than the database's work; there is one for each place that calls
 def _insert_or_leave(dialect: str, table: Table, on: tuple[str, ...], *, is_told: bool) -> Any:
     # The same words in both dialects, but not in SQLAlchemy's common ones.
-    insert = sqlite_dialect.insert if dialect == "sqlite" else postgresql.insert
+    insert: Any = postgresql.insert
+    if dialect == "sqlite":
+        from sqlalchemy.dialects.sqlite import insert
     statement = insert(table).on_conflict_do_nothing(index_elements=list(on))
     return statement.returning(*(table.c[name] for name in on)) if is_told else statement
 
@@ -238,7 +241,9 @@ def as_ours() -> Generator[None]:
 
 
 def _translated(error: exc.DatabaseError | exc.TimeoutError) -> DevToolsError | None:
-    if isinstance(error, exc.DatabaseError) and isinstance(error.orig, sqlite3.Error):
+    if isinstance(error, exc.DatabaseError) and type(error.orig).__module__ == "sqlite3":
+        from devtools_platform.kit import sqlite
+
         return sqlite.translate(error)
     if isinstance(error, exc.DatabaseError) and not isinstance(error, exc.OperationalError):
         return None
