@@ -1,8 +1,10 @@
 """What the gateway costs a call, beside its peers, in the same run: CPU of each process by /proc, latency by wrk.
 
 The upstream is a hand-written server that answers at once, so that what is between it and wrk dominates. Ours runs
-as the product: uvloop and httptools, tokens, policy, audit into PostgreSQL, metrics and spans on. Peers come from PyPI
-into an environment of their own under bench's cache folder; wrk must be on PATH (Debian: `apt-get install wrk`).
+as the product: uvloop and httptools, tokens, policy, audit into PostgreSQL, metrics and spans on. `echo` and `passing`
+are what such a process cannot cost less than: its server, and its server with the connection to the upstream. Peers
+come from PyPI into an environment of their own under bench's cache folder; wrk must be on PATH (Debian: `apt-get
+install wrk`).
 
     python bench/gateway.py [--seconds 5] [--rounds 3] [--only NAME]
 
@@ -99,10 +101,7 @@ def upstream(port: int) -> None:
 
 def ours(port: int, up: str, url: str) -> None:
     """The product's gateway, everything on."""
-    import uvicorn
-
     from devtools_platform.app.grants import ApprovalGrants
-    from devtools_platform.app.serving import Protocol
     from devtools_platform.gateway.adapters.audit_log import SqlAudit
     from devtools_platform.gateway.adapters.call_records import SqlCallRecords
     from devtools_platform.gateway.api import build_api, load_policy
@@ -143,10 +142,69 @@ def ours(port: int, up: str, url: str) -> None:
 
     server.on_change = approve
     app = build_api(gateway, token="rest", secret=SECRET, hub=hub)
-    uvicorn.run(
-        app,  # type: ignore[arg-type]
-        host="127.0.0.1", port=port, log_level="error", access_log=False, proxy_headers=False, http=Protocol, ws="none",
-    )  # fmt: skip
+    serve(app, port)
+
+
+def serve(app: Any, port: int) -> None:
+    """As the product's services are."""
+    import uvicorn
+
+    from devtools_platform.app.serving import bind, http_config
+
+    uvicorn.Server(http_config(app)).run(sockets=[bind("127.0.0.1", port, "")])
+
+
+def echo(port: int) -> None:
+    """The server alone: the floor of whatever answers behind it."""
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "result": {"content": [{"type": "text", "text": "hello, upstream"}]}})
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            await receive()
+            await answer(send, body.encode())
+
+    serve(Alive(app), port)
+
+
+def passing(port: int, up: str) -> None:
+    """The server and the upstream connection with nothing between them: the floor of any gateway made of the two."""
+    from devtools_platform.gateway.upstreams.addresses import parse_target
+    from devtools_platform.gateway.upstreams.http_client import HttpClient
+
+    found: list[HttpClient] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        if not found:
+            found.append(HttpClient(parse_target(up), tls=None, allow_private=True))
+        message = await receive()
+        headers = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
+        reply = await found[0].send("POST", headers, message["body"], max_bytes=1_000_000)
+        await answer(send, await reply.body())
+
+    serve(Alive(app), port)
+
+
+async def answer(send: Any, body: bytes) -> None:
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+class Alive:
+    """An app that has a beginning and an end, as the server asks."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "lifespan":
+            await self.app(scope, receive, send)
+            return
+        for phase in ("startup", "shutdown"):
+            await receive()
+            await send({"type": f"lifespan.{phase}.complete"})
 
 
 FASTMCP = """
@@ -284,7 +342,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.serve:
         kind, port, *rest = options.serve
-        {"upstream": upstream, "ours": ours}[kind](int(port), *rest)
+        {"upstream": upstream, "ours": ours, "echo": echo, "passing": passing}[kind](int(port), *rest)
         return
     if shutil.which("wrk") is None:
         sys.exit("wrk is not on PATH (Debian: apt-get install wrk).")
@@ -307,7 +365,16 @@ def main() -> None:
 
 def measure_rows(options: argparse.Namespace, folder: Path, database_url: str) -> dict[str, list[dict[str, Any]]]:
     """Row -> what each round found."""
-    wanted = options.only or ["direct", "ours", "ours-1000-tools", "fastmcp", "ours-stdio", "mcp-proxy"]
+    wanted = options.only or [
+        "direct",
+        "echo",
+        "passing",
+        "ours",
+        "ours-1000-tools",
+        "fastmcp",
+        "ours-stdio",
+        "mcp-proxy",
+    ]
     up = free_port()
     target = f"http://127.0.0.1:{up}/mcp"
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in wanted}
@@ -339,6 +406,8 @@ def script_for(name: str, folder: Path) -> Path:
 def command_of(name: str, port: int, target: str, database_url: str, cache: Path) -> list[str]:
     if name.startswith("ours"):
         return [*HERE, "ours", str(port), STDIO if name == "ours-stdio" else target, database_url]
+    if name in {"echo", "passing"}:
+        return [*HERE, name, str(port), *([target] if name == "passing" else [])]
     python = peer(cache, name)
     if name == "fastmcp":
         return [str(python), "-c", FASTMCP, str(port), target]

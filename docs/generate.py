@@ -152,7 +152,8 @@ def http() -> str:
 def _services() -> Iterator[tuple[str, int, FastAPI]]:
     ports = {name: field.default for name, field in Settings.model_fields.items()}
     nobody: Any = _Nobody()
-    yield "gateway", ports["gateway_port"], build_gateway(nobody, token="", secret="", hub=nobody, search=nobody).rest
+    gateway = build_gateway(nobody, token="", secret="", hub=nobody, search=nobody)
+    yield "gateway", ports["gateway_port"], gateway.build_rest()
     yield "gateway: agents", ports["gateway_port"], build_agents(nobody, nobody, token="")
     yield "context", ports["context_port"], build_context(nobody, token="", remotes=nobody)
     state = build_state(nobody, admit=nobody, traces=nobody, token="")

@@ -11,7 +11,8 @@ import httpx2
 import jsonschema
 import pytest
 
-from devtools_platform.app.search_engine import choose_embedder, choose_engine
+from devtools_platform.app.embedder import choose_embedder
+from devtools_platform.app.search_engine import choose_engine
 from devtools_platform.config import Settings
 from devtools_platform.context.adapters import openai_embeddings
 from devtools_platform.context.adapters.edge import EdgeEngine

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, MetaData, event, func, insert, inspect, select, text
 from sqlalchemy.exc import DatabaseError, DataError, IntegrityError, StatementError
 from sqlalchemy.sql.schema import BLANK_SCHEMA
@@ -18,12 +20,15 @@ from sqlalchemy.sql.schema import BLANK_SCHEMA
 from devtools_platform.core.errors import BadInput, Conflict, Unavailable
 from devtools_platform.kit import database as database_module
 from devtools_platform.kit.database import (
+    MIGRATIONS,
+    Step,
     connect,
     in_thread,
     insert_each_once,
     insert_once,
     migrate,
     read_in_thread,
+    read_step,
     schema_in,
 )
 from devtools_platform.kit.process import free_port
@@ -90,6 +95,20 @@ def test_migrating_again_changes_nothing(clean: Engine):
     migrate(clean)
     with clean.connect() as connection:
         assert connection.scalar(select(func.count()).select_from(tasks)) == 1
+
+
+def test_the_step_is_known_without_the_migrations_library(empty: Engine):
+    with empty.connect() as connection:
+        assert read_step(connection) is None
+    migrate(empty)
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    script = ScriptDirectory.from_config(config)
+    with empty.connect() as connection:
+        assert read_step(connection) == Step(str(script.get_current_head()), str(script.get_current_head()), True)
+    steps = list(script.walk_revisions())
+    assert all(Path(step.path).name.startswith(f"{step.revision}_") for step in steps)
+    assert sorted((step.revision for step in steps), reverse=True) == [step.revision for step in steps]
 
 
 def test_two_processes_may_migrate_at_once(empty: Engine, empty_database_url: str):

@@ -12,11 +12,12 @@ from devtools_platform.core.errors import Conflict, DiskFull, KeyReused, NotFoun
 from devtools_platform.core.tasks import TaskRequest
 from devtools_platform.kit.database import in_thread
 from devtools_platform.state.adapters.dbos.control import DbosControl
-from devtools_platform.state.api import StateParts, build_api
+from devtools_platform.state.api import build_api
 from devtools_platform.state.approvals import ApprovalDesk
 from devtools_platform.state.audit import AuditLog
 from devtools_platform.state.events import EventLog
 from devtools_platform.state.journal import Journal
+from devtools_platform.state.parts import StateParts
 from devtools_platform.state.service import StateService, Write
 from devtools_platform.state.tasks import TaskFilter
 

@@ -24,7 +24,7 @@ from devtools_platform.config import Settings
 from devtools_platform.core.errors import DevToolsError, Forbidden
 from devtools_platform.gateway.identity import Identity
 from devtools_platform.gateway.principal import AGENTS_SCOPE
-from devtools_platform.kit.http import error_response
+from devtools_platform.kit.guard import error_response
 
 log = logging.getLogger(__name__)
 

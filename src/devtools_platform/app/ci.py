@@ -18,13 +18,11 @@ from devtools_platform.integrations.types import Json
 GetRequest = Callable[[str], Awaitable[TaskRequest]]
 
 
-def ci_tools(settings: Settings, get_request: GetRequest) -> tuple[list[CiTools], httpx2.AsyncClient | None]:
+def ci_tools(settings: Settings, get_request: GetRequest) -> tuple[list[CiTools], httpx2.AsyncClient]:
     """The tool server `ci`, and the client it speaks through, which is the caller's to close.
 
-    Nothing where GitHub is not set up. Raises `BadInput` for half an App.
+    No server where GitHub is not set up. Raises `BadInput` for half an App.
     """
-    if not settings.github_repositories:
-        return [], None
     # Redirects are followed for job logs; a redirect to another host does not get our token.
     http = httpx2.AsyncClient(timeout=TIMEOUT_S, trust_env=True, follow_redirects=True)
     identity = choose_identity(settings, http)

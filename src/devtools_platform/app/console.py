@@ -36,7 +36,7 @@ from devtools_platform.core.errors import Unavailable
 from devtools_platform.gateway.adapters.audit_log import SqlAudit
 from devtools_platform.gateway.types import Policy
 from devtools_platform.observability.adapters.sql import SqlLedger
-from devtools_platform.state.api import StateParts
+from devtools_platform.state.parts import StateParts
 
 if TYPE_CHECKING:
     from devtools_platform.context.service import ContextService

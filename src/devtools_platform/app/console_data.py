@@ -27,7 +27,7 @@ from devtools_platform.console.types import (
 from devtools_platform.core.errors import NotFound, Unavailable
 from devtools_platform.core.tasks import Event, Page, Step, TaskRequest, TaskResult
 from devtools_platform.gateway.types import Policy
-from devtools_platform.state.api import StateParts
+from devtools_platform.state.parts import StateParts
 from devtools_platform.state.service import Write
 from devtools_platform.state.supervision import list_workers
 from devtools_platform.state.tasks import TaskFilter

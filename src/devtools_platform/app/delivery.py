@@ -215,9 +215,7 @@ def _read(file: Path) -> bytes:
 
 
 def deploy_tools(settings: Settings) -> list[DeployTools]:
-    """The gateway's read-only tools, where an inventory is there; none otherwise."""
-    if not settings.hosts_file.is_file():
-        return []
+    """The gateway's read-only tools, for a stack that has an inventory."""
     works = Delivery(settings, _quiet)
 
     async def make_plan(release: str) -> Plan:

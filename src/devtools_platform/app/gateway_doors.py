@@ -2,13 +2,13 @@
 
 import ssl
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TypedDict
 
 import sqlalchemy as sa
 
 from devtools_platform.app.home import Home
-from devtools_platform.app.sign_in import build_accounts
 from devtools_platform.config import Settings, program_environment, read_variables
 from devtools_platform.gateway.adapters.audit_log import SqlAudit
 from devtools_platform.gateway.audit import Audit
@@ -20,7 +20,8 @@ from devtools_platform.gateway.search import SearchMode
 from devtools_platform.gateway.secrecy import Secrets
 from devtools_platform.gateway.service import Gateway
 from devtools_platform.gateway.trust import ToolLock
-from devtools_platform.gateway.upstreams.connect import Connector
+from devtools_platform.gateway.upstreams.connect import Connector, SignIns
+from devtools_platform.gateway.upstreams.types import ServerSpec
 from devtools_platform.gateway.upstreams.upstream import Upstream
 
 
@@ -46,7 +47,7 @@ def open_doors(
         secrets,
         tls,
         {"data_dir": str(home.path), "python": sys.executable},
-        build_accounts(settings, home, tls, secrecy.learn),
+        _open_accounts(settings, home, tls, secrecy, specs.values()),
     )
     hub = Hub(
         gateway,
@@ -59,6 +60,17 @@ def open_doors(
     hosts = frozenset({*names(settings.gateway_hosts), settings.host})
     search = SearchMode(meanings=Meanings(embedder) if embedder is not None else None)
     return {"hub": hub, "identity": identity, "hosts": hosts, "search": search}
+
+
+def _open_accounts(
+    settings: Settings, home: Home, tls: ssl.SSLContext, secrecy: Secrets, specs: Iterable[ServerSpec]
+) -> SignIns | None:
+    """OAuth's client and its models, 20 MB, only where somebody signs in somewhere."""
+    if settings.gateway_client_metadata_url is None and all(spec.auth is None for spec in specs):
+        return None
+    from devtools_platform.app.sign_in import build_accounts
+
+    return build_accounts(settings, home, tls, secrecy.learn)
 
 
 def names(text: str) -> list[str]:

@@ -1,6 +1,7 @@
 """Whose tokens open the services of a stack."""
 
 import ssl
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
@@ -10,8 +11,9 @@ from devtools_platform.config import Settings
 from devtools_platform.core.errors import BadInput
 from devtools_platform.gateway.adapters.access_tokens import SqlTokens
 from devtools_platform.gateway.identity import Identity
-from devtools_platform.gateway.oidc import OidcCallers, Trust
-from devtools_platform.gateway.upstreams.fetch import Fetch
+
+if TYPE_CHECKING:
+    from devtools_platform.gateway.oidc import OidcCallers
 
 
 def open_identity(settings: Settings, home: Home, store: sa.Engine) -> Identity:
@@ -20,7 +22,7 @@ def open_identity(settings: Settings, home: Home, store: sa.Engine) -> Identity:
     return Identity(home.secret("secret"), SqlTokens(store), _oidc(settings), agents)
 
 
-def _oidc(settings: Settings) -> OidcCallers | None:
+def _oidc(settings: Settings) -> "OidcCallers | None":
     issuer, audience = settings.gateway_oidc_issuer, settings.gateway_oidc_audience
     if issuer is None:
         return None
@@ -29,5 +31,8 @@ def _oidc(settings: Settings) -> OidcCallers | None:
             "DEV_TOOLS_GATEWAY_OIDC_ISSUER needs DEV_TOOLS_GATEWAY_OIDC_AUDIENCE.",
             hint="A token that was made for another service must not open this one.",
         )
+    from devtools_platform.gateway.oidc import OidcCallers, Trust  # public keys and their library: only where asked for
+    from devtools_platform.gateway.upstreams.fetch import Fetch
+
     trust = Trust(issuer, audience, settings.gateway_oidc_claim, settings.gateway_oidc_scopes)
     return OidcCallers(trust, Fetch(ssl.create_default_context(), settings.gateway_oidc_allow_private))

@@ -12,7 +12,7 @@ from devtools_platform.core.tasks import FINAL, AskBefore, Event, TaskRequest
 from devtools_platform.integrations.types import Decision, OpenQuestion, TaskEvent, TaskView
 from devtools_platform.kit import schema
 from devtools_platform.kit.database import read_in_thread
-from devtools_platform.state.api import StateParts
+from devtools_platform.state.parts import StateParts
 from devtools_platform.state.service import Write
 
 RESULT = ("plan", "tests", "review", "commits", "degraded", "tokens", "cost_usd", "diff")

@@ -43,7 +43,7 @@ from devtools_platform.integrations.outbox import Outbox
 from devtools_platform.integrations.service import Integrations
 from devtools_platform.integrations.types import Json
 from devtools_platform.kit.git import fetch_ref, push_branch
-from devtools_platform.state.api import StateParts
+from devtools_platform.state.parts import StateParts
 
 log = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ import sqlalchemy as sa
 from devtools_platform.app.home import Home
 from devtools_platform.app.ledger import build_budgets
 from devtools_platform.app.provider_costs import DigitalOceanCosts, Reconciliation, stored_costs
+from devtools_platform.app.sinks import build_sinks
 from devtools_platform.config import Settings
 from devtools_platform.core.errors import BadInput, DevToolsError
 from devtools_platform.kit.telemetry import trace_id_for
-from devtools_platform.observability.adapters.otlp import OtlpSink, langfuse_sink, otlp_sink
 from devtools_platform.observability.adapters.otlp.langfuse import LangfuseReader
 from devtools_platform.observability.adapters.sql import Records, SqlLedger, SqlSpanStore
 from devtools_platform.observability.adapters.sql.gauges import refresh_gauges
@@ -41,22 +41,6 @@ SPANS_PATIENCE_S = 3.0
 LANGFUSE_PATIENCE_S = 30.0
 LAST_WORDS_S = 3.0
 """How long the end of a stack waits for its sinks. What they miss is sent by the next start."""
-
-
-def build_sinks(settings: Settings) -> list[OtlpSink]:
-    """Those the settings name. Raises `BadInput` for headers that cannot be read."""
-    sinks: list[OtlpSink] = []
-    if settings.langfuse_public_key and settings.langfuse_secret_key:
-        secret = settings.langfuse_secret_key.get_secret_value()
-        sinks.append(langfuse_sink(settings.langfuse_base_url, settings.langfuse_public_key, secret))
-    if settings.otlp_endpoint:
-        headers = settings.otlp_headers.get_secret_value() if settings.otlp_headers else ""
-        sinks.append(otlp_sink(settings.otlp_endpoint, headers))
-    return sinks
-
-
-def sink_names(settings: Settings) -> Sequence[str]:
-    return [sink.name for sink in build_sinks(settings)]
 
 
 class Observed:

@@ -4,48 +4,20 @@ An engine holds vectors of one model: another model has a place of its own, and 
 """
 
 import hashlib
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import sqlalchemy as sa
 
+from devtools_platform.app.embedder import Tell, choose_embedder
 from devtools_platform.config import Settings
 from devtools_platform.context.adapters.edge import EdgeEngine
 from devtools_platform.context.adapters.minilm import MiniLm
-from devtools_platform.context.adapters.openai_embeddings import EndpointEmbedder
 from devtools_platform.context.adapters.qdrant_server import COLLECTION, QdrantEngine
 from devtools_platform.context.adapters.sql.documents import SqlDocuments
 from devtools_platform.context.interfaces import ChunkEngine, Embedder, EngineAway
 from devtools_platform.context.remotes import Remotes
 from devtools_platform.context.service import ContextService
-from devtools_platform.core.errors import BadInput
-
-Tell = Callable[[str, str], None]
-
-
-def choose_embedder(settings: Settings, tell: Tell) -> Embedder | None:
-    """None for search by words only; that it comes to that is told. Raises `BadInput` for half an endpoint."""
-    if settings.embeddings == "endpoint":
-        return _connect(settings)
-    if settings.embeddings == "none":
-        return None
-    model = MiniLm()
-    if missing := model.find_missing():
-        tell("context", f"search by words only: {missing}")
-        return None
-    return model
-
-
-def _connect(settings: Settings) -> EndpointEmbedder:
-    url, model, size = settings.embedding_base_url, settings.embedding_model, settings.embedding_size
-    if url is None or model is None or size is None:
-        raise BadInput(
-            "DEV_TOOLS_EMBEDDINGS=endpoint needs an endpoint.",
-            hint="Set DEV_TOOLS_EMBEDDING_BASE_URL, DEV_TOOLS_EMBEDDING_MODEL and DEV_TOOLS_EMBEDDING_SIZE.",
-        )
-    key = settings.embedding_api_key
-    return EndpointEmbedder(url, model, size, key.get_secret_value() if key else None)
 
 
 def choose_engine(settings: Settings, folder: Path, embedder: Embedder | None, tell: Tell) -> ChunkEngine:

@@ -65,6 +65,9 @@ class JoinedWrites:
         if self._size > JOINED_BYTES:  # or who writes without a pause would never be told to wait
             self._send()
 
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
     def close(self) -> None:
         self._send()
         self._transport.close()
@@ -90,6 +93,21 @@ class QuietServer(uvicorn.Server):
         yield
 
 
+def http_config(app: ASGIApp) -> uvicorn.Config:
+    """How every service of ours is served."""
+    return uvicorn.Config(
+        app,
+        http=Protocol,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        lifespan="on",
+        timeout_graceful_shutdown=3,
+        proxy_headers=False,
+        server_header=False,  # who asks need not know, and it would be checked for each answer
+    )
+
+
 @dataclass
 class Serving:
     """The HTTP servers of one stack."""
@@ -100,17 +118,7 @@ class Serving:
 
     async def serve(self, app: ASGIApp, sock: socket.socket) -> None:
         """Serve `app` on `sock`; returns when it answers. Raises `ProgramFailed` when its start fails."""
-        config = uvicorn.Config(
-            app,
-            http=Protocol,
-            ws="none",
-            log_config=None,
-            access_log=False,
-            lifespan="on",
-            timeout_graceful_shutdown=3,
-            proxy_headers=False,
-        )
-        server = QuietServer(config)
+        server = QuietServer(http_config(app))
         task = asyncio.create_task(server.serve(sockets=[sock]))
         self._servers.append((server, task))
         async with asyncio.timeout(START_TIMEOUT_S):

@@ -18,7 +18,7 @@ from devtools_platform.config import Settings
 from devtools_platform.config.settings import Service
 from devtools_platform.core.errors import BadInput
 from devtools_platform.state.adapters.dbos.control import DbosControl
-from devtools_platform.state.api import StateParts
+from devtools_platform.state.parts import StateParts
 
 Progress = Callable[[str, str], None]
 """Called with a part's name and what it is doing or where it listens."""

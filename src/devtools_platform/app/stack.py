@@ -18,10 +18,10 @@ import sqlalchemy as sa
 
 from devtools_platform.agents.adapters.git_workspaces import GitWorkspaces
 from devtools_platform.app.home import Home
-from devtools_platform.app.observing import Observed, sink_names
 from devtools_platform.app.recording import log_to, log_to_terminal, trace_to
 from devtools_platform.app.services import start_services
 from devtools_platform.app.serving import Serving, bind
+from devtools_platform.app.sinks import sink_names
 from devtools_platform.app.site import ALL_SERVICES, Progress, Site, Urls, cancel, has_integrations
 from devtools_platform.config import Settings
 from devtools_platform.config.settings import Service
@@ -30,14 +30,15 @@ from devtools_platform.kit import database
 from devtools_platform.observability.adapters.sql import SqlSpanStore
 from devtools_platform.state.adapters.dbos.control import DbosControl
 from devtools_platform.state.adapters.embedded_postgres import EmbeddedPostgres
-from devtools_platform.state.api import StateParts
 from devtools_platform.state.approvals import ApprovalDesk
 from devtools_platform.state.audit import AuditLog
 from devtools_platform.state.events import EventLog
+from devtools_platform.state.parts import StateParts
 from devtools_platform.state.service import StateService
 
 if TYPE_CHECKING:
     from devtools_platform.app.models import ServedModel
+    from devtools_platform.app.observing import Observed
 
 _PUBLISHED_AS = {"integrations": "webhooks"}
 """What of a service is at its address, where that is not all of it."""
@@ -56,6 +57,17 @@ class Running:
     model: "ServedModel | None"
     """None where no agents run."""
     started_in_s: float
+
+
+def facts_of(running: Running) -> dict[str, Any]:
+    """What `up --json` prints."""
+    info = running.model.info if running.model else None
+    return {
+        "urls": dict(running.urls.known),
+        "console_link": running.console_link,
+        "model": info.model_dump() if info else None,
+        "started_in_s": round(running.started_in_s, 2),
+    }
 
 
 @dataclass
@@ -131,7 +143,7 @@ class Stack:
     ) -> Running:
         store, url = await self._start_database(cleanup)
         spans = SqlSpanStore(store, sink_names(self.settings))
-        observed = Observed(self.settings, home, store) if "state" in self.services else None
+        observed = self._observe(home, store)
         if observed is not None:
             cleanup.push_async_callback(observed.stop)
         tracing = cleanup.enter_context(trace_to(spans, self.settings))
@@ -151,6 +163,13 @@ class Stack:
         link = await self._invite(site)
         model = runtimes.main if runtimes else None
         return Running(home.path, urls, site.token, link, model, time.perf_counter() - began)
+
+    def _observe(self, home: Home, store: sa.Engine) -> "Observed | None":
+        if "state" not in self.services:
+            return None
+        from devtools_platform.app.observing import Observed
+
+        return Observed(self.settings, home, store)
 
     async def _invite(self, site: Site) -> str | None:
         if "console" not in self.services:

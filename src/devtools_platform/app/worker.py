@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from devtools_platform.app.crew import build_crew
 from devtools_platform.app.home import Home
 from devtools_platform.app.models import describe_model
-from devtools_platform.app.observing import sink_names
 from devtools_platform.app.recording import log_to, silence_banner, trace_to
 from devtools_platform.app.runtimes import choose_runtimes
+from devtools_platform.app.sinks import sink_names
 from devtools_platform.config import Settings
 from devtools_platform.core.errors import BadInput, NotRunning
 from devtools_platform.kit import database

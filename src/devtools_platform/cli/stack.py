@@ -3,7 +3,6 @@
 import asyncio
 import signal
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -11,6 +10,7 @@ import typer
 from rich.text import Text
 
 from devtools_platform.app.releases import Release, current_release
+from devtools_platform.cli.apart import become
 from devtools_platform.cli.output import err, out, print_json, program, progress
 from devtools_platform.config import Settings, load_settings
 from devtools_platform.config.settings import Service
@@ -37,6 +37,8 @@ def up(
     """
     services = read_services(only)
     settings = stack_settings(data_dir, host=host, free_ports=free_ports)
+    if only is not None:
+        become(_overrides(data_dir, host, free_ports=free_ports), services, as_json=as_json)
     from devtools_platform.app.serving import run  # takes seconds to import: only where it is run
 
     run(_up(settings, services, as_json=as_json))
@@ -44,10 +46,12 @@ def up(
 
 def stack_settings(data_dir: Path | None, *, host: str | None = None, free_ports: bool = False) -> Settings:
     """The settings with this command's flags on top."""
+    return load_settings(_overrides(data_dir, host, free_ports=free_ports))
+
+
+def _overrides(data_dir: Path | None, host: str | None, *, free_ports: bool) -> dict[str, Any]:
     overrides: dict[str, Any] = {"data_dir": data_dir and data_dir.absolute(), "host": host}
-    if free_ports:
-        overrides |= dict.fromkeys(PORTS, 0)
-    return load_settings(overrides)
+    return overrides | (dict.fromkeys(PORTS, 0) if free_ports else {})
 
 
 def read_services(text: str | None) -> frozenset[Service]:
@@ -65,7 +69,7 @@ def read_services(text: str | None) -> frozenset[Service]:
 
 
 async def _up(settings: Settings, services: frozenset[Service], *, as_json: bool) -> None:
-    from devtools_platform.app.stack import Stack  # takes seconds to import: only where it is run
+    from devtools_platform.app.stack import Stack, facts_of  # takes seconds to import: only where it is run
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -73,23 +77,13 @@ async def _up(settings: Settings, services: frozenset[Service], *, as_json: bool
         loop.add_signal_handler(name, stop.set)
     async with Stack(settings, progress, services).run() as running:
         if as_json:
-            print_json(_facts(running))
+            print_json(facts_of(running))
             sys.stdout.flush()
         else:
             _greet(running)
         await stop.wait()
         err.print("  stopping")
     err.print("  stopped")
-
-
-def _facts(running: "Running") -> Mapping[str, Any]:
-    info = running.model.info if running.model else None
-    return {
-        "urls": dict(running.urls.known),
-        "console_link": running.console_link,
-        "model": info.model_dump() if info else None,
-        "started_in_s": round(running.started_in_s, 2),
-    }
 
 
 def _greet(running: "Running") -> None:

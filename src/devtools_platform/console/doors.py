@@ -22,7 +22,7 @@ from devtools_platform.console.render import Renderer
 from devtools_platform.console.sessions import LINK_LIFETIME_S, OWNER, LoginLinks, Sessions
 from devtools_platform.console.sign_in import SignInDoors
 from devtools_platform.core.errors import BadInput, DevToolsError, NotFound, Unauthorized
-from devtools_platform.kit.http import error_response, has_token
+from devtools_platform.kit.guard import error_response, has_token
 from devtools_platform.kit.metrics import render_metrics
 
 MAX_LINK_BODY = 10_000

@@ -16,7 +16,7 @@ from devtools_platform.console.addresses import Addresses
 from devtools_platform.console.interfaces import PersonalTokens
 from devtools_platform.console.render import Renderer
 from devtools_platform.console.sessions import Session, Sessions
-from devtools_platform.kit.http import LATENCY, OPEN_PATHS, REQUESTS
+from devtools_platform.kit.guard import LATENCY, OPEN_PATHS, REQUESTS
 
 CALLBACK = "/sign-in/callback"
 """Where an identity provider sends the browser back to."""

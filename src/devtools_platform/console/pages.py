@@ -14,7 +14,7 @@ from devtools_platform.console.interfaces import Stack
 from devtools_platform.console.render import Renderer
 from devtools_platform.console.sessions import Session, has_csrf
 from devtools_platform.core.errors import BadInput, Forbidden, Unavailable
-from devtools_platform.kit.http import MAX_BODY_BYTES
+from devtools_platform.kit.guard import MAX_BODY_BYTES
 
 log = logging.getLogger(__name__)
 

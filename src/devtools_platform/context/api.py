@@ -16,12 +16,13 @@ from devtools_platform.context.custody import Custody, Saved
 from devtools_platform.context.documents_api import add_document_routes
 from devtools_platform.context.library import Library
 from devtools_platform.context.names import name_collection
-from devtools_platform.context.questions import MAX_LIMIT, MAX_QUERY_CHARS
+from devtools_platform.context.questions import MAX_LIMIT
 from devtools_platform.context.remotes import Remotes, name_remote
 from devtools_platform.context.service import ContextService
-from devtools_platform.context.types import Freshness, Hit, IndexStatus, Lines, RepoSource, Symbol
+from devtools_platform.context.types import MAX_QUERY_CHARS, Freshness, Hit, IndexStatus, Lines, RepoSource, Symbol
 from devtools_platform.core.errors import BadInput, Forbidden, NotFound, Unavailable
-from devtools_platform.kit.http import create_app, has_token
+from devtools_platform.kit.guard import has_token
+from devtools_platform.kit.http import create_app
 
 PART_BYTES = 1 << 20
 HEALTH_S = 1.5

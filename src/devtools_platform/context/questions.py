@@ -25,7 +25,7 @@ from devtools_platform.context.interfaces import ChunkEngine, DocumentStore, Emb
 from devtools_platform.context.manifest import Manifest, ManifestStore
 from devtools_platform.context.navigation import MAX_LINES, choose_files, cut_lines, find_symbol_at, make_map
 from devtools_platform.context.ranking import Ranked, fit, rank
-from devtools_platform.context.types import Candidate, Freshness, Hit, Lines, Symbol
+from devtools_platform.context.types import MAX_QUERY_CHARS, Candidate, Freshness, Hit, Lines, Symbol
 from devtools_platform.core.errors import BadInput, NotFound, Unavailable
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,6 @@ SYMBOL_TOKENS = 4_000
 RELATED_TOKENS = 4_000
 MAP_TOKENS_PER_FILE = 10
 """What the shortest line of a map takes."""
-MAX_QUERY_CHARS = 2_000
 MAX_LIMIT = 50
 
 

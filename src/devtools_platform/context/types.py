@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
+MAX_QUERY_CHARS = 2_000
+"""Of a question; what is longer is no question."""
+
 RepoSource = Literal["commit", "files"]
 """What the index of a repository follows: the commit at HEAD, or the files on disk with their uncommitted changes."""
 Source = Literal["commit", "files", "documents"]

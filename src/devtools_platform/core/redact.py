@@ -47,18 +47,23 @@ def redact(value: Any) -> Any:
     return value
 
 
-_STARTS = (
-    *("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "doo_v1_", "dop_v1_", "dor_v1_", "sk-", "lin_api_"),
-    *("lin_oauth_", "AKIA", "xoxa-", "xoxb-", "xoxp-", "xoxr-", "xoxs-", "eyJ", "-----BEGIN"),
-)
-"""Every shape above begins with one of these; looking for them costs a hundredth of the search."""
+_STARTS = {
+    "_": (
+        *("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "doo_v1_", "dop_v1_", "dor_v1_", "lin_api_"),
+        "lin_oauth_",
+    ),
+    "-": ("sk-", "xoxa-", "xoxb-", "xoxp-", "xoxr-", "xoxs-", "-----BEGIN"),
+    "AKIA": ("AKIA",),
+    "eyJ": ("eyJ",),
+}
+"""Every shape above begins with one of these, by what to look for first: that costs a hundredth of the search."""
 _AFTER_SCHEME = re.compile(r"://[^\s:/@]{0,200}:[^\s@/]{1,500}@")
 
 
 def holds_secret(text: str) -> bool:
     """Whether `text` has any known shape of secret, as fast as that can be said."""
-    for start in _STARTS:
-        if start in text:
+    for sign, starts in _STARTS.items():
+        if sign in text and any(start in text for start in starts):
             if _SHAPES.search(text) is not None:
                 return True
             break

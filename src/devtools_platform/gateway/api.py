@@ -1,61 +1,43 @@
 """The gateway's front door (:8000): MCP at `/mcp` for agents, REST for people and scripts.
 
-REST takes the stack's own token for everything, and a named token (`dev-tools token create`) for tools alone.
+MCP, health and metrics need no framework. REST does, and is loaded when it is first asked for: a gateway that only
+agents call is spared 12 MB.
 """
 
-import time
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import asdict
+import asyncio
+import traceback
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import msgspec
 import yaml
-from fastapi import FastAPI, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from devtools_platform.core.errors import (
-    BadInput,
-    DevToolsError,
-    Forbidden,
-    NotFound,
-    ToolFailed,
-    Unavailable,
-)
-from devtools_platform.core.tools import Caller
+from devtools_platform.core.errors import DevToolsError, Forbidden
 from devtools_platform.gateway.audit import GENESIS, Audit, Line
 from devtools_platform.gateway.front.endpoint import McpEndpoint
 from devtools_platform.gateway.front.resource import Resource, is_metadata
 from devtools_platform.gateway.hub import Hub
-from devtools_platform.gateway.identity import DEFAULT_DAYS, MAX_DAYS, Identity, describe
-from devtools_platform.gateway.mcp.exchange import Call, Client, Silent
-from devtools_platform.gateway.mcp.messages import INVALID_PARAMS, REFUSED, UNAVAILABLE, RpcError, decode, raw
-from devtools_platform.gateway.offer import Entry
-from devtools_platform.gateway.principal import Principal
-from devtools_platform.gateway.results import as_tool_result
+from devtools_platform.gateway.identity import Identity
+from devtools_platform.gateway.principal import OPERATOR
 from devtools_platform.gateway.search import SearchMode
 from devtools_platform.gateway.secrecy import Secrets
 from devtools_platform.gateway.service import Gateway
-from devtools_platform.gateway.trust import Quarantined, ToolLock
+from devtools_platform.gateway.trust import ToolLock
 from devtools_platform.gateway.types import Policy
-from devtools_platform.gateway.upstreams.upstream import Upstream
-from devtools_platform.kit.http import create_app, error_response
-
-MAX_OVERLAP_S = 30 * 86_400
-"""Longest a token may count beside the one that replaced it."""
-
-OPERATOR = Principal(
-    "operator",
-    "the operator",
-    Caller("operator", "person", collections=("*",)),
-    None,
-    ("tools:*", "context:*"),
-    sees_all=True,
+from devtools_platform.kit.guard import (
+    OPEN_PATHS,
+    Guard,
+    HealthCheck,
+    answer_health,
+    answer_metrics,
+    error_response,
 )
-"""Who holds the stack's own token."""
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 
 def load_policy() -> Policy:
@@ -78,26 +60,68 @@ class NoAudit:
 
 
 class App:
-    """`/mcp` as raw ASGI, everything else with FastAPI."""
+    """`/mcp`, `/health` and `/metrics` as raw ASGI, everything else by `build_rest`."""
 
-    def __init__(self, rest: FastAPI, mcp: McpEndpoint, identity: Identity, token: str) -> None:
-        self.rest = rest
+    def __init__(
+        self,
+        mcp: McpEndpoint,
+        identity: Identity,
+        *,
+        token: str,
+        health: HealthCheck,
+        running: Callable[[], AbstractAsyncContextManager[None]],
+        build_rest: "Callable[[], FastAPI]",
+    ) -> None:
         self.mcp = mcp
+        self.build_rest = build_rest
         self._identity = identity
         self._token = token
+        self._health = health
+        self._running = running
+        self._open = Guard(self._answer_anybody, service="gateway", token=token, open_paths=OPEN_PATHS)
+        self._rest: asyncio.Task[ASGIApp] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.rest(scope, receive, send)
-        elif scope["path"] == "/mcp" or scope["path"].startswith("/mcp/") or is_metadata(scope["path"]):
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+            return
+        path: str = scope["path"]
+        if path == "/mcp" or path.startswith("/mcp/") or is_metadata(path):
             await self.mcp(scope, receive, send)
+        elif path in OPEN_PATHS and scope["method"] == "GET":
+            await self._open(scope, receive, send)
         else:
             try:
                 scope = self._as_principal(scope)
             except DevToolsError as error:
                 await error_response(error)(scope, receive, send)
                 return
-            await self.rest(scope, receive, send)
+            await (await self._load_rest())(scope, receive, send)
+
+    async def _answer_anybody(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_health = scope["path"] == "/health"
+        answer = await answer_health("gateway", self._health) if is_health else answer_metrics("gateway")
+        await answer(scope, receive, send)
+
+    async def _load_rest(self) -> ASGIApp:
+        """In a thread: it takes a third of a second, in which calls go on."""
+        if self._rest is None:
+            self._rest = asyncio.create_task(asyncio.to_thread(self.build_rest))
+        return await asyncio.shield(self._rest)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        """ASGI's lifespan protocol around `running`."""
+        phase = "startup"
+        await receive()
+        try:
+            async with self._running():
+                await send({"type": "lifespan.startup.complete"})
+                phase = "shutdown"
+                await receive()
+        except BaseException:
+            await send({"type": f"lifespan.{phase}.failed", "message": traceback.format_exc()})
+            raise
+        await send({"type": "lifespan.shutdown.complete"})
 
     def _as_principal(self, scope: Scope) -> Scope:
         """A named token opens what concerns tools; behind it the request goes on with the stack's token."""
@@ -113,38 +137,6 @@ class App:
         headers = [(k, v) for k, v in scope["headers"] if k != b"authorization"]
         headers.append((b"authorization", f"Bearer {self._token}".encode()))
         return {**scope, "headers": headers, "devtools.principal": principal}
-
-
-class ToolCall(BaseModel):
-    """Arguments of a call, and optionally the key that names it for good."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    arguments: dict[str, Any] = Field(default_factory=dict)
-    key: str | None = Field(default=None, max_length=200)
-    approval: str | None = Field(default=None, max_length=200)
-    is_confirmed: bool = False
-    """The operator has seen what it does and wants it, where a person must be asked."""
-
-
-class NewToken(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    name: str
-    scopes: list[str]
-    agent: str | None = None
-    task_id: str | None = None
-    days: float = Field(default=DEFAULT_DAYS, gt=0, le=MAX_DAYS)
-    per_minute: int | None = Field(default=None, ge=1, le=1_000_000)
-
-
-class Approval(BaseModel):
-    """Which tools to take out of quarantine, each with the hash that was looked at."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    tools: dict[str, str]
-    accept_findings: bool = False
 
 
 def build_api(
@@ -171,7 +163,7 @@ def build_api(
     mcp = McpEndpoint(hub, identity.verify, hosts=hosts, search=search, resource=resource)
 
     async def health() -> dict[str, Any]:
-        servers = {name: _state(upstream, hub) for name, upstream in hub.offer.upstreams.items()}
+        servers = {name: hub.offer.facts_of(upstream) for name, upstream in hub.offer.upstreams.items()}
         return {"servers": len(gateway.servers) + len(servers), "tools": len(hub.offer.entries()), "upstreams": servers}
 
     def prepare_search() -> None:
@@ -179,7 +171,7 @@ def build_api(
             search.prepare(hub)
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+    async def running() -> AsyncGenerator[None]:
         await identity.load()
         hub.offer.listeners.add(prepare_search)
         if oidc is not None:
@@ -195,177 +187,9 @@ def build_api(
             if oidc is not None:
                 await oidc.stop()
 
-    app = create_app("gateway", token=token, health=health, lifespan=lifespan)
-    _add_tools(app, gateway, hub, search)
-    _add_trust(app, hub)
-    _add_tokens(app, identity)
-    _add_audit(app, hub.audit)
-    return App(app, mcp, identity, token)
+    def build_rest() -> "FastAPI":
+        from devtools_platform.gateway import rest
 
+        return rest.build_rest(gateway, hub, search, identity, token=token, health=health)
 
-def _principal(request: Request) -> Principal:
-    return request.scope.get("devtools.principal", OPERATOR)
-
-
-def _add_tools(app: FastAPI, gateway: Gateway, hub: Hub, search: SearchMode) -> None:
-    @app.get("/servers", tags=["tools"])
-    async def list_servers() -> list[dict[str, Any]]:
-        own = [
-            {"name": s.name, "kind": "own", "state": "ready", "tools": len(s.list_tools()), "quarantined": 0}
-            for s in gateway.servers
-        ]
-        return own + [{"name": name, **_state(upstream, hub)} for name, upstream in hub.offer.upstreams.items()]
-
-    @app.get("/tools", tags=["tools"])
-    async def list_tools(request: Request, agent: str | None = None) -> list[dict[str, Any]]:
-        """With `agent`: what that agent may call outside tasks, as a managed one does."""
-        principal = _principal(request)
-        if agent is not None and principal is OPERATOR:
-            principal = Principal("preview", agent, Caller("token:preview", agent), agent, ("tools:*",))
-        return [_describe(entry, hub, principal) for entry in hub.offer.view(principal).entries.values()]
-
-    @app.get("/tools/search", tags=["tools"])
-    async def search_tools(
-        request: Request,
-        q: Annotated[str, Query(min_length=1, max_length=1000)],
-        limit: Annotated[int, Query(ge=1, le=50)] = 5,
-    ) -> list[dict[str, Any]]:
-        principal = _principal(request)
-        found, by = await search.find(hub, principal, q, limit)
-        return [{**_describe(entry, hub, principal), "ranked_by": by} for entry in found]
-
-    @app.post("/tools/{server}/{tool}", tags=["tools"])
-    async def call_tool(server: str, tool: str, call: ToolCall, request: Request) -> dict[str, Any]:
-        principal = _principal(request)
-        try:
-            entry = hub.offer.find(principal, f"{server}_{tool}")
-            return await _call(hub, principal, entry, call)
-        except RpcError as error:
-            raise _as_ours(error) from None
-
-    _ = (list_servers, list_tools, search_tools, call_tool)
-
-
-async def _call(hub: Hub, principal: Principal, entry: Entry, call: ToolCall) -> dict[str, Any]:
-    began = time.perf_counter()
-    if call.is_confirmed and principal is not OPERATOR:
-        raise Forbidden("Only who holds the stack's own token can confirm a call.", hint="Leave out `is_confirmed`.")
-    request = Call("tools/call", {"name": raw(entry.name), "arguments": raw(call.arguments)})
-    exchange = Silent(Client(principal.id))
-    answer = await hub.call(
-        principal, entry, request, exchange, key=call.key, approval=call.approval, is_confirmed=call.is_confirmed
-    )
-    result = as_tool_result(answer)
-    return {
-        "text": result.text,
-        "data": result.data,
-        "is_error": result.is_error,
-        "content": decode(answer).get("content", []),
-        "duration_s": round(time.perf_counter() - began, 6),
-    }
-
-
-def _as_ours(error: RpcError) -> DevToolsError:
-    data: Any = error.data
-    if error.code == REFUSED:
-        hint = str(data.get("hint", "")) if isinstance(data, dict) else ""  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
-        return Forbidden(error.message, hint=hint)
-    if error.code == UNAVAILABLE:
-        return Unavailable(error.message, hint="See `dev-tools tools doctor`.")
-    if error.message.startswith("There is no tool"):
-        return NotFound(error.message, hint="See `dev-tools tools list`.")
-    if error.code == INVALID_PARAMS:
-        return BadInput(error.message, hint="See the tool's input schema: `dev-tools tools list --json`.")
-    return ToolFailed(error.message, hint="Read the message; the tool's server sent it.")
-
-
-def _add_trust(app: FastAPI, hub: Hub) -> None:
-    @app.get("/quarantine", tags=["trust"])
-    async def list_quarantine(server: str | None = None) -> list[dict[str, Any]]:
-        return [_held(name, q) for name, q in hub.offer.quarantine.items() if server in {None, q.server}]
-
-    @app.post("/servers/{server}/approve", tags=["trust"])
-    async def approve(server: str, approval: Approval) -> dict[str, Any]:
-        approved = hub.offer.approve_tools(server, approval.tools, accept_findings=approval.accept_findings)
-        return {"server": server, "approved": approved, "lock": str(hub.offer.lock.file)}
-
-    _ = (list_quarantine, approve)
-
-
-def _add_tokens(app: FastAPI, identity: Identity) -> None:
-    @app.get("/tokens", tags=["tokens"])
-    async def list_tokens() -> list[Mapping[str, object]]:
-        return [describe(record) for record in identity.list_tokens()]
-
-    @app.post("/tokens", tags=["tokens"], status_code=201)
-    async def create_token(new: NewToken) -> dict[str, object]:
-        record, token = await identity.create(
-            new.name, scopes=new.scopes, agent=new.agent, task_id=new.task_id, days=new.days, per_minute=new.per_minute
-        )
-        return {**describe(record), "token": token}
-
-    @app.post("/tokens/{id_}/rotate", tags=["tokens"])
-    async def rotate_token(
-        id_: str, overlap_s: Annotated[float, Query(ge=0, le=MAX_OVERLAP_S)] = 0
-    ) -> dict[str, object]:
-        """The old token counts for `overlap_s` more, so that whoever holds it can be told of the new one."""
-        record, token = await identity.rotate(id_, overlap_s)
-        return {**describe(record), "token": token}
-
-    @app.delete("/tokens/{id_}", tags=["tokens"])
-    async def revoke_token(id_: str) -> Mapping[str, object]:
-        return describe(await identity.revoke(id_))
-
-    _ = (list_tokens, create_token, rotate_token, revoke_token)
-
-
-def _add_audit(app: FastAPI, audit: Audit) -> None:
-    @app.get("/audit", tags=["audit"])
-    async def list_audit(
-        after: Annotated[int, Query(ge=0, le=2**53)] = 0, limit: Annotated[int, Query(ge=1, le=500)] = 100
-    ) -> list[dict[str, Any]]:
-        return [msgspec.structs.asdict(line) for line in await audit.store.read(after, limit)]
-
-    @app.get("/audit/verification", tags=["audit"])
-    async def verify_audit() -> dict[str, Any]:
-        await audit.flush()
-        return asdict(await audit.verify())
-
-    _ = (list_audit, verify_audit)
-
-
-def _describe(entry: Entry, hub: Hub, principal: Principal) -> dict[str, Any]:
-    return {
-        "name": entry.full,
-        "server": entry.server,
-        "description": entry.description,
-        "is_read_only": entry.is_read_only,
-        "decision": hub.decision(principal, entry),
-        "input_schema": entry.schema,
-    }
-
-
-def _state(upstream: Upstream, hub: Hub) -> dict[str, Any]:
-    facts = upstream.link.facts if upstream.link is not None else None
-    return {
-        "kind": "command" if upstream.spec.command else "openapi" if upstream.spec.openapi else "url",
-        "state": upstream.state,
-        "reason": upstream.reason or None,
-        "protocol": facts.version if facts else None,
-        "release": facts.release if facts else None,
-        "tools": sum(entry.upstream is upstream for entry in hub.offer.entries().values()),
-        "quarantined": sum(held.server == upstream.name for held in hub.offer.quarantine.values()),
-        "restarts": upstream.restarts,
-    }
-
-
-def _held(name: str, held: Quarantined) -> dict[str, Any]:
-    return {
-        "name": name,
-        "server": held.server,
-        "tool": held.tool,
-        "reason": held.reason,
-        "digest": held.digest,
-        "description": held.description,
-        "findings": [{"where": f.where, "what": f.what} for f in held.findings],
-    }
+    return App(mcp, identity, token=token, health=health, running=running, build_rest=build_rest)

@@ -8,15 +8,15 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
 from msgspec import Raw
 from opentelemetry import trace
 from opentelemetry.context import attach, detach
-from opentelemetry.trace import NonRecordingSpan, Span, SpanContext
+from opentelemetry.trace import NonRecordingSpan, SpanContext
 
 from devtools_platform.core.approvals import ApprovalRule
 from devtools_platform.core.errors import Forbidden
@@ -157,17 +157,13 @@ class Hub:
                 answer = wire_result(cut_text(kept, cap) if cap else kept)
                 result = bytes(answer)
                 return answer
-            with self._span(principal, entry, call.meta) as span:
-                context = span.get_span_context()
-                trace_id = f"{context.trace_id:032x}"
-                call.meta["traceparent"] = Raw(
-                    f'"00-{trace_id}-{context.span_id:016x}-{int(context.trace_flags):02x}"'.encode()
-                )
+            with self._span(principal, entry, call.meta) as (trace_id, parent):
+                call.meta["traceparent"] = parent
                 answer = self.secrets.redact(await self.send(entry.upstream, call, exchange))
                 result = bytes(answer)
                 if len(result) > cap:
                     answer = cut(answer, cap)
-                outcome = "error" if b'"isError":true' in result.replace(b" ", b"")[-4000:] else "ok"
+                outcome = "error" if b'"isError":true' in result[-4000:].replace(b" ", b"") else "ok"
                 return answer
         except RpcError as error:
             outcome = "denied" if error.code == REFUSED else "error"
@@ -328,17 +324,31 @@ class Hub:
             return await self.rounds.send(upstream.request, call, exchange)
         return await upstream.request(call, exchange)
 
-    def _span(self, principal: Principal, entry: Entry, meta: Params) -> AbstractContextManager[Span]:
-        """A span in the caller's trace. Under load most are only passed on: the audit log has every call."""
+    def _span(self, principal: Principal, entry: Entry, meta: Params) -> AbstractContextManager[tuple[str, Raw]]:
+        """A span in the caller's trace: the trace's id, and the `traceparent` to pass on.
+
+        Under load most are only passed on: the audit log has every call.
+        """
         parent = parent_of(read_text(meta.get("traceparent")), principal)
         if self.limits.wait_s("", "spans", SPANS_PER_MINUTE):
-            trace_id = parent.trace_id if parent is not None else random.getrandbits(127) + 1
-            span_id = random.getrandbits(63) + 1
-            return nullcontext(NonRecordingSpan(SpanContext(trace_id, span_id, is_remote=False)))
+            ids = parent.trace_id if parent is not None else random.getrandbits(127) + 1, random.getrandbits(63) + 1
+            return nullcontext(_trace_of(*ids, is_recorded=False))
+        return self._recorded(principal, entry, parent)
+
+    @contextmanager
+    def _recorded(self, principal: Principal, entry: Entry, parent: SpanContext | None) -> Generator[tuple[str, Raw]]:
         context = trace.set_span_in_context(NonRecordingSpan(parent)) if parent is not None else None
         attributes = {"gen_ai.tool.name": entry.full, "devtools.principal": principal.id, **owner_of(principal)}
-        return tracer.start_as_current_span(f"tools/call {entry.full}", context=context, attributes=attributes)
+        name = f"tools/call {entry.full}"
+        with tracer.start_as_current_span(name, context=context, attributes=attributes) as span:
+            own = span.get_span_context()
+            yield _trace_of(own.trace_id, own.span_id, is_recorded=own.trace_flags.sampled)
 
     def clean(self, error: RpcError) -> RpcError:
         data = self.secrets.redact(raw(error.data)) if error.data is not None else None
         return RpcError(error.code, self.secrets.mask(error.message), data)
+
+
+def _trace_of(trace_id: int, span_id: int, *, is_recorded: bool) -> tuple[str, Raw]:
+    id_ = f"{trace_id:032x}"
+    return id_, Raw(f'"00-{id_}-{span_id:016x}-0{is_recorded:d}"'.encode())

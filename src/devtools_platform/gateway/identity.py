@@ -8,12 +8,11 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from devtools_platform.core.agents import AGENTS, AgentName
 from devtools_platform.core.errors import BadInput, DevToolsError, NotFound, Unauthorized, Unavailable
 from devtools_platform.core.tools import Caller
-from devtools_platform.gateway.oidc import OidcCallers
 from devtools_platform.gateway.principal import (
     AGENTS_SCOPE,
     COLLECTIONS,
@@ -23,6 +22,9 @@ from devtools_platform.gateway.principal import (
     run_principal,
 )
 from devtools_platform.kit.tokens import is_run_token, verify_run_token
+
+if TYPE_CHECKING:
+    from devtools_platform.gateway.oidc import OidcCallers
 
 PREFIX = "dtg_"
 """So that scanners, ours among them, know a token of this gateway when they see one."""
@@ -73,7 +75,7 @@ class Identity:
         self,
         secret: str,
         store: TokenStore | None = None,
-        oidc: OidcCallers | None = None,
+        oidc: "OidcCallers | None" = None,
         agents: Sequence[AgentName] = AGENTS,
     ) -> None:
         self.oidc = oidc

@@ -213,6 +213,20 @@ class Offer:
     def entries(self) -> Mapping[str, Entry]:
         return self._entries
 
+    def facts_of(self, upstream: Upstream) -> dict[str, Any]:
+        """A server's state, for people."""
+        facts = upstream.link.facts if upstream.link is not None else None
+        return {
+            "kind": "command" if upstream.spec.command else "openapi" if upstream.spec.openapi else "url",
+            "state": upstream.state,
+            "reason": upstream.reason or None,
+            "protocol": facts.version if facts else None,
+            "release": facts.release if facts else None,
+            "tools": sum(entry.upstream is upstream for entry in self._entries.values()),
+            "quarantined": sum(held.server == upstream.name for held in self.quarantine.values()),
+            "restarts": upstream.restarts,
+        }
+
     def why_none(self, principal: Principal) -> str:
         """Why a caller sees no tool at all: an empty list would have a model invent some."""
         if principal.scopes is not None and not any(principal.permits(name) for name in self._entries):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 
 from devtools_platform.core.agents import AgentName
 from devtools_platform.core.errors import Unauthorized
@@ -43,10 +44,21 @@ class Principal:
             scope.startswith(TOOLS) and fnmatchcase(tool, scope.removeprefix(TOOLS)) for scope in self.scopes
         )
 
-    @property
+    @cached_property
     def policy_key(self) -> tuple[str | None, tuple[str, ...] | None, bool, bool]:
         """Callers with the same key see the same catalogue."""
         return (self.agent, self.scopes, self.sees_all, self.caller.has_task)
+
+
+OPERATOR = Principal(
+    "operator",
+    "the operator",
+    Caller("operator", "person", collections=("*",)),
+    None,
+    ("tools:*", "context:*"),
+    sees_all=True,
+)
+"""Who holds the stack's own token."""
 
 
 def run_principal(caller: Caller) -> Principal:

@@ -8,28 +8,35 @@ story; the tables are in `kit.schema`.
 """
 
 import functools
-import sqlite3
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import anyio.to_thread
-import psycopg
-from sqlalchemy import URL, Connection, Engine, Table, create_engine, exc, make_url, text
+from sqlalchemy import (
+    URL,
+    Column,
+    Connection,
+    Engine,
+    MetaData,
+    String,
+    Table,
+    create_engine,
+    exc,
+    inspect,
+    make_url,
+    select,
+    text,
+)
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.dialects import sqlite as sqlite_dialect
 
 from devtools_platform import __version__
 from devtools_platform.core.errors import Away, BadInput, Conflict, DevToolsError, DiskFull
 from devtools_platform.core.redact import redact_text
-from devtools_platform.kit import sqlite
 from devtools_platform.kit.schema import SCHEMA
-
-if TYPE_CHECKING:
-    from alembic.config import Config
 
 T = TypeVar("T")
 
@@ -37,10 +44,12 @@ CONNECT_TIMEOUT_S = 5
 MIGRATION_WAIT_S = 120
 MIGRATION_LOCK = 0x6465762D746F6F6C  # "dev-tool": any number nobody else in the database takes
 MIGRATIONS = Path(__file__).parent / "migrations"
-
 UNASKED_S = 1.0
 """So long after its last use a connection is taken to live. A step of an agent uses some forty, one after the other."""
 
+_VERSION = Table("alembic_version", MetaData(), Column("version_num", String), schema=SCHEMA)
+READS = "devtools_reads"
+"""Execution option of a connection whose transaction only reads; SQLite begins such a one differently."""
 _SQLSTATE_DISK_FULL = "53100"
 
 
@@ -48,6 +57,8 @@ def _ask_if_alive(connection: Any, record: Any, _: Any) -> None:
     """The server may have been restarted since the connection was last used: then the pool makes a new one."""
     if time.monotonic() - record.info.get("devtools_used", -UNASKED_S) < UNASKED_S:
         return
+    import psycopg  # loaded already where such a pool is: the driver is imported by the engine
+
     try:
         connection.execute("SELECT 1")
         connection.rollback()
@@ -70,6 +81,8 @@ def connect(url: str) -> Engine:
     """
     parsed = _parse(url)
     if parsed.get_backend_name() == "sqlite":
+        from devtools_platform.kit import sqlite  # and the engine with it: only where a URL names a file
+
         return sqlite.create(parsed, SCHEMA)
     return create_engine(
         parsed,
@@ -131,35 +144,39 @@ def migrate(engine: Engine) -> None:
     One transaction holds lock, check and every step: after a crash in the middle it is as if never begun.
     Raises `Conflict` when a newer release has been here, `Away` when the database is away.
     """
-    from alembic import command
-
-    config = _alembic()
     with transaction(engine) as connection:  # on SQLite the transaction is the lock
         if connection.dialect.name == "postgresql":
             connection.execute(text(f"SET LOCAL lock_timeout = '{MIGRATION_WAIT_S}s'"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
             connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
-        config.attributes["connection"] = connection
-        config.attributes["version_table_schema"] = schema_in(connection)
         step = read_step(connection)
         if step is not None and not step.is_known:
             raise step.refusal()
-        command.upgrade(config, "head")
+        if step is None or not step.is_current:
+            _upgrade(connection)
+
+
+def _upgrade(connection: Connection) -> None:
+    from alembic import command  # 20 MB that a process which finds its database up to date is spared
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    config.attributes["version_table_schema"] = schema_in(connection)
+    command.upgrade(config, "head")
 
 
 def read_step(connection: Connection) -> Step | None:
-    """None for a database that no stack has used."""
-    from alembic.runtime.migration import MigrationContext
-    from alembic.script import ScriptDirectory
-
-    script = ScriptDirectory.from_config(_alembic())
-    stored = MigrationContext.configure(
-        connection, opts={"version_table_schema": schema_in(connection)}
-    ).get_current_heads()
+    """None for a database that no stack has used. Read without Alembic, by its table and the steps' file names."""
+    schema = schema_in(connection)
+    if not inspect(connection).has_table(_VERSION.name, schema=schema):
+        return None
+    stored = set(connection.scalars(select(_VERSION.c.version_num)))
     if not stored:
         return None
-    known = {step.revision for step in script.walk_revisions()}
-    return Step(", ".join(sorted(stored)), str(script.get_current_head()), set(stored) <= known)
+    known = sorted(file.name.partition("_")[0] for file in (MIGRATIONS / "versions").glob("[0-9]*_*.py"))
+    return Step(", ".join(sorted(stored)), known[-1], stored <= set(known))
 
 
 def require_current(connection: Connection) -> None:
@@ -169,14 +186,6 @@ def require_current(connection: Connection) -> None:
         raise Conflict("The database is empty.", hint="Start the stack once: `dev-tools up`.")
     if not step.is_current:
         raise step.refusal()
-
-
-def _alembic() -> "Config":
-    from alembic.config import Config
-
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    return config
 
 
 def schema_in(connection: Connection) -> str | None:
@@ -204,7 +213,7 @@ async def read_in_thread(engine: Engine, fn: Callable[[Connection], T]) -> T:
 
     def run() -> T:
         with as_ours(), engine.connect() as connection:
-            connection.execution_options(postgresql_readonly=True, **{sqlite.READS: True})
+            connection.execution_options(postgresql_readonly=True, **{READS: True})
             with connection.begin():
                 return fn(connection)
 
@@ -236,7 +245,9 @@ def insert_each_once(
 @functools.cache  # built anew it costs more than the database's work; there is one for each place that calls
 def _insert_or_leave(dialect: str, table: Table, on: tuple[str, ...], *, is_told: bool) -> Any:
     # The same words in both dialects, but not in SQLAlchemy's common ones.
-    insert = sqlite_dialect.insert if dialect == "sqlite" else postgresql.insert
+    insert: Any = postgresql.insert
+    if dialect == "sqlite":
+        from sqlalchemy.dialects.sqlite import insert
     statement = insert(table).on_conflict_do_nothing(index_elements=list(on))
     return statement.returning(*(table.c[name] for name in on)) if is_told else statement
 
@@ -254,7 +265,9 @@ def as_ours() -> Generator[None]:
 
 
 def _translated(error: exc.DatabaseError | exc.TimeoutError) -> DevToolsError | None:
-    if isinstance(error, exc.DatabaseError) and isinstance(error.orig, sqlite3.Error):
+    if isinstance(error, exc.DatabaseError) and type(error.orig).__module__ == "sqlite3":
+        from devtools_platform.kit import sqlite
+
         return sqlite.translate(error)
     if isinstance(error, exc.DatabaseError) and not isinstance(error, exc.OperationalError):
         return None

@@ -14,13 +14,12 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc
 
 from devtools_platform.core.errors import BadInput, DevToolsError, DiskFull, Unavailable
+from devtools_platform.kit.database import READS
 
 BUSY_WAIT_S = 30
 """How long a writer waits for another to end; DBOS, which writes to the same file, waits as long."""
 OLDEST = (3, 35)
 """The first SQLite that answers an INSERT with RETURNING."""
-READS = "devtools_reads"
-"""Execution option of a connection whose transaction only reads."""
 
 _HINT = "Give sqlite:////absolute/path/file.db in a folder that exists and that you can write."
 _EXTENDED_CODE_BITS = 8

@@ -16,7 +16,7 @@ from typing import Protocol
 import httpx2
 
 from devtools_platform.core.errors import DevToolsError
-from devtools_platform.observability.interfaces import SpanRow
+from devtools_platform.observability.interfaces import Batch, SpanRow
 from devtools_platform.observability.metrics import EXPORT_FAILURES, SPANS_LOST, SPANS_PENDING, SPANS_SENT
 
 log = logging.getLogger(__name__)
@@ -45,16 +45,6 @@ class Sink(Protocol):
     async def send(self, http: httpx2.AsyncClient, rows: Sequence[SpanRow]) -> int:
         """Returns how many were taken. Raises `SinkAway` or `Rejected`."""
         ...
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What waits for a sink, the oldest first. `gone`: spans that are not stored any more."""
-
-    rows: Sequence[SpanRow]
-    gone: int
-    pending: int
-    """All that wait, with these."""
 
 
 class Outbox(Protocol):

@@ -28,6 +28,16 @@ class SpanRow:
 
 
 @dataclass(frozen=True)
+class Batch:
+    """What waits for a sink, the oldest first. `gone`: spans that are not stored any more."""
+
+    rows: Sequence[SpanRow]
+    gone: int
+    pending: int
+    """All that wait, with these."""
+
+
+@dataclass(frozen=True)
 class ModelCall:
     """One call of a model. Tokens as the endpoint counted them, None where it did not say."""
 

@@ -8,7 +8,7 @@ holder of the token gives, so it is a claim and no proof.
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Header, Query, Request, Response
@@ -32,9 +32,8 @@ from devtools_platform.core.tasks import (
 )
 from devtools_platform.kit.http import create_app
 from devtools_platform.state.approvals import ApprovalDesk
-from devtools_platform.state.audit import AuditLog
-from devtools_platform.state.events import EventLog
 from devtools_platform.state.interfaces import TraceReader
+from devtools_platform.state.parts import StateParts
 from devtools_platform.state.service import StateService, Write
 from devtools_platform.state.supervision import list_workers
 from devtools_platform.state.tasks import TaskFilter
@@ -62,16 +61,6 @@ class Chain(Frozen):
     head: str
     broken_at: int | None
     problem: str
-
-
-@dataclass(frozen=True)
-class StateParts:
-    """What the HTTP side speaks for."""
-
-    service: StateService
-    events: EventLog
-    approvals: ApprovalDesk
-    audit: AuditLog
 
 
 def read_write(

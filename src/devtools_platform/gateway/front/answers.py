@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from devtools_platform import __version__
 from devtools_platform.core.errors import DevToolsError, Forbidden
@@ -57,8 +57,7 @@ CACHEABLE = frozenset({"tools/list", "prompts/list", "resources/list", "resource
 SERVER_INFO = {"name": "dev-tools", "version": __version__}
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(Struct, frozen=True):
     """Where a request was sent: everything, or one server."""
 
     principal: Principal

@@ -26,6 +26,8 @@ PING_EVERY_S = 15.0
 """A silent stream is closed by proxies."""
 MAX_BACKLOG_BYTES = 8_000_000
 MAX_ASKING = 64
+_ids = itertools.count(1)
+"""Of questions to clients; one row for all, no two of which may be mistaken for each other."""
 STREAM_HEADERS = [
     (b"content-type", b"text/event-stream"),
     (b"cache-control", b"no-cache, no-transform"),
@@ -56,14 +58,14 @@ class HttpExchange:
         self._pending = pending
         """Where the client's answers arrive; None for a client that is never asked."""
         self._headers = headers or []
-        self._backlog: deque[bytes] = deque()
         self._size = 0
         self._pump: asyncio.Task[None] | None = None
-        self._wake = asyncio.Event()
         self._is_closing = False
         self._watch: asyncio.Task[None] | None = None
         self._ping: asyncio.TimerHandle | None = None
-        self._ids = itertools.count(1)
+        # The rest is a stream's, made with it: nearly every answer is plain.
+        self._backlog: deque[bytes]
+        self._wake: asyncio.Event
 
     async def serve(self, work: Awaitable[bytes], status_of: Callable[[bytes], int] | None = None) -> None:
         """Do the work and send its message. A client that hangs up ends the work."""
@@ -98,8 +100,8 @@ class HttpExchange:
     async def close(self) -> None:
         """End the stream after what is still to be sent."""
         self._is_closing = True
-        self._wake.set()
         if self._pump is not None:
+            self._wake.set()
             await self._pump
 
     def notify(self, method: str, params: Params) -> None:
@@ -111,7 +113,7 @@ class HttpExchange:
             raise RpcError(METHOD_NOT_FOUND, f"A stateless client is not asked {method!r} in the middle of a call.")
         if len(self._pending) >= MAX_ASKING:
             raise RpcError(UNAVAILABLE, "The client has too many questions open.")
-        id_ = f"gateway-{id(self)}-{next(self._ids)}"
+        id_ = f"gateway-{id(self)}-{next(_ids)}"
         future: asyncio.Future[Raw] = asyncio.get_running_loop().create_future()
         self._pending[id_] = future
         try:
@@ -123,12 +125,13 @@ class HttpExchange:
     def open_stream(self) -> None:
         """Begin the stream now, whatever comes."""
         if self._pump is None:
+            self._backlog, self._wake = deque(), asyncio.Event()
             self._pump = asyncio.create_task(self._drain())
 
     def _push(self, data: bytes) -> None:
+        self.open_stream()
         self._backlog.append(data)
         self._size += len(data)
-        self.open_stream()
         self._wake.set()
 
     async def _drain(self) -> None:
@@ -156,7 +159,8 @@ class HttpExchange:
             pass
         self.is_gone = True
         self._is_closing = True
-        self._wake.set()
+        if self._pump is not None:
+            self._wake.set()
         task.cancel()
 
 

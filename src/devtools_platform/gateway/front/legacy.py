@@ -5,7 +5,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -123,7 +123,7 @@ class LegacyDoor:
             level = read_text(call.params.get("level"))
             if level not in LOG_LEVELS:
                 return error_bytes(id_, RpcError(INVALID_PARAMS, f"level is one of {', '.join(LOG_LEVELS)}."))
-            session.client = replace(session.client, log_level=level)
+            session.client = msgspec.structs.replace(session.client, log_level=level)
             return result_bytes(id_, b"{}")
         if call.method in {"resources/subscribe", "resources/unsubscribe"} and place.upstream is not None:
             return await self._subscribe(session, place.upstream, id_, call, exchange)

@@ -5,10 +5,10 @@ client at all.
 """
 
 from collections.abc import Awaitable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
-from msgspec import Raw
+from msgspec import Raw, Struct, field
 
 from devtools_platform.gateway.mcp.messages import (
     CAPABILITIES_KEY,
@@ -24,13 +24,12 @@ from devtools_platform.gateway.mcp.messages import (
 )
 
 
-@dataclass(frozen=True)
-class Client:
+class Client(Struct, frozen=True):
     """What a client said of itself, and whose it is."""
 
     owner: str
     """The verified caller; sessions and suspended calls belong to it."""
-    capabilities: Raw = field(default_factory=lambda: NOTHING)
+    capabilities: Raw = NOTHING
     info: Raw | None = None
     session: str = ""
     """The session of a client with a handshake; empty in the stateless revision."""
@@ -52,8 +51,7 @@ class Client:
         return LOG_LEVELS.index(level) >= LOG_LEVELS.index(self.log_level)
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     """A request on its way to an upstream: whatever the client's revision, in neutral parts."""
 
     method: str
@@ -78,11 +76,15 @@ class Exchange(Protocol):
         ...
 
 
+THE_GATEWAY = Client("gateway")
+"""For what nobody asked the gateway to do."""
+
+
 @dataclass
 class Silent:
     """No client listens: the gateway's own requests, REST, and calls recorded under a key."""
 
-    client: Client = field(default_factory=lambda: Client("gateway"))
+    client: Client = THE_GATEWAY
 
     def notify(self, method: str, params: Params) -> None:
         return

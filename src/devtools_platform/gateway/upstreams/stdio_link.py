@@ -135,10 +135,12 @@ class Pipes:
         was_empty = not self._out
         # Within valid JSON a raw newline can only be white space; on this wire it would end the message.
         self._out += line.replace(b"\n", b" ").replace(b"\r", b" ") + b"\n"
-        if was_empty:
-            self._flush()
+        if was_empty:  # calls that come together leave together, and wake the child once
+            self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
+        if not self._is_open:
+            return
         try:
             while self._out:
                 del self._out[: os.write(self._stdin, bytes(self._out[:READ_BYTES]))]

@@ -10,7 +10,8 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Any, Literal
+from types import TracebackType
+from typing import Any, Literal, Self
 
 import msgspec
 from msgspec import Raw
@@ -41,23 +42,40 @@ Listener = Callable[[str, Params, str | None], None]
 
 
 class _Deadline:
-    """An exchange that stops the clock while the client is being asked, and starts it anew with each sign of life."""
+    """An exchange with a clock, which stops while the client is being asked and starts anew with each sign of life.
 
-    __slots__ = ("_exchange", "_limit_s", "_timeout", "client")
+    `asyncio.timeout` for one call, in one object: `with` raises `TimeoutError` when the time is up.
+    """
 
-    def __init__(self, exchange: Exchange, timeout: asyncio.Timeout, limit_s: float) -> None:
+    __slots__ = ("_cancelling", "_exchange", "_handle", "_is_over", "_limit_s", "_loop", "_task", "client")
+
+    def __init__(self, exchange: Exchange, limit_s: float) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a request is made in one
         self.client: Client = exchange.client
         self._exchange = exchange
-        self._timeout = timeout
         self._limit_s = limit_s
+        self._loop = asyncio.get_running_loop()
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._is_over = False
+        self._handle: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> Self:
+        self._handle = self._loop.call_later(self._limit_s, self._end)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._stop()
+        if self._is_over and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+            raise TimeoutError from error
 
     def notify(self, method: str, params: Params) -> None:
         self._restart()
         self._exchange.notify(method, params)
 
     async def ask(self, method: str, params: Params) -> Raw:
-        if not self._timeout.expired():
-            self._timeout.reschedule(None)
+        self._stop()
         try:
             answer = await self._exchange.ask(method, params)
         except Exception:  # not when it is cancelled: then the call is over, and its clock with it
@@ -66,9 +84,19 @@ class _Deadline:
         self._restart()
         return answer
 
+    def _end(self) -> None:
+        self._is_over, self._handle = True, None
+        self._task.cancel()
+
+    def _stop(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
     def _restart(self) -> None:
-        if not self._timeout.expired():
-            self._timeout.reschedule(asyncio.get_running_loop().time() + self._limit_s)
+        self._stop()
+        if not self._is_over:
+            self._handle = self._loop.call_later(self._limit_s, self._end)
 
 
 class Upstream:
@@ -146,8 +174,8 @@ class Upstream:
         finally:
             self._waiting -= 1
         try:
-            async with asyncio.timeout(self.spec.timeout_s) as timeout:
-                result = await link.request(call, _Deadline(exchange, timeout, self.spec.timeout_s))
+            with _Deadline(exchange, self.spec.timeout_s) as timed:
+                result = await link.request(call, timed)
         except TimeoutError:
             reason = f"It did not answer within {self.spec.timeout_s:g} s."
             raise self._failed(LinkDown(reason, may_have_run=True), link) from None

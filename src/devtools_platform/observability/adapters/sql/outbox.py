@@ -8,8 +8,7 @@ import sqlalchemy as sa
 from devtools_platform.kit import schema
 from devtools_platform.kit.database import in_thread, insert_each_once
 from devtools_platform.kit.schema import span_outbox
-from devtools_platform.observability.forwarding import Batch
-from devtools_platform.observability.interfaces import SpanRow
+from devtools_platform.observability.interfaces import Batch, SpanRow
 
 COLUMNS = [schema.spans.c[field.name] for field in fields(SpanRow)]
 
