@@ -36,7 +36,7 @@ from sqlalchemy.dialects import postgresql
 from devtools_platform import __version__
 from devtools_platform.core.errors import Away, BadInput, Conflict, DevToolsError, DiskFull
 from devtools_platform.core.redact import redact_text
-from devtools_platform.kit.schema import SCHEMA
+from devtools_platform.kit.schema import READS, SCHEMA
 
 T = TypeVar("T")
 
@@ -48,8 +48,6 @@ UNASKED_S = 1.0
 """So long after its last use a connection is taken to live. A step of an agent uses some forty, one after the other."""
 
 _VERSION = Table("alembic_version", MetaData(), Column("version_num", String), schema=SCHEMA)
-READS = "devtools_reads"
-"""Execution option of a connection whose transaction only reads; SQLite begins such a one differently."""
 _SQLSTATE_DISK_FULL = "53100"
 
 

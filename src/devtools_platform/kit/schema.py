@@ -38,6 +38,8 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeEngine
 
 SCHEMA = "devtools"
+READS = "devtools_reads"
+"""Execution option of a connection whose transaction only reads; SQLite begins such a one differently."""
 
 metadata = MetaData(
     schema=SCHEMA,

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc
 
 from devtools_platform.core.errors import BadInput, DevToolsError, DiskFull, Unavailable
-from devtools_platform.kit.database import READS
+from devtools_platform.kit.schema import READS
 
 BUSY_WAIT_S = 30
 """How long a writer waits for another to end; DBOS, which writes to the same file, waits as long."""
