@@ -282,9 +282,9 @@ async def run_speed(repo: Path, queries: int) -> Any:
         result["the question's own vector, ms"] = await measure(model.embed_query, texts)
         whole = ContextService(engine, Path(folder) / "manifests", model)
         result["query, its vector made too, ms"] = await measure(lambda text: whole.search("bench", text), texts)
-        result["memory, MB"] = {
-            "engine": child.memory_info().rss // 2**20,
-            "service with the model": psutil.Process().memory_info().rss // 2**20,
+        of_part = {"engine": child.memory_full_info(), "service with the model": psutil.Process().memory_full_info()}
+        result["memory, MB: resident, its own alone"] = {
+            name: (memory.rss // 2**20, memory.uss // 2**20) for name, memory in of_part.items()
         }
         result["disk, MB"] = sum(f.stat().st_blocks * 512 for f in Path(folder, "edge").rglob("*")) // 2**20
         result["saved file searchable, ms"] = await measure_saves(service, copy)
