@@ -8,13 +8,13 @@ CADDYFILE = Path(__file__).parents[2] / "deploy" / "Caddyfile.compose"
 
 def test_caddy_passes_on_what_people_use_and_nothing_that_programs_of_the_stack_ask() -> None:
     text = CADDYFILE.read_text()
-    named = dict(re.findall(r"@(\w+) path ([^\n]+)", text))
+    named = dict(re.findall(r"@(\w+) path(?:_regexp)? ([^\n]+)", text))
     # Caddy takes the first `handle` that fits, and the one without a matcher last.
     handled = re.findall(r"handle (?:@(\w+) )?\{\s*(reverse_proxy|respond) (\S+)", text)
 
     assert {name: named[name].split() for name in named} == {
         "gateway": ["/mcp", "/mcp/*", "/.well-known/oauth-protected-resource*"],
-        "agents": ["/agents/*/v1/*"],
+        "agents": ["^/agents/[^/]+/v1/"],
         "inside": ["/metrics", "/login-links"],
     }
     assert handled == [

@@ -77,6 +77,7 @@ JUDGES: dict[str, Callable[[Path], Any]] = {
     "docs/how-to/digitalocean.md#1": load_environments,
     "docs/how-to/prometheus.md#1": load_prices,
     "docs/how-to/review.md#1": lambda file: parse_review_config(file.read_text()),
+    "docs/how-to/sandbox.md#2": lambda file: parse_config(file.read_text()),
     "docs/tutorial.md#6": lambda file: parse_config(file.read_text()),
 }
 """Who reads a block of data."""
@@ -87,9 +88,11 @@ NOT_JUDGED = {
 }
 """Blocks nothing can read, and why."""
 OTHERS = {
+    "alias": "the shell's",
     "cd": "the shell's",
     "docker": "not ours",
     "git": "not ours",
+    "install": "not ours",
     "less": "not ours",
     "pip": "not ours",
     "python": "not ours",
@@ -139,7 +142,7 @@ def find_problem(words: list[str]) -> str | None:
     """Why a command could not be given; None where it could."""
     program, *rest = words
     match program.removeprefix(".venv/bin/"):
-        case "dev-tools":
+        case "dev-tools" | "in-backup":  # the second is an alias of docs/how-to/compose.md
             return parse(rest)
         case "make":
             targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
@@ -171,6 +174,9 @@ def _find_problem_of_compose(words: list[str]) -> str | None:
     profiles = {profile for service in services.values() for profile in service.get("profiles", [])}
     if "--profile" in words and words[words.index("--profile") + 1] not in profiles:
         return f"no such profile in {file.name}: {words}"
+    if "run" in words:  # what follows the service is for our program, which its image starts
+        place = next((place for place, word in enumerate(words) if word in services), None)
+        return f"no service in {words}" if place is None else parse(words[place + 1 :])
     if "exec" not in words:
         return None
     service, *command = words[words.index("exec") + 1 :]
