@@ -30,7 +30,7 @@ from fakes.openai_server import FakeOpenAI  # noqa: E402
 from stacks import StackProcess, clean_env, make_repo, remove_cluster  # noqa: E402
 
 BUDGET_MB = {
-    "gateway": 150,
+    "gateway": 110,
     "context": 150,
     "state": 130,
     "agents": 210,

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
+import psutil
 import pytest
 
 from devtools_platform.kit.database import connect, migrate
@@ -60,6 +61,8 @@ def test_a_gateway_alone_loads_only_what_it_uses(gateway: StackProcess) -> None:
     assert httpx2.get(f"{url}/health").json()["ok"]
     assert "devtools_tool_calls_total" in httpx2.get(f"{url}/metrics").text
     assert httpx2.post(f"{url}/mcp").status_code == httpx2.codes.UNAUTHORIZED
+    assert gateway.process is not None
+    assert "-P" in psutil.Process(gateway.process.pid).cmdline(), "it imports from the folder it was started in"
     loaded = loaded_by(gateway)
     assert "devtools_platform.gateway.hub" in loaded, "the trace of imports cannot be read"
     assert sorted(UNUSED & loaded) == []

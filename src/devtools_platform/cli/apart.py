@@ -23,7 +23,8 @@ def become(overrides: Mapping[str, Any], services: frozenset[Service], *, as_jso
     told = json.dumps({"overrides": overrides, "services": sorted(services), "as_json": as_json}, default=str)
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, "-m", __name__, told])  # noqa: S606 - our own module, no shell
+    # -P: nothing is imported from the folder one stands in, which may be somebody's repository.
+    os.execv(sys.executable, [sys.executable, "-P", "-m", __name__, told])  # noqa: S606 - our own module, no shell
 
 
 def main() -> None:
@@ -37,7 +38,8 @@ def main() -> None:
     except DevToolsError as error:
         if told["as_json"]:
             _print({"error": error.to_dict()})
-        _say(f"error: {error}\nnext:  {error.hint}")
+        else:
+            _say(f"error: {error}\nnext:  {error.hint}")
         sys.exit(error.exit_code)
 
 
