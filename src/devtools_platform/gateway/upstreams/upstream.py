@@ -47,7 +47,7 @@ class _Deadline:
     `asyncio.timeout` for one call, in one object: `with` raises `TimeoutError` when the time is up.
     """
 
-    __slots__ = ("_cancelling", "_exchange", "_handle", "_is_over", "_limit_s", "_loop", "_task", "client")
+    __slots__ = ("_cancelling", "_exchange", "_handle", "_has_left", "_is_over", "_limit_s", "_loop", "_task", "client")
 
     def __init__(self, exchange: Exchange, limit_s: float) -> None:
         task = asyncio.current_task()
@@ -58,7 +58,7 @@ class _Deadline:
         self._loop = asyncio.get_running_loop()
         self._task = task
         self._cancelling = task.cancelling()
-        self._is_over = False
+        self._is_over = self._has_left = False
         self._handle: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> Self:
@@ -66,6 +66,7 @@ class _Deadline:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._has_left = True  # a late word of the server must not start the clock of a call that is over
         self._stop()
         if self._is_over and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise TimeoutError from error
@@ -95,7 +96,7 @@ class _Deadline:
 
     def _restart(self) -> None:
         self._stop()
-        if not self._is_over:
+        if not self._is_over and not self._has_left:
             self._handle = self._loop.call_later(self._limit_s, self._end)
 
 
