@@ -4,12 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := src tests bench docs deploy
 
-.PHONY: help demo test check chaos conformance e2e-deploy e2e-stack bench bench-agents eval eval-peers eval-bfcl docs format lock clean site links e2e-phoenix soak
+.PHONY: help demo test check chaos conformance e2e-deploy e2e-stack bench bench-agents eval eval-peers eval-bfcl docs format lock clean site links e2e-phoenix soak secrets audit
 help:
 	@echo "make demo    a real task, from nothing to a reviewed branch, with the embedded model"
 	@echo "make check   format, lint, types, imports"
 	@echo "make test    the whole suite"
 	@echo "make chaos   100 kills of workers over six-agent tasks"
+	@echo "make secrets  every tracked file is looked through for credentials"
+	@echo "make audit   known vulnerabilities of what the locks pin (asks PyPI's advisory service)"
 	@echo "make soak    two hours of everything at once with kills at random (SOAK_MINUTES=120)"
 	@echo "make conformance  the official MCP suite through the gateway, and its OAuth scenarios for clients (needs npm)"
 	@echo "make e2e-deploy  releases and rollouts on real engines, in network namespaces (needs root; says what is missing)"
@@ -57,6 +59,18 @@ check: $(VENV)/.dev
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not alone" $(PYTEST_ARGS)
 	$(BIN)/python -m pytest -m alone --ignore tests/e2e/test_soak.py $(PYTEST_ARGS)
+
+secrets: $(VENV)/.dev
+	$(BIN)/python .ci/find-secrets
+
+# In an environment of its own: what looks at our pins does not choose them.
+$(VENV)-audit/.done: requirements/audit.txt
+	@$(PYTHON) -m venv $(VENV)-audit
+	@$(VENV)-audit/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/audit.txt
+	@touch $@
+
+audit: $(VENV)-audit/.done
+	$(VENV)-audit/bin/pip-audit --disable-pip --require-hashes -r requirements/runtime.txt -r requirements/image.txt -r requirements/dev.txt
 
 chaos: $(VENV)/.dev
 	CHAOS_KILLS=100 $(BIN)/python -m pytest -s tests/e2e/test_chaos.py
@@ -146,6 +160,7 @@ lock: $(VENV)/.dev
 	$(BIN)/pip-compile -q --extra qdrant --extra analyzers -o requirements/image.txt pyproject.toml
 	$(BIN)/pip-compile -q -o requirements/deploy-test.txt requirements/deploy-test.in
 	$(BIN)/pip-compile -q -o requirements/phoenix.txt requirements/phoenix.in
+	$(BIN)/pip-compile -q -o requirements/audit.txt requirements/audit.in
 
 clean:
-	rm -rf $(VENV) $(VENV)-phoenix .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-phoenix $(VENV)-audit .pytest_cache .ruff_cache
