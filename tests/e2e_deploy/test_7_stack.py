@@ -55,6 +55,7 @@ for port in sys.argv[2:]:
         print(port, probe.connect_ex((sys.argv[1], int(port))) == 0)
 """
 NOBODY = 65534
+KEYS = "/data/kept/managed-agents.json"
 
 
 @dataclass
@@ -257,6 +258,12 @@ def test_a_backup_made_while_it_runs_comes_back_on_empty_volumes(composed: Compo
     composed.compose("up", "-d", "--no-build", "--wait", "qdrant")
     assert composed.search("discount") == held
 
+    # What `dev-tools agents sync` keeps: keys that DigitalOcean shows once.
+    keep = "from devtools_platform.app.home import Home; from pathlib import Path; "
+    keep += "Home(Path('/data')).keep_secret('managed-agents.json', '{}')"
+    composed.compose("exec", "-T", "agents", "python3", "-c", keep)
+    assert composed.compose("exec", "-T", "worker", "cat", KEYS) == "{}"
+
     public = composed.fleet.cli("backup", "keygen", composed.folder / "backup.key")["public_key"]
     os.chown(composed.folder / "backup.key", NOBODY, NOBODY)
     made = composed.backup("backup", "create", "/backups/one.age", "--to", public, "--verify", "/run/key")
@@ -267,6 +274,7 @@ def test_a_backup_made_while_it_runs_comes_back_on_empty_volumes(composed: Compo
     composed.compose("down", "-v", "-t", "2")
     restored = composed.backup("restore", "/backups/one.age", "--key", "/run/key")
     assert (restored["tasks"], restored["workspaces"], restored["chunks"]) == (2, 2, made["chunks"])
+    assert composed.compose("run", "--rm", "-T", "--entrypoint", "cat", "backup", KEYS) == "{}"
     composed.compose("up", "-d", "--no-build", "--wait", "state", "context")
     listed = composed.cli("state", "task", "list")
     assert len(listed["items"] if isinstance(listed, dict) else listed) == 2

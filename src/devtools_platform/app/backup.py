@@ -288,8 +288,13 @@ def _staging(home: Home) -> Generator[Path]:
         yield folder
 
 
+def _list_home(home: Home) -> list[Path]:
+    apart = [] if home.kept == home.path else list(home.kept.iterdir())
+    return [*(path for path in home.path.iterdir() if path != home.kept), *apart]
+
+
 def _copy_home(home: Home, target: Path) -> None:
-    for path in home.path.iterdir():
+    for path in _list_home(home):
         if path.name in MADE_AGAIN | {"workspaces"} or path.name.startswith(".") or path.is_symlink():
             continue
         if path.is_dir():
@@ -310,7 +315,7 @@ def _is_database(path: Path) -> bool:
 def _refuse_used(home: Home, ours: Path) -> None:
     """Empty folders, logs and the lock are nothing to lose; a database has a check of its own."""
     nothing = {"stack.lock", "logs", "postgres", LAST_BACKUP, ours.name}
-    for path in home.path.iterdir():
+    for path in _list_home(home):
         if path.name in nothing or (path.is_dir() and not any(path.iterdir())) or _is_given_database(path):
             continue
         raise Conflict(
@@ -340,7 +345,7 @@ def _take_over(home: Home, folder: Path) -> int:
         shutil.move(clone, home.workspaces / clone.name)  # which may be on another disk
         came += 1
     for path in sorted((folder / "home").iterdir(), key=lambda one: one.name in {"token", "secret"}):
-        path.rename(home.path / path.name)
+        shutil.move(path, home.kept / path.name)
     return came
 
 

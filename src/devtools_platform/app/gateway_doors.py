@@ -52,7 +52,7 @@ def open_doors(
     hub = Hub(
         gateway,
         [Upstream(name, spec, connector) for name, spec in specs.items()],
-        lock=ToolLock.load(settings.gateway_lock or home.path / "mcp.lock"),
+        lock=ToolLock.load(settings.gateway_lock or home.kept / "mcp.lock"),
         audit=Audit(SqlAudit(store)),
         secrecy=secrecy,
         key=secret,

@@ -51,11 +51,17 @@ class Home:
     def workspaces(self) -> Path:
         return self._workspaces or self.path / "workspaces"
 
+    @property
+    def kept(self) -> Path:
+        """Where secrets, sign-ins and locks lie: the folder `kept` where one is mounted, which services apart share."""
+        folder = self.path / "kept"
+        return folder if folder.is_dir() else self.path
+
     def secret(self, name: str) -> str:
         """A secret of this stack, made on first use and readable by its owner only."""
         if name in self._given:
             return self._given[name]
-        file = self.path / name
+        file = self.kept / name
         if not file.exists():
             self.keep_secret(name, secrets.token_urlsafe(32))
         return file.read_text().strip()
@@ -64,16 +70,16 @@ class Home:
         """A secret that was given, made or kept before; None when it was not."""
         if name in self._given:
             return self._given[name]
-        file = self.path / name
+        file = self.kept / name
         return file.read_text().strip() if file.exists() else None
 
     def keep_secret(self, name: str, value: str) -> None:
         """Write a secret that only the owner of the folder can read."""
-        partial = self.path / f".{name}.{os.getpid()}.partial"
+        partial = self.kept / f".{name}.{os.getpid()}.partial"
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as out:
             out.write(value)
-        partial.rename(self.path / name)
+        partial.rename(self.kept / name)
 
     def lock(self) -> IO[str]:
         """Own the folder until the returned file is closed. Raises `AlreadyRunning` with what is running."""

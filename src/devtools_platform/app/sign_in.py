@@ -36,7 +36,7 @@ def build_accounts(settings: Settings, home: Home, tls: ssl.SSLContext, learn: L
         raise BadInput(
             f"DEV_TOOLS_GATEWAY_CLIENT_METADATA_URL is {url!r}.", hint="It must be an https URL with a path."
         )
-    return Accounts(SignInFiles(home.path / "sign-ins"), tls, learn, url)
+    return Accounts(SignInFiles(home.kept / "sign-ins"), tls, learn, url)
 
 
 @dataclass(frozen=True)
