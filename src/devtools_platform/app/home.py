@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import secrets
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import IO, Any
 from devtools_platform.config import Settings
 from devtools_platform.core.errors import AlreadyRunning, BadInput, NotRunning
 
+LOOK_S = 0.2
+"""No look at whether a stack is running takes as long; a stack that starts lets it pass."""
 LAST_BACKUP = "last-backup.json"
 """Says when the last backup was made, and where it went."""
 
@@ -84,24 +87,24 @@ class Home:
     def lock(self) -> IO[str]:
         """Own the folder until the returned file is closed. Raises `AlreadyRunning` with what is running."""
         file = (self.path / "stack.lock").open("w")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.close()
-            raise AlreadyRunning(
-                f"A stack is already running on {str(self.path)!r}: {self._describe()}.",
-                hint="Use it with `dev-tools task run`, or stop it with Ctrl-C where it runs.",
-            ) from None
+        give_up_at = time.monotonic() + LOOK_S
+        while not _flock(file, fcntl.LOCK_EX):
+            if time.monotonic() > give_up_at:
+                file.close()
+                raise AlreadyRunning(
+                    f"A stack is already running on {str(self.path)!r}: {self._describe()}.",
+                    hint="Use it with `dev-tools task run`, or stop it with Ctrl-C where it runs.",
+                )
+            time.sleep(LOOK_S / 10)
         return file
 
     def is_locked(self) -> bool:
-        if not self.path.is_dir():
+        """Whether a stack owns it. Many may look at once: they do not take each other for one."""
+        file = self.path / "stack.lock"
+        if not file.is_file():
             return False
-        try:
-            self.lock().close()
-        except AlreadyRunning:
-            return True
-        return False
+        with file.open() as opened:
+            return not _flock(opened, fcntl.LOCK_SH)
 
     def announce(self, facts: Mapping[str, Any]) -> None:
         """Write down where the services listen, for commands that look for them."""
@@ -126,3 +129,11 @@ class Home:
         facts = json.loads(file.read_text())
         urls = ", ".join(f"{name} {url}" for name, url in facts["urls"].items())
         return f"process {facts['pid']}, {urls}"
+
+
+def _flock(file: IO[str], kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
