@@ -112,6 +112,11 @@ class Soak:
         self.send("POST", "context", "/collections", json={"repo": str(repo), "follow": "commit", "watch": False})
         self.indexed += 1
 
+    def describe(self, ids: list[str]) -> str:
+        """What the stack says of tasks that do not end, and of who should work on them."""
+        paths = [path for id_ in ids for path in (f"/tasks/{id_}", f"/tasks/{id_}/events", f"/tasks/{id_}/runs")]
+        return "\n".join(f"{path}: {self.send('GET', 'state', path).text}" for path in (*paths, "/workers"))
+
     def kill(self) -> None:
         never = [kind for kind, count in self.kills.items() if count == 0]
         what = never[0] if never else self.rng.choices(["worker", "database", "index"], [6, 1, 2])[0]
@@ -172,7 +177,7 @@ def test_nothing_is_lost_and_nothing_grows(soak: Soak) -> None:
         time.sleep(0.5)
     deadline = time.monotonic() + 180
     while open_ := soak.look():
-        assert time.monotonic() < deadline, f"these tasks were lost: {open_}"
+        assert time.monotonic() < deadline, f"these tasks were lost: {open_}\n{soak.describe(open_)}"
         time.sleep(0.2)
 
     assert soak.send("GET", "state", "/audit/verification").json()["broken_at"] is None
