@@ -1,9 +1,11 @@
 """People in the middle of a task: they are asked, they talk, pause, deny, try again from a step, fork."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from devtools_platform.app.demo import FILES
@@ -12,6 +14,8 @@ from stacks import StackProcess, clean_env, git, make_repo, running_stack
 
 TASK = "Fix the failing test, but ask me first."
 PLAIN = "Fix the failing test: an order of exactly 100 must get the discount."
+HEARD_WITHIN_S = 30
+"""It is looked for a second or two after the new connection, which itself takes one; without that, minutes later."""
 RULES = "rules:\n- {name: commands, kind: tool, tools: [workspace_run_command], min_risk: low}\n"
 
 
@@ -176,3 +180,21 @@ def test_everything_people_did_stands_in_an_unbroken_audit(asking: StackProcess,
     assert deeds == [("bob", "task.cancel"), ("token", "task.create")]
     assert asking.get("/audit/verification")["broken_at"] is None
     assert asking.get(f"/approvals?task_id={task_id}")[0]["status"] == "cancelled"
+
+
+def test_a_decision_nobody_was_told_of_is_found_in_seconds(asking: StackProcess, shop: Path) -> None:
+    """PostgreSQL says it on one connection; where that is lost, the worker hears nothing until it has made another."""
+    task_id, approval = asked(asking, shop)
+    url = (asking.data_dir / "database_url").read_text().strip().replace("postgresql+psycopg://", "postgresql://")
+    with psycopg.connect(url, autocommit=True) as database:
+        lost = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN dbos%'"
+        assert database.execute(lost).fetchall()
+    decided_at = time.monotonic()
+    decide(asking, approval, "approve")
+    asking.wait_for_event(task_id, "tool_call", after=approval_event(asking, task_id))
+    assert time.monotonic() - decided_at < HEARD_WITHIN_S
+    assert asking.wait_for_end(task_id)["status"] == "completed"
+
+
+def approval_event(stack: StackProcess, task_id: str) -> int:
+    return next(event["seq"] for event in stack.get(f"/tasks/{task_id}/events") if event["kind"] == "approval")

@@ -21,6 +21,7 @@ from devtools_platform.core.interfaces import Child
 from devtools_platform.kit.patience import patiently
 from devtools_platform.state.adapters.dbos.config import system_database_config
 from devtools_platform.state.adapters.dbos.control import AGENTS, TASKS, WORKFLOW_VERSION, DbosControl
+from devtools_platform.state.adapters.dbos.messages import Messages
 from devtools_platform.state.adapters.dbos.polling import Poller
 
 T = TypeVar("T")
@@ -33,8 +34,8 @@ AGENTS_POLL_S = 0.5
 """How often a worker looks for queued work, in seconds, besides what it has queued itself (`polling`). A thousand
 waiting tasks cost nothing, but two idle queues polled every 0.1 s cost 10 % of a core."""
 RECHECK_S = 300.0
-"""How often a workflow that waits for a message looks for one that it was not told of. The library's 60 s cost 4 %
-of a core with 1,000 waiting."""
+"""How often a workflow that waits for a message looks for one that it was not told of, besides `Messages`. The
+library's 60 s cost 4 % of a core with 1,000 waiting."""
 ORPHANED_AFTER_S = 30.0
 SHORTEST_WATCH_S = 0.05
 LONGEST_WATCH_S = 1.0
@@ -88,6 +89,7 @@ class DbosEngine:
         self._poller = Poller(self._dbos, queues)
         self._ends = Ends(control)
         self._orphanage = Orphanage()
+        self._following: asyncio.Task[None] | None = None
 
     def register(self, name: str, workflow: Workflow) -> None:
         """Make `workflow` startable and recoverable under `name`. Call before `launch`."""
@@ -104,6 +106,7 @@ class DbosEngine:
         """Connect, make DBOS's tables if they are missing, and begin to take work."""
         await asyncio.to_thread(self._launch)
         self._control.on_queued = self._poller.look
+        self._following = asyncio.create_task(Messages(self._dbos).follow())
 
     def _launch(self) -> None:
         DBOS.launch()
@@ -121,6 +124,8 @@ class DbosEngine:
     async def close(self) -> None:
         """Stop taking work. What is running is left for another worker, or the next start, to recover."""
         self._control.on_queued = None
+        if self._following is not None:
+            self._following.cancel()
         await asyncio.to_thread(self._poller.close)
         await asyncio.to_thread(DBOS.destroy, workflow_completion_timeout_sec=0)
 
