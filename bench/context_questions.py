@@ -44,12 +44,9 @@ def take_functions(source: Path, packages: Sequence[str], out: Path, size: int, 
             path = str(file.relative_to(source))
             if re.search(r"(^|/)tests?/", path) or file.stat().st_size > 900_000:
                 continue
-            try:
-                text = file.read_text()
-                tree = ast.parse(text)
-            except (SyntaxError, ValueError):
+            if (tree := parse(file)) is None:
                 continue
-            lines[path] = text.split("\n")
+            lines[path] = file.read_text().split("\n")
             functions += [(path, function, around) for function, around in list_functions(tree, [])]
     random.Random(SEED).shuffle(functions)
     kept: dict[str, dict[int, str]] = collections.defaultdict(dict)
@@ -67,6 +64,14 @@ def take_functions(source: Path, packages: Sequence[str], out: Path, size: int, 
     random.Random(SEED).shuffle(questions)
     commit(out)
     return questions[:asked]
+
+
+def parse(file: Path) -> ast.Module | None:
+    """None for what is not Python of this version."""
+    try:
+        return ast.parse(file.read_text())
+    except (SyntaxError, ValueError):
+        return None
 
 
 def list_functions(node: Any, around: list[Any]) -> Any:
@@ -121,12 +126,9 @@ def take_files(source: Path, package: str, out: Path, asked: int) -> list[Questi
         path = str(file.relative_to(source))
         if re.search(r"(^|/)tests?/|test_", path) or file.stat().st_size > 600_000:
             continue
-        try:
-            text = file.read_text()
-            tree = ast.parse(text)
-        except (SyntaxError, ValueError):
+        if (tree := parse(file)) is None:
             continue
-        lines = text.split("\n")
+        lines = file.read_text().split("\n")
         for node in ast.walk(tree):
             if not isinstance(node, ast.Module | ast.ClassDef) or not (docstring := ast.get_docstring(node)):
                 continue

@@ -137,7 +137,8 @@ except OSError:
     print("kept .git")
 """
     secrets = [secret, "/workspace/link", "/workspace/../task-2/notes.txt", other, "/etc/shadow"]
-    secrets += [f"/proc/{os.getpid()}/environ", "/var/run/docker.sock", "/proc/1/root/../etc/shadow", "/dev/sda"]
+    first_process = Path("/proc/1", "root", "..", "etc", "shadow")
+    secrets += [f"/proc/{os.getpid()}/environ", "/var/run/docker.sock", first_process, "/dev/sda"]
     places = ["/usr/x", "/etc/passwd", "/root/x", "/home/x", "/var/x", "/run/x", "/x", "/workspace/.git/config"]
     places += ["/workspace/.git/hooks/pre-commit", "/proc/sys/kernel/core_pattern", "/proc/sysrq-trigger", "/sys/x"]
     places += [f"{sys.prefix}/x", str(workspace.parent / "x"), "/workspace/../x", "/sys/fs/cgroup/cgroup.procs"]
