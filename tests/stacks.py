@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +18,12 @@ import psutil
 
 from devtools_platform.app.home import Home
 from devtools_platform.state.adapters.embedded_postgres.home import SERVICE_ROOT, find_home
+from processes import kill_now
 
 SETTINGS = ("DEV_TOOLS_", "GRADIENT_", "DATABASE_URL", "LANGFUSE_", "OTEL_")
 SOURCE = Path(__file__).parents[1] / "src"
 START_S = 60
+PATIENCE_S = 90
 FINAL = {"completed", "failed", "cancelled"}
 
 
@@ -33,6 +35,13 @@ def clean_env(**more: str) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(SETTINGS)}
     ours = {"PYTHONPATH": str(SOURCE), "DEV_TOOLS_USE_OLLAMA": "false", "DEV_TOOLS_EMBEDDINGS": "none"}
     return {**kept, **ours, **more}
+
+
+def wait_until(holds: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < deadline, f"never: {what}"
+        time.sleep(0.05)
 
 
 @dataclass
@@ -81,11 +90,7 @@ class StackProcess:
         """`kill -9` of the stack and all it started, at once."""
         assert self.process is not None
         family = psutil.Process(self.process.pid).children(recursive=True)
-        for victim in [psutil.Process(self.process.pid), *family]:
-            try:
-                victim.kill()
-            except psutil.NoSuchProcess:
-                continue
+        kill_now([psutil.Process(self.process.pid), *family])
         self._reap()
 
     def stop(self) -> int:

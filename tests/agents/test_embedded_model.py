@@ -17,7 +17,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx2
-import psutil
 import pytest
 
 from devtools_platform.agents.adapters.embedded_model import (
@@ -30,6 +29,7 @@ from devtools_platform.agents.adapters.embedded_model import (
 from devtools_platform.agents.adapters.llama_server import LlamaServer
 from devtools_platform.config.settings import load_settings
 from devtools_platform.core.errors import BadInput, DiskFull, NoModel, ProgramFailed
+from processes import is_alive
 
 BYTES = random.Random(7).randbytes(2_500_000)
 PART = 1_000_000
@@ -361,9 +361,9 @@ def test_the_model_dies_with_its_owner(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as owner:
         assert owner.stdout
-        model = psutil.Process(int(owner.stdout.readline()))
+        model = int(owner.stdout.readline())
         owner.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 5
-    while model.is_running() and model.status() != psutil.STATUS_ZOMBIE:
+    while is_alive(model):
         assert time.monotonic() < deadline, "the model outlived its owner"
         time.sleep(0.05)

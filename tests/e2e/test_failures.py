@@ -5,8 +5,7 @@ import json
 import shutil
 import struct
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,12 @@ from e2e import scenarios
 from e2e.slow_link import SlowLink
 from fakes.openai_server import FakeOpenAI
 from fakes.qdrant_server import QdrantServer
-from stacks import FINAL, StackProcess, clean_env, git, make_repo, running_stack
+from processes import is_of, kill_now
+from stacks import FINAL, StackProcess, clean_env, git, make_repo, running_stack, wait_until
 
 pytestmark = pytest.mark.timeout(300)
 
 TASK = "An order of exactly 100 must get the discount."
-PATIENCE_S = 90
 
 
 @pytest.fixture(scope="module")
@@ -79,13 +78,6 @@ def assert_done_once(stack: StackProcess, task_id: str, repo: Path) -> None:
     numbers = [event["seq"] for event in stack.get(f"/tasks/{task_id}/events")]
     assert numbers == list(range(1, len(numbers) + 1)), "a timeline without gaps"
     assert stack.get("/audit/verification")["broken_at"] is None
-
-
-def wait_until(holds: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < deadline, f"never: {what}"
-        time.sleep(0.05)
 
 
 def family(stack: StackProcess) -> list[psutil.Process]:
@@ -161,8 +153,7 @@ def test_a_killed_index_engine_is_back_at_the_next_search_with_all_it_held(stack
         held = [(hit["path"], hit["start_line"]) for hit in search().json()]
         assert held
         assert token
-        for engine in [p for p in family(stack) if "edge_child" in " ".join(p.cmdline())]:
-            engine.kill()
+        kill_now(engine for engine in family(stack) if is_of(engine, "edge_child"))
 
         answers: list[Any] = []
         wait_until(lambda: answers.append(search()) or answers[-1].status_code == 200, "a search that is answered")

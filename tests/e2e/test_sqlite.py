@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from devtools_platform.kit.database import connect
+from processes import names_of
 from stacks import StackProcess, clean_env, git, running_stack
 
 TASK = "Fix the failing test: an order of exactly 100 must get the discount."
@@ -43,7 +44,7 @@ def test_a_task_becomes_a_tested_and_reviewed_branch(on_sqlite: StackProcess, sh
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert on_sqlite.process is not None
     family = psutil.Process(on_sqlite.process.pid).children(recursive=True)
-    assert "postgres" not in {process.name() for process in family}, "no server was started beside it"
+    assert "postgres" not in names_of(family), "no server was started beside it"
 
 
 def test_a_task_killed_on_the_way_is_finished_by_the_next_up(on_sqlite: StackProcess, shop: Path, file: Path) -> None:

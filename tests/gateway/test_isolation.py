@@ -12,6 +12,7 @@ import pytest
 
 from devtools_platform.gateway.upstreams.types import ServerSpec
 from gateway_rig import ME, Rig, everything, misbehaving, running, trust_all
+from processes import is_alive
 
 FAULTS = ["die", "garbage", "flood", "noise", "hang"]
 
@@ -96,7 +97,7 @@ async def test_a_server_is_ended_with_everything_it_started(tmp_path: Path) -> N
         runaway = int(await rig.text("one_fork"))
         child = rig.hub.offer.upstreams["one"].link.pid
         assert psutil.pid_exists(runaway)
-    await _until(lambda: not _is_running(runaway) and not _is_running(child))
+    await _until(lambda: not is_alive(runaway) and not is_alive(child))
 
 
 async def test_a_server_sees_only_the_environment_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,13 +172,6 @@ async def _until(check: Any) -> None:
     async with asyncio.timeout(10):
         while not check():  # noqa: ASYNC110 - the kernel and the child set no event
             await asyncio.sleep(0.01)
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 async def _initialize(rig: Rig, path: str = "/mcp") -> str:

@@ -37,6 +37,7 @@ STARTER = """
 import asyncio, sys
 from pathlib import Path
 from devtools_platform.state.adapters.embedded_postgres import EmbeddedPostgres
+from processes import kill_now
 async def main():
     server = EmbeddedPostgres(Path(sys.argv[1]), service_root=Path(sys.argv[2]))
     print(await server.start(lambda _: None), flush=True)
@@ -94,8 +95,10 @@ def _starter(data_dir: Path, service_root: Path) -> Iterator[subprocess.Popen]:
     """Another process of ours that starts the server and stays."""
     argv = [sys.executable, "-c", STARTER, str(data_dir), str(service_root)]
     with subprocess.Popen(argv, env={"PYTHONPATH": os.pathsep.join(sys.path)}, stdout=subprocess.PIPE) as process:
-        yield process
-        process.kill()
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 async def test_the_server_is_private_and_durable(data_dir: Path, service_root: Path):
@@ -165,8 +168,7 @@ async def test_what_was_committed_survives_kill_9_of_everything(data_dir: Path, 
         url = starter.stdout.readline().decode().strip()
         _ask(url, "CREATE TABLE kept AS SELECT 42 AS n")
         starter.send_signal(signal.SIGSTOP)  # so that nothing of it reacts to the others' end
-        for process in processes_of(cluster):
-            process.kill()
+        kill_now(processes_of(cluster))
         starter.kill()
     async with _started(data_dir, service_root) as (_, again):
         assert _ask(again, "TABLE kept") == "42"
