@@ -30,6 +30,7 @@ from devtools_platform.state.adapters.embedded_postgres.programs import (
     find_programs,
     reachable_programs,
 )
+from processes import kill_now
 
 is_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as somebody else")
 
@@ -37,7 +38,6 @@ STARTER = """
 import asyncio, sys
 from pathlib import Path
 from devtools_platform.state.adapters.embedded_postgres import EmbeddedPostgres
-from processes import kill_now
 async def main():
     server = EmbeddedPostgres(Path(sys.argv[1]), service_root=Path(sys.argv[2]))
     print(await server.start(lambda _: None), flush=True)
