@@ -2,6 +2,8 @@
 
 from typing import Any
 
+LONG_S = 977
+"""A number that stands in no other command line."""
 APPROVE = {"output": {"verdict": "approve", "remark": "Does what was asked.", "findings": []}}
 
 
@@ -238,6 +240,18 @@ RULES: list[dict[str, Any]] = [
             call("workspace_run_command", command=["python3", "-c", "open('asked.txt', 'a').write('once\\n')"]),
             FIX,
             call("workspace_read_file", path="shop/prices.py"),
+            done("The discount starts at exactly 100.00.", "Give the discount from exactly 100.00"),
+        ],
+    },
+    {
+        "agent": "feature-dev",
+        "when": "takes long",
+        "turns": [
+            call(
+                "workspace_run_command",
+                command=["python3", "-c", f"import time; open('began.txt', 'a').write('x'); time.sleep({LONG_S})"],
+            ),
+            FIX,
             done("The discount starts at exactly 100.00.", "Give the discount from exactly 100.00"),
         ],
     },

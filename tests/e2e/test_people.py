@@ -5,15 +5,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 import pytest
 
 from devtools_platform.app.demo import FILES
-from fakes.openai_server import FakeOpenAI
-from stacks import StackProcess, clean_env, git, make_repo, running_stack
+from e2e.scenarios import LONG_S
+from fakes.openai_server import FakeOpenAI, Fault
+from processes import is_of
+from stacks import StackProcess, clean_env, git, make_repo, running_stack, wait_until
 
 TASK = "Fix the failing test, but ask me first."
 PLAIN = "Fix the failing test: an order of exactly 100 must get the discount."
+ENDED_WITHIN_S = 10
+"""Workers look each second for what was cancelled; a command's own limit is 20 s here, a model's 120."""
 HEARD_WITHIN_S = 30
 """It is looked for a second or two after the new connection, which itself takes one; without that, minutes later."""
 RULES = "rules:\n- {name: commands, kind: tool, tools: [workspace_run_command], min_risk: low}\n"
@@ -77,6 +82,36 @@ def test_a_denied_call_is_not_made_and_the_agent_is_told_why(
     assert task["status"] == "completed", task
     assert "asked.txt" not in git(shop, "ls-tree", "--name-only", task["branch"])
     assert any("No commands, please." in str(chat.body) for chat in endpoint.chats)
+
+
+def long_commands() -> list[psutil.Process]:
+    return [process for process in psutil.process_iter() if is_of(process, f"time.sleep({LONG_S})")]
+
+
+def test_a_cancelled_task_ends_its_command_at_once(stack: StackProcess, shop: Path) -> None:
+    task_id = stack.create_task("Fix the failing test, which takes long.", shop)["id"]
+    wait_until(lambda: long_commands() != [], "the command at work")
+    began = time.monotonic()
+    assert stack.post(f"/tasks/{task_id}/cancel").status_code == 200
+    wait_until(lambda: long_commands() == [], "the end of the command")
+    assert time.monotonic() - began < ENDED_WITHIN_S
+    assert stack.get(f"/tasks/{task_id}")["status"] == "cancelled"
+
+    assert stack.post(f"/tasks/{task_id}/retry").status_code == 200, "at once: what was stopped is not in its way"
+    wait_until(lambda: long_commands() != [], "the command, once more")
+    assert (stack.data_dir / "workspaces" / task_id / "began.txt").read_text() == "x", "in a workspace as it was before"
+    assert stack.post(f"/tasks/{task_id}/cancel").status_code == 200
+
+
+def test_a_cancelled_task_hangs_up_on_its_model(stack: StackProcess, shop: Path, endpoint: FakeOpenAI) -> None:
+    calls, before = len(endpoint.chats), endpoint.hung_up
+    endpoint.inject(Fault(kind="hang"))
+    task_id = stack.create_task(PLAIN, shop)["id"]
+    wait_until(lambda: any(chat.fault == "hang" for chat in endpoint.chats[calls:]), "a call that is not answered")
+    began = time.monotonic()
+    assert stack.post(f"/tasks/{task_id}/cancel").status_code == 200
+    wait_until(lambda: endpoint.hung_up > before, "a caller that hangs up")
+    assert time.monotonic() - began < ENDED_WITHIN_S
 
 
 def test_what_a_person_says_reaches_the_agent_at_work(asking: StackProcess, shop: Path, endpoint: FakeOpenAI) -> None:

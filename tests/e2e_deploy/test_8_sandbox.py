@@ -15,12 +15,17 @@ from pathlib import Path
 
 import pytest
 
+from devtools_platform.agents.adapters.scripted import Script
+from devtools_platform.app.demo import FILES
 from devtools_platform.core.errors import NoSandbox
 from devtools_platform.core.tools import Caller, ToolResult
 from devtools_platform.gateway.toolsets.workspace import WorkspaceTools
 from devtools_platform.kit.sandbox import CommandResult, Docker, Limits, find_sandbox, run_sandboxed
+from e2e import scenarios
 from e2e_deploy.fleet import Fleet, Machine, run, wait_for
 from e2e_deploy.shop import import_base
+from fakes.openai_server import FakeOpenAI
+from stacks import clean_env, git, make_repo, running_stack
 
 pytestmark = pytest.mark.timeout(180)
 IMAGE = "python:3.11-slim"
@@ -346,3 +351,30 @@ async def until(check: Callable[[], bool], timeout_s: float = 20) -> None:
     while not check():
         assert time.monotonic() < stop
         await asyncio.sleep(0.02)
+
+
+def test_a_whole_task_whose_every_command_is_a_container(engine: Machine, tmp_path: Path) -> None:
+    """A test that fails, a change, the tests again, the analyzers of the review, a branch: on this machine's system."""
+    repo = make_repo(tmp_path / "shop", FILES)
+    began = time.time()
+    with FakeOpenAI(Script.parse(scenarios.RULES)) as model:
+        env = clean_env(
+            DEV_TOOLS_SANDBOX="docker",
+            DEV_TOOLS_MODEL_BASE_URL=model.base_url,
+            DEV_TOOLS_MODEL_API_KEY=str(model.api_key),
+            DEV_TOOLS_MODEL=model.models[0],
+            **engine.env,
+        )
+        with running_stack(tmp_path / "data", env) as stack:
+            task = stack.run_task("Fix the failing test: an order of exactly 100 must get the discount.", repo)
+
+    assert task["status"] == "completed", (task["reason"], task["message"])
+    assert [(tested["stage"], tested["exit_code"]) for tested in task["tests"]] == [("baseline", 1), ("final", 0)]
+    assert "total >= DISCOUNT_FROM" in git(repo, "show", f"{task['branch']}:shop/prices.py")
+    assert {"ruff", "bandit", "secrets", "model"} <= set(task["review"]["judged_by"])
+    span = ("--since", str(began), "--until", str(time.time()))
+    started = engine.docker(
+        "events", *span, "--filter", "event=start", "--filter", LABEL, "--format", "{{.ID}}"
+    ).split()
+    assert len(started) >= 4, "two runs of the tests, and more than one analyzer"
+    assert containers(engine) == []

@@ -152,6 +152,8 @@ class FakeOpenAI:
     """Also answers Ollama's `/api/version`."""
     port: int = 0
     requests: list[Recorded] = field(default_factory=list[Recorded], init=False)
+    hung_up: int = field(default=0, init=False)
+    """How many callers went while they were left waiting (`hang`)."""
 
     def __post_init__(self) -> None:
         self.reset()
@@ -303,12 +305,13 @@ class FakeOpenAI:
         return _send({**body, "choices": []} if kind == "empty_choices" else body, fault)
 
     async def _hang(self, request: Request, seconds: float | None) -> None:
-        waits = {asyncio.ensure_future(wait) for wait in (_gone(request), self._stopping.wait())}
+        gone, stopping = (asyncio.ensure_future(wait) for wait in (_gone(request), self._stopping.wait()))
         try:
-            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({gone, stopping}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            self.hung_up += gone.done()
         finally:
-            for wait in waits:
-                wait.cancel()
+            gone.cancel()
+            stopping.cancel()
 
     async def _show_requests(self, _: Request) -> Response:
         return Response(TypeAdapter(list[Recorded]).dump_json(self.requests), media_type="application/json")

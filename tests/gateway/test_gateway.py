@@ -2,7 +2,8 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -12,6 +13,7 @@ import sqlalchemy as sa
 from devtools_platform.agents.adapters.mcp_tools import GatewayClient
 from devtools_platform.app.serving import Serving
 from devtools_platform.core.approvals import ApprovalRule, ApprovalRules
+from devtools_platform.core.errors import Away
 from devtools_platform.core.tools import Caller, Tool, ToolResult
 from devtools_platform.gateway.adapters.call_records import SqlCallRecords
 from devtools_platform.gateway.api import build_api
@@ -63,6 +65,19 @@ class Shop:
         if name in {"count", "order"}:
             self.count += arguments.get("by", 1)
         return ToolResult(f"{self.count} for {caller.agent}", {"count": self.count})
+
+
+class Slow(Shop):
+    """`count` counts and then waits to be let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.released = asyncio.Event()
+
+    async def call(self, name: str, arguments: Mapping[str, Any], caller: Caller) -> ToolResult:
+        result = await super().call(name, arguments, caller)
+        await self.released.wait()
+        return result
 
 
 @pytest.fixture
@@ -132,6 +147,39 @@ async def test_an_interrupted_call_is_repeated_only_where_that_is_safe(
     assert doubtful.is_error
     assert "may have had its effect" in doubtful.text
     assert (shop.count, read.is_error) == (0, False)
+
+
+async def test_a_call_ends_with_its_task_and_not_with_its_caller(database: sa.Engine) -> None:
+    slow = Slow()
+    cancelled: set[str] = set()
+    looked = asyncio.Event()
+
+    async def find_cancelled(ids: Collection[str]) -> set[str]:
+        looked.set()
+        if not cancelled:
+            raise Away("the database is being started again")
+        return cancelled & set(ids)
+
+    records = SqlCallRecords(database)
+    rest: dict[str, Any] = {"rules": RULES, "grants": GRANTS, "environment": "test"}
+    gateway = Gateway([slow], POLICY, records, **rest, find_cancelled=find_cancelled)
+    calls = [
+        asyncio.create_task(gateway.call(replace(DEV, task_id=id_), "shop_count", {}, f"slow-{id_}"))
+        for id_ in ("ended", "open")
+    ]
+    async with asyncio.timeout(10):
+        await looked.wait()
+        calls[1].cancel()  # its caller hangs up
+        cancelled.add("ended")
+        stopped = await calls[0]
+        assert stopped.is_error
+        assert "was cancelled" in stopped.text
+        assert recorded(database, "slow-ended").state == "finished"
+        assert recorded(database, "slow-open").state == "started"
+        slow.released.set()
+        again = await gateway.call(replace(DEV, task_id="open"), "shop_count", {}, "slow-open")
+    assert not again.is_error
+    assert slow.count == 2, "each once"
 
 
 async def test_a_forbidden_or_unknown_tool_is_refused_by_name_and_recorded(

@@ -2,9 +2,10 @@
 
 import asyncio
 from dataclasses import dataclass
+from typing import cast
 
 import sqlalchemy as sa
-from pydantic_ai.durable_exec.dbos import DBOSDurability
+from pydantic_ai.durable_exec.dbos import DBOSDurability, StepConfig
 
 from devtools_platform.agents.adapters.git_workspaces import GitWorkspaces
 from devtools_platform.agents.adapters.mcp_tools import GatewayClient
@@ -31,6 +32,9 @@ from devtools_platform.state.journal import Journal
 from devtools_platform.state.rules import load_rules
 from devtools_platform.state.service import TASK_WORKFLOW
 from devtools_platform.state.supervision import Supervisor, new_worker_id
+
+MODEL_STEP = cast("StepConfig", {"preemptible": True})
+"""A cancelled task hangs up on its model. pydantic-ai passes this option of the engine on; its type lacks it."""
 
 
 @dataclass
@@ -96,7 +100,7 @@ def build_crew(
         load_definitions(settings.agent_definitions),
         RuntimeModels(runtimes, ledger_of, journal, settings.model_timeout_s),
         tools,
-        durable=lambda: DBOSDurability(parallel_execution_mode="sequential"),
+        durable=lambda: DBOSDurability(parallel_execution_mode="sequential", model_step_config=MODEL_STEP),
         edit_formats=runtimes.edit_format,
         max_turns=settings.max_agent_turns,
     )

@@ -17,6 +17,7 @@ from devtools_platform.core.interfaces import ToolServer
 from devtools_platform.core.redact import redact, redact_text
 from devtools_platform.core.tools import APPROVAL_REQUIRED, Caller, Tool, ToolResult
 from devtools_platform.gateway.interfaces import CallRecords, Grants
+from devtools_platform.gateway.stopping import FindCancelled, Stopped, Stopping
 from devtools_platform.gateway.types import Policy, StoredCall
 from devtools_platform.kit.patience import patiently
 from devtools_platform.kit.telemetry import task_span
@@ -48,13 +49,16 @@ class Gateway:
         rules: ApprovalRules,
         grants: Grants,
         environment: Environment,
+        find_cancelled: FindCancelled | None = None,
     ) -> None:
+        """`find_cancelled`: None where no task can be cancelled, as there is no stack."""
         self.servers = servers
         self.policy = policy
         self.records = records
         self.rules = rules
         self.grants = grants
         self.environment: Environment = environment
+        self._stopping = Stopping(find_cancelled) if find_cancelled else None
         self._running: dict[tuple[str, Caller, str], asyncio.Task[tuple[ToolResult, bool]]] = {}
         self._routes = {
             f"{server.name}_{tool.name}": Route(server, tool) for server in servers for tool in server.list_tools()
@@ -176,7 +180,12 @@ class Gateway:
     async def _run(self, route: Route, caller: Caller, name: str, arguments: Mapping[str, Any], key: str) -> ToolResult:
         started = time.perf_counter()
         try:
-            result = await route.server.call(route.tool.name, arguments, caller)
+            call = route.server.call(route.tool.name, arguments, caller)
+            if self._stopping is not None and caller.has_task and caller.agent != "person":
+                call = self._stopping.guard(caller.task_id, call)
+            result = await call
+        except Stopped:
+            result = ToolResult("The task was cancelled; the call was stopped before its end.", is_error=True)
         except Exception:
             log.exception("tool %s broke", name)
             result = ToolResult(f"The tool {name} broke on our side; the log has the details.", is_error=True)

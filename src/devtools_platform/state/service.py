@@ -7,7 +7,7 @@ The workflow that carries a task out lives above, in `agents`; it reports throug
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -35,6 +35,9 @@ TELL_STEP = "tell"
 SNAPSHOT_STEP = "snapshot"
 BASE_SNAPSHOT = "base"
 START_AGAIN_S = 15.0
+STOPPING_S = 4.0
+"""Seconds after a cancellation in which a retry waits. Gateways and workers look each second for what was cancelled;
+what they have not stopped yet must not meet the next attempt in the workspace."""
 ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"  # no letter that reads as another
 
 log = logging.getLogger(__name__)
@@ -154,6 +157,12 @@ class StateService:
         if is_new:
             TASKS_ENDED.labels("cancelled", "cancelled").inc()
 
+    async def find_cancelled(self, ids: Collection[str]) -> set[str]:
+        """Of these tasks, the ones that are cancelled."""
+        table = schema.tasks
+        query = sa.select(table.c.id).where(table.c.id.in_(ids), table.c.status == "cancelled")
+        return set(await self._do(lambda c: c.scalars(query).all()))
+
     async def pause_task(self, id_: str, write: Write) -> None:
         """Stop before the next tool call or step. Raises `Conflict` when it has ended or is paused already."""
 
@@ -203,6 +212,8 @@ class StateService:
         if await self._is_done(write, "task.retry", f"task:{id_}", data):
             return
         _require_ended(row)
+        if row.status == "cancelled":
+            await asyncio.sleep(STOPPING_S - (datetime.now(UTC) - row.ended_at).total_seconds())
         steps = await self.control.list_steps(row.workflow_id)
         first = _first_step(id_, steps, step)
         attempt = row.attempt + 1

@@ -70,6 +70,7 @@ def _build_gateway(site: Site, context: "Reader", presence: Presence) -> Gateway
         rules=load_rules(settings.approval_rules),
         grants=ApprovalGrants(parts.approvals),
         environment=settings.environment,
+        find_cancelled=parts.service.find_cancelled,
     )
 
 

@@ -137,7 +137,7 @@ class DbosEngine:
         async def run() -> Any:
             return adapter.dump_python(await patiently(call), mode="json")
 
-        options: StepOptions = {"name": name, "retries_allowed": False}
+        options: StepOptions = {"name": name, "retries_allowed": False, "preemptible": True}
         return adapter.validate_python(await DBOS.run_step_async(options, run))
 
     async def child(
