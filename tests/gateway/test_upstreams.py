@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -21,9 +22,10 @@ from devtools_platform.gateway.audit import GENESIS, Audit, Chain, Note, first_b
 from devtools_platform.gateway.identity import Identity
 from devtools_platform.gateway.mcp.headers import check_headers, decode_value, encode_value, headers_for, param_headers
 from devtools_platform.gateway.mcp.messages import RpcError
+from devtools_platform.gateway.upstreams import stdio_link
 from devtools_platform.gateway.upstreams.types import ServerSpec
 from devtools_platform.kit.schema import gateway_audit, gateway_tokens
-from gateway_rig import ME, SECRET, Memory, misbehaving, running, trust_all
+from gateway_rig import ME, SECRET, Memory, everything, misbehaving, running, trust_all
 
 
 @pytest.fixture
@@ -154,6 +156,23 @@ async def test_a_server_that_comes_back_is_used_again_without_a_restart(tmp_path
                 assert await upstream.ready(10), upstream.reason
                 trust_all(rig.hub, upstream)
                 assert await rig.text("late_one_echo", "through two gateways") == "through two gateways"
+
+
+@pytest.mark.parametrize("era", ["modern", "legacy"])
+async def test_a_program_that_is_slow_to_start_is_met_in_its_own_era(
+    era: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It finds two questions at once, and a server of today's revision refuses the older one's handshake."""
+    monkeypatch.setattr(stdio_link, "DISCOVER_TIMEOUT_S", 0.05)
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    program = everything(era).command
+    spec = everything(era, command=("sh", "-c", 'read _ < "$0"; exec "$@"', str(gate), *program))
+    async with running({"slow": spec}, tmp_path, wait=False) as rig:
+        upstream = rig.hub.offer.upstreams["slow"]
+        assert not await upstream.ready(0.5)
+        await asyncio.to_thread(gate.write_text, "go\n")
+        assert await upstream.ready(20), upstream.reason
 
 
 async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, url: str, token: str) -> None:

@@ -58,7 +58,7 @@ log = logging.getLogger(__name__)
 
 READ_BYTES = 1 << 16
 DISCOVER_TIMEOUT_S = 5.0
-"""Some servers of the older era do not answer a method they do not know; then we go on with the handshake."""
+"""Some servers of the older era do not answer a method they do not know; then they are offered the handshake, too."""
 STOP_TIMEOUT_S = 2.0
 WAIT_FOR_TURN_S = 10.0
 MAX_BAD_LINES = 50
@@ -243,26 +243,41 @@ class StdioLink:
         """Start the child and agree on an era. Raises `LinkDown`."""
         self._pipes = Pipes(command, self.max_bytes, self)
         try:
-            if not (protocol in {"auto", MODERN} and await self._discover(is_only=protocol == MODERN)):
-                await self._initialize(LEGACY[0] if protocol == "auto" else protocol)
+            if protocol == "auto":
+                self.facts = await self._find_era()
+            else:
+                self.facts = await (self._discover() if protocol == MODERN else self._initialize(protocol))
         except BaseException:
             await self.close()
             raise
 
-    async def _discover(self, *, is_only: bool) -> bool:
+    async def _find_era(self) -> ServerFacts:
+        """The newer era where the server speaks it, else the older one."""
+        asked = [asyncio.ensure_future(self._discover())]
         try:
-            async with asyncio.timeout(None if is_only else DISCOVER_TIMEOUT_S):
-                result = await self._send(
-                    "server/discover", modern_params(Call("server/discover", {}), Client("gateway"))
-                )
-        except (RpcError, TimeoutError) as error:
-            if is_only:
-                raise LinkDown(f"It does not speak {MODERN}: {error}") from None
-            return False
-        self.facts = facts_from_discover(result)
-        return True
+            await asyncio.wait(asked, timeout=DISCOVER_TIMEOUT_S)
+            if not _has_agreed(asked[0]):
+                # One that is only slow to start has the first question still before it, and will refuse the second.
+                asked.append(asyncio.ensure_future(self._initialize(LEGACY[0])))
+            while not (agreed := [answer for answer in asked if _has_agreed(answer)]):
+                open_ = [answer for answer in asked if not answer.done()]
+                if not open_:
+                    return asked[-1].result()  # raises why the handshake failed
+                await asyncio.wait(open_, return_when=asyncio.FIRST_COMPLETED)
+            return agreed[0].result()
+        finally:
+            for answer in asked:
+                answer.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
 
-    async def _initialize(self, version: str) -> None:
+    async def _discover(self) -> ServerFacts:
+        try:
+            found = await self._send("server/discover", modern_params(Call("server/discover", {}), Client("gateway")))
+        except RpcError as error:
+            raise LinkDown(f"It does not speak {MODERN}: {error}") from None
+        return facts_from_discover(found)
+
+    async def _initialize(self, version: str) -> ServerFacts:
         asks: dict[str, Any] = {"sampling": {}, "elicitation": {}, "roots": {}} if self.is_interactive else {}
         params = {
             "protocolVersion": raw(version),
@@ -270,10 +285,11 @@ class StdioLink:
             "clientInfo": raw({"name": "dev-tools", "version": "1"}),
         }
         try:
-            self.facts = facts_from_initialize(await self._send("initialize", params))
+            facts = facts_from_initialize(await self._send("initialize", params))
         except RpcError as error:
             raise LinkDown(f"It refuses the handshake: {error}") from None
         self._write(notification_bytes("notifications/initialized", {}))
+        return facts
 
     async def request(self, call: Call, exchange: Exchange) -> Raw:
         if self.facts.era == "modern":
@@ -468,3 +484,7 @@ def _params_of(message: Message) -> Params:
         return read_params(message.params)
     except RpcError:
         return {}
+
+
+def _has_agreed(answer: "asyncio.Future[ServerFacts]") -> bool:
+    return answer.done() and not answer.cancelled() and answer.exception() is None
