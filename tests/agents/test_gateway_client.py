@@ -113,6 +113,14 @@ async def test_an_answer_that_is_none_is_an_error_for_the_agent(client: GatewayC
     assert "502" in result.text
 
 
+async def test_a_result_that_is_none_is_an_error_for_the_agent(
+    client: GatewayClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(RESULT, "content", "words")
+    result = await client.call(ME, "shop_look", {}, "key-1")
+    assert (result.is_error, result.data) == (True, {})
+
+
 async def test_a_gateway_that_is_not_there_is_away() -> None:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port = sock.getsockname()[1]

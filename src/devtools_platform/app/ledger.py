@@ -173,7 +173,11 @@ class LedgerBridge:
         data = {**vars(call), "cost_usd": None if cost is None else float(cost)}
         event = (task_id, f"model:{call_id}", "model_call", agent, data)
         tell = self.tell
-        also = None if tell is None else lambda connection: tell(connection, *event)
+
+        def also(connection: sa.Connection) -> None:
+            if tell is not None:
+                tell(connection, *event)
+
         warnings = await patiently(lambda: self.ledger.record(call, keep_held=may_be_charged, also=also))
         if tell is None:
             await patiently(lambda: self.log.append_event(*event))

@@ -71,7 +71,10 @@ class GatewayClient:
             raise self._away(error) from None
         if isinstance(answer, mcp.JSONRPCError):
             return _from_error(answer.error)
-        return _from_result(mcp.CallToolResult.model_validate(answer.result, by_name=False))
+        try:
+            return _from_result(mcp.CallToolResult.model_validate(answer.result, by_name=False))
+        except ValidationError:
+            return ToolResult("The gateway's answer to the call is no result of a tool.", is_error=True)
 
     async def _send(
         self, caller: Caller, name: str, arguments: Mapping[str, Any], meta: Mapping[str, Any]
