@@ -22,12 +22,12 @@ from devtools_platform.kit.git import (
     commit_all,
     difference,
     fetch_ref,
-    file_at,
     git,
     list_files,
     origin_of,
     publish_branch,
     resolve_repository,
+    settings_at,
 )
 
 AUTHOR = "Feature Dev <feature-dev@dev-tools.invalid>"
@@ -356,8 +356,28 @@ async def test_listing_shows_what_exists_and_is_not_ignored(clone: Path) -> None
     (clone / "app.py").unlink()
     assert await list_files(clone) == (".gitignore", "src/deep/a.py")
     assert await list_files(clone, "src/**/*.py") == ("src/deep/a.py",)
-    assert await file_at(clone, "HEAD", "app.py") == "one\ntwo\nthree\n"
-    assert await file_at(clone, "HEAD", "absent") is None
+
+
+async def test_settings_are_those_of_the_repositorys_own_commit_whatever_the_task_does(
+    project: Path, tmp_path: Path
+) -> None:
+    run("checkout", "-q", "-b", "pull", cwd=project)
+    (project / "app.py").write_text("of a stranger\n")
+    (project / "theirs.toml").write_text("x\n")
+    run("add", "-A", cwd=project)
+    run("commit", "-q", "-m", "Pull", cwd=project)
+    run("checkout", "-q", "main", cwd=project)
+    repo, pulled, own = await resolve_repository(project), tmp_path / "w" / "t1", tmp_path / "w" / "t2"
+    await clone_for_task(await at_commit(repo, "pull"), pulled)
+    await clone_for_task(repo, own)
+    for clone in (pulled, own):
+        (clone / "app.py").write_text("edited\n")
+        await commit_all(clone, "Edit", AUTHOR)
+        assert await settings_at(clone, "app.py") == "one\ntwo\nthree\n"
+        assert await settings_at(clone, "theirs.toml") is None
+    run("update-ref", "-d", "refs/dev-tools/base", cwd=own)
+    with pytest.raises(ProgramFailed):
+        await settings_at(own, "app.py")
 
 
 async def test_publishing_makes_one_branch_and_touches_nothing_else(clone: Path, repo: Repository) -> None:

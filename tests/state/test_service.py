@@ -11,6 +11,8 @@ import sqlalchemy as sa
 from devtools_platform.core.errors import Conflict, DiskFull, KeyReused, NotFound, TooLate
 from devtools_platform.core.tasks import TaskRequest
 from devtools_platform.kit.database import in_thread
+from devtools_platform.observability.adapters.sql import SqlLedger
+from devtools_platform.observability.interfaces import ModelCall
 from devtools_platform.state.adapters.dbos.control import DbosControl
 from devtools_platform.state.api import build_api
 from devtools_platform.state.approvals import ApprovalDesk
@@ -203,6 +205,45 @@ async def test_what_people_say_is_taken_once_and_given_again_to_the_same_taker(
     assert await journal.take_messages(id_, "step 1") == ["First.", "Second."]
     assert await journal.take_messages(id_, "step 2") == []
     assert await journal.take_messages(id_, "step 1") == ["First.", "Second."]
+
+
+async def test_a_tool_call_is_told_and_what_people_said_is_heard_once_however_often_its_step_runs(
+    state: StateService, journal: Journal
+) -> None:
+    id_ = await state.create_task(REQUEST)
+    await state.steer_task(id_, "First.", ANN)
+    told = (id_, "tool:a", "tool_call", "feature-dev", {"tool": "t"})
+
+    assert [await journal.append_and_take(*told, "tool:a") for _ in range(2)] == [["First."], ["First."]]
+    other = (id_, "tool:b", "tool_call", "feature-dev", {"tool": "t"})
+    assert await journal.append_and_take(*other, "tool:b") == []
+    seq = await journal.append_event(id_, "later", "told", None, {})
+    assert await journal.append_event(*told) == seq - 2, "a key keeps its number"
+
+
+async def test_a_model_call_is_in_the_ledger_and_in_the_timeline_or_in_neither(
+    state: StateService, journal: Journal
+) -> None:
+    id_ = await state.create_task(REQUEST)
+    call = ModelCall(id_, "feature-dev", "p", "m", 1, 1, None, 0.1, None, call_id="call-both")
+    ledger = SqlLedger(journal.database)
+
+    def fail(connection: sa.Connection) -> None:
+        journal.append_in(connection, id_, "model:call-both", "model_call", "feature-dev", {})
+        raise RuntimeError("the process dies")
+
+    with pytest.raises(RuntimeError, match="dies"):
+        await ledger.record(call, also=fail)
+    assert (await ledger.usage(id_)).model_calls == 0
+    last = await journal.append_event(id_, "after", "told", None, {})
+
+    def tell(connection: sa.Connection) -> None:
+        journal.append_in(connection, id_, "model:call-both", "model_call", "feature-dev", {})
+
+    for _ in range(2):
+        await ledger.record(call, also=tell)
+    assert (await ledger.usage(id_)).model_calls == 1
+    assert await journal.append_event(id_, "end", "told", None, {}) == last + 2
 
 
 async def test_an_old_attempt_cannot_end_the_task(state: StateService, journal: Journal) -> None:

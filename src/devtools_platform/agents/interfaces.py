@@ -62,6 +62,12 @@ class TaskLog(Protocol):
         """What people have said and no agent has read; the same `taker` gets the same ones again."""
         ...
 
+    async def append_and_take(
+        self, task_id: str, key: str, kind: str, agent: str, data: Mapping[str, Any], taker: str
+    ) -> list[str]:
+        """`append_event` and `take_messages` at once."""
+        ...
+
     async def store_artifact(self, task_id: str, key: str, kind: str, name: str, text: str) -> str: ...
 
 

@@ -190,6 +190,12 @@ class Replay:
     async def take_messages(self, task_id: str, taker: str) -> list[str]:
         return []
 
+    async def append_and_take(
+        self, task_id: str, key: str, kind: str, agent: str, data: Mapping[str, Any], taker: str
+    ) -> list[str]:
+        await self.append_event(task_id, key, kind, agent, data)
+        return await self.take_messages(task_id, taker)
+
     async def list_tools(self, caller: Caller) -> list[Tool]:
         raise NotFound("A replay lists no tools: they are in the record.")
 

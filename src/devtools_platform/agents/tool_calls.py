@@ -34,10 +34,13 @@ class DurableTools:
 
     async def call(self, caller: Caller, name: str, arguments: Mapping[str, Any], key: str) -> ToolResult:
         """`key` must be the same on replay and unique to this call."""
-        outcome = await self.durable.step(
-            "tools.call", lambda: self._call(caller, name, arguments, key, None), ToolOutcome
-        )
-        return outcome.result
+
+        async def call() -> ToolOutcome:
+            result, told = await self._call(caller, name, arguments, key, None)
+            await self.log.append_event(caller.task_id, f"tool:{key}", "tool_call", caller.agent, told)
+            return ToolOutcome(result)
+
+        return (await self.durable.step("tools.call", call, ToolOutcome)).result
 
     async def call_attentively(
         self, caller: Caller, name: str, arguments: Mapping[str, Any], key: str, approval: str | None
@@ -47,15 +50,19 @@ class DurableTools:
         async def call() -> ToolOutcome:
             if await self.log.is_paused(caller.task_id):
                 return ToolOutcome(ToolResult("The task is paused."), is_paused=True)
-            outcome = await self._call(caller, name, arguments, key, approval)
-            said = await self.log.take_messages(caller.task_id, f"tool:{key}")
-            return ToolOutcome(outcome.result, tuple(said))
+            result, told = await self._call(caller, name, arguments, key, approval)
+            tool_key = f"tool:{key}"
+            said = await self.log.append_and_take(
+                caller.task_id, tool_key, "tool_call", caller.agent, told, taker=tool_key
+            )
+            return ToolOutcome(result, tuple(said))
 
         return await self.durable.step("tools.call", call, ToolOutcome)
 
     async def _call(
         self, caller: Caller, name: str, arguments: Mapping[str, Any], key: str, approval: str | None
-    ) -> ToolOutcome:
+    ) -> tuple[ToolResult, dict[str, Any]]:
+        """What the tool gave back, and what the timeline says of the call."""
         started = time.perf_counter()
         with tool_span(name, arguments, key) as span:
             result = await self.client.call(caller, name, arguments, key, approval)
@@ -66,8 +73,7 @@ class DurableTools:
         data = {"tool": name, "arguments": _brief(arguments), "is_error": result.is_error, "duration_s": duration}
         if result.is_error:
             data["message"] = result.text[:500]
-        await self.log.append_event(caller.task_id, f"tool:{key}", "tool_call", caller.agent, data)
-        return ToolOutcome(result)
+        return result, data
 
 
 def shorten(text: str, limit: int) -> str:

@@ -82,7 +82,7 @@ class NoLog:
 
     def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
         async def nothing(*_: Any, **__: Any) -> Any:
-            return [] if name == "take_messages" else None
+            return [] if name in {"take_messages", "append_and_take"} else None
 
         return nothing
 

@@ -12,7 +12,8 @@ import httpx2
 
 from devtools_platform.core.errors import Unavailable
 
-POLL_S = 0.1
+FIRST_POLL_S = 0.02
+LONGEST_POLL_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,10 @@ class HttpCodeIndex:
                 httpx2.AsyncClient(base_url=self.url, headers=headers, timeout=30, trust_env=False) as http,
             ):
                 status = _read(await http.post("/collections", json={"repo": repo}))
+                wait = FIRST_POLL_S  # of a repository that was indexed before, little is new
                 while status["is_indexing"]:
-                    await asyncio.sleep(POLL_S)
+                    await asyncio.sleep(wait)
+                    wait = min(wait * 2, LONGEST_POLL_S)
                     status = _read(await http.get(f"/collections/{status['collection']}"))
         except (httpx2.HTTPError, TimeoutError) as error:
             raise Unavailable(f"The context service at {self.url} does not answer: {error!r}.") from None

@@ -72,7 +72,7 @@ def build_crew(
     journal = Journal(store, worker_id)
 
     def ledger_of(served: ServedModel) -> LedgerBridge:
-        return build_ledger(settings, store, journal, served)
+        return build_ledger(settings, store, journal, served, journal.append_in)
 
     ledger = ledger_of(runtimes.main)
     token, secret = home.secret("token"), home.secret("secret")

@@ -1,11 +1,11 @@
 """The agents' ledger, kept by observability: calls are priced here, by the person's table first, then by ours."""
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import sqlalchemy as sa
 
@@ -38,7 +38,9 @@ def build_budgets(settings: Settings) -> Budgets:
     )
 
 
-def build_ledger(settings: Settings, store: sa.Engine, log: TaskLog, served: "ServedModel") -> "LedgerBridge":
+def build_ledger(
+    settings: Settings, store: sa.Engine, log: TaskLog, served: "ServedModel", tell: "Tell | None" = None
+) -> "LedgerBridge":
     budgets = build_budgets(settings)
     return LedgerBridge(
         SqlLedger(store, budgets),
@@ -48,7 +50,12 @@ def build_ledger(settings: Settings, store: sa.Engine, log: TaskLog, served: "Se
         environment=settings.environment,
         action=settings.budget_action,
         output_limit=settings.budget_max_output_tokens,
+        tell=tell,
     )
+
+
+Tell = Callable[[sa.Connection, str, str, str, str, Mapping[str, Any]], None]
+"""Writes an event of a task into the timeline in the ledger's own transaction: task, key, kind, agent, data."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,8 @@ class LedgerBridge:
     environment: str
     action: Literal["ask", "stop"]
     output_limit: int
+    tell: Tell | None = None
+    """None where the timeline is elsewhere; then `log` is told after the ledger."""
 
     @property
     def max_output_tokens(self) -> int | None:
@@ -160,10 +169,18 @@ class LedgerBridge:
             price_source=source,
             span_id=span_id,
         )
-        warnings = await patiently(lambda: self.ledger.record(call, keep_held=may_be_charged))
         # A call that a crash made us repeat was made, and paid, twice: every one has a key of its own.
         data = {**vars(call), "cost_usd": None if cost is None else float(cost)}
-        await patiently(lambda: self.log.append_event(task_id, f"model:{call_id}", "model_call", agent, data))
+        event = (task_id, f"model:{call_id}", "model_call", agent, data)
+        tell = self.tell
+
+        def also(connection: sa.Connection) -> None:
+            if tell is not None:
+                tell(connection, *event)
+
+        warnings = await patiently(lambda: self.ledger.record(call, keep_held=may_be_charged, also=also))
+        if tell is None:
+            await patiently(lambda: self.log.append_event(*event))
         for warning in warnings:
             await self._warn(task_id, agent, warning)
         return cost

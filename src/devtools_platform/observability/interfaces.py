@@ -1,6 +1,6 @@
 """What observability needs from outside: where spans and calls are kept, and what providers say was used."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
@@ -92,10 +92,13 @@ class Ledger(Protocol):
         """Reserve, all accounts or none. The same call is reserved once. Raises `OverBudget`."""
         ...
 
-    async def record(self, call: ModelCall, *, keep_held: bool = False) -> list[BudgetWarning]:
+    async def record(
+        self, call: ModelCall, *, keep_held: bool = False, also: Callable[[Any], None] | None = None
+    ) -> list[BudgetWarning]:
         """Write the call down and settle what was held for it.
 
-        `keep_held`: what was held counts as spent, since nobody knows what the call cost.
+        `keep_held`: what was held counts as spent, since nobody knows what the call cost. `also` is given the
+        transaction's connection and done in it, first: the accounts are everybody's and locked as briefly as can be.
         """
         ...
 

@@ -31,9 +31,10 @@ class EventLog:
         """Events as they come, from `after` on; ends when the task has ended and all were given."""
 
         def look(connection: sa.Connection) -> tuple[bool, list[Event]]:
-            # The status first: the last event is stored together with it.
-            has_ended = _read_status(connection, task_id) in FINAL
-            return has_ended, _read_events(connection, task_id, after, PAGE)
+            # In one statement: the last event is stored together with the status.
+            rows = connection.execute(_FOLLOWED, {"id": task_id, "after": after, "most": PAGE}).all()
+            status = rows[0].status if rows else read_row(connection, task_id).status
+            return status in FINAL, [_to_event(row) for row in rows if row.seq is not None]
 
         while True:
             has_ended, events = await read_in_thread(self.database, look)
@@ -46,14 +47,13 @@ class EventLog:
                 await asyncio.sleep(self.poll_s)
 
 
-def _read_status(connection: sa.Connection, task_id: str) -> str:
-    status = connection.execute(_STATUS, {"id": task_id}).scalar()
-    return read_row(connection, task_id).status if status is None else str(status)
-
-
 def _read_events(connection: sa.Connection, task_id: str, after: int, limit: int) -> list[Event]:
     rows = connection.execute(_AFTER, {"id": task_id, "after": after, "most": limit}).all()
-    return [Event(seq=r.seq, task_id=r.task_id, kind=r.kind, at=r.at, agent=r.agent, data=r.data) for r in rows]
+    return [_to_event(row) for row in rows]
+
+
+def _to_event(row: sa.Row[Any]) -> Event:
+    return Event(seq=row.seq, task_id=row.task_id, kind=row.kind, at=row.at, agent=row.agent, data=row.data)
 
 
 def append_event(
@@ -62,22 +62,27 @@ def append_event(
     """Store one event in the caller's transaction; returns its number. A key already stored is left as it was."""
     # Locking the task's row makes the numbers gapless and in commit order: a follower never skips one.
     connection.execute(_LOCK, {"id": task_id}).one()
-    last, stored = connection.execute(_SEEN, {"id": task_id, "of_key": key}).one()
-    if stored is not None:
-        return int(stored)
-    seq = (last or 0) + 1
-    row = {"task_id": task_id, "seq": seq, "key": key, "kind": kind, "agent": agent, "data": redact(data)}
-    connection.execute(_INSERT, row)
-    return seq
+    row = {"of_task": task_id, "of_key": key, "of_kind": kind, "of_agent": agent, "given": redact(data)}
+    made = connection.execute(_INSERT, row).scalar()
+    return int(connection.execute(_STORED, {"id": task_id, "of_key": key}).scalar_one() if made is None else made)
 
 
-def _seen() -> sa.Select[Any, Any]:
-    """The last number, and that of a key."""
+def _insert() -> sa.Insert:
+    """An event under the next number of its task, unless its key is there. Gives the number."""
     table = schema.events
-    of_task = table.c.task_id == sa.bindparam("id")
-    last = sa.select(sa.func.max(table.c.seq)).where(of_task)
-    of_key = sa.select(table.c.seq).where(of_task, table.c.key == sa.bindparam("of_key"))
-    return sa.select(last.scalar_subquery(), of_key.scalar_subquery())
+    task_id, key = sa.bindparam("of_task", type_=sa.Text), sa.bindparam("of_key", type_=sa.Text)
+    seq = sa.select(sa.func.coalesce(sa.func.max(table.c.seq), 0) + 1).where(table.c.task_id == task_id)
+    given = [
+        task_id,
+        seq.scalar_subquery(),
+        key,
+        sa.bindparam("of_kind", type_=sa.Text),
+        sa.bindparam("of_agent", type_=sa.Text),
+        sa.bindparam("given", type_=table.c.data.type),
+    ]
+    is_stored = sa.exists().where(table.c.task_id == task_id, table.c.key == key)
+    names = ["task_id", "seq", "key", "kind", "agent", "data"]
+    return sa.insert(table).from_select(names, sa.select(*given).where(~is_stored)).returning(table.c.seq)
 
 
 def _after() -> sa.Select[Any]:
@@ -86,13 +91,24 @@ def _after() -> sa.Select[Any]:
     return sa.select(table).where(*newer).order_by(table.c.seq).limit(sa.bindparam("most"))
 
 
+def _followed() -> sa.Select[Any]:
+    """The task's status beside each of its newer events; beside nothing where there is none."""
+    tasks, table = schema.tasks, schema.events
+    newer = sa.and_(table.c.task_id == tasks.c.id, table.c.seq > sa.bindparam("after"))
+    both = sa.outerjoin(tasks, table, newer)
+    found = sa.select(tasks.c.status, table).select_from(both).where(tasks.c.id == sa.bindparam("id"))
+    return found.order_by(table.c.seq).limit(sa.bindparam("most"))
+
+
 # Built once: every model call and every tool call appends an event, every follower looks five times a second, and
 # building a statement costs as much as running it.
-_STATUS = sa.select(schema.tasks.c.status).where(schema.tasks.c.id == sa.bindparam("id"))
 _AFTER = _after()
+_FOLLOWED = _followed()
 _LOCK = sa.select(schema.tasks.c.id).where(schema.tasks.c.id == sa.bindparam("id")).with_for_update()
-_SEEN = _seen()
-_INSERT = sa.insert(schema.events)
+_STORED = sa.select(schema.events.c.seq).where(
+    schema.events.c.task_id == sa.bindparam("id"), schema.events.c.key == sa.bindparam("of_key")
+)
+_INSERT = _insert()
 
 
 def copy_events(connection: sa.Connection, source: str, target: str, up_to: int) -> None:

@@ -16,7 +16,7 @@ from prometheus_client import Counter
 from devtools_platform.core.redact import redact, redact_text
 from devtools_platform.core.tasks import FINAL, Reason, Status, TaskRequest
 from devtools_platform.kit import schema
-from devtools_platform.kit.database import in_thread
+from devtools_platform.kit.database import in_thread, read_in_thread
 from devtools_platform.state.events import append_event
 from devtools_platform.state.service import TASKS_ENDED
 from devtools_platform.state.tasks import read_row, to_request
@@ -42,6 +42,23 @@ class Journal:
     async def append_event(self, task_id: str, key: str, kind: str, agent: str | None, data: Mapping[str, Any]) -> int:
         """Store one event and return its sequence number. A key already stored is left as it was."""
         return await in_thread(self.database, lambda c: append_event(c, task_id, key, kind, agent, data))
+
+    def append_in(
+        self, connection: sa.Connection, task_id: str, key: str, kind: str, agent: str, data: Mapping[str, Any]
+    ) -> None:
+        """The same in the caller's transaction."""
+        append_event(connection, task_id, key, kind, agent, data)
+
+    async def append_and_take(
+        self, task_id: str, key: str, kind: str, agent: str, data: Mapping[str, Any], taker: str
+    ) -> list[str]:
+        """`append_event` and `take_messages` in one transaction: after each tool call of an agent."""
+
+        def append(connection: sa.Connection) -> list[str]:
+            append_event(connection, task_id, key, kind, agent, data)
+            return _take(connection, task_id, taker)
+
+        return await in_thread(self.database, append)
 
     async def finish(
         self,
@@ -109,7 +126,11 @@ class Journal:
     # -- what people say meanwhile -------------------------------------------------------------------------------
 
     async def is_paused(self, task_id: str) -> bool:
-        return await in_thread(self.database, lambda c: bool(read_row(c, task_id).is_paused))
+        def read(connection: sa.Connection) -> bool:
+            is_paused = connection.execute(_IS_PAUSED, {"id": task_id}).scalar()
+            return bool(read_row(connection, task_id).is_paused if is_paused is None else is_paused)
+
+        return await read_in_thread(self.database, read)
 
     async def mark_paused(self, task_id: str, workflow_id: str, key: str) -> bool:
         """Show that the task stands still. False when it was resumed in the meantime."""
@@ -127,15 +148,7 @@ class Journal:
 
     async def take_messages(self, task_id: str, taker: str) -> list[str]:
         """What people have said and no agent has read; `taker` names the step, which gets the same ones again."""
-
-        def take(connection: sa.Connection) -> list[str]:
-            table = schema.messages
-            waiting = sa.update(table).where(table.c.task_id == task_id, table.c.taken_by.is_(None))
-            connection.execute(waiting.values(taken_by=taker))
-            mine = sa.select(table.c.text).where(table.c.task_id == task_id, table.c.taken_by == taker)
-            return [str(row.text) for row in connection.execute(mine.order_by(table.c.at, table.c.id))]
-
-        return await in_thread(self.database, take)
+        return await in_thread(self.database, lambda c: _take(c, task_id, taker))
 
     # -- artifacts -----------------------------------------------------------------------------------------------
 
@@ -163,9 +176,28 @@ class Journal:
         return id_
 
 
+def _take(connection: sa.Connection, task_id: str, taker: str) -> list[str]:
+    given = {"of_task": task_id, "by": taker}
+    if connection.execute(_SAID, given).first() is None:  # nearly always: then one statement is all
+        return []
+    connection.execute(_TAKE, given)
+    return [str(row.text) for row in connection.execute(_TAKEN, given)]
+
+
 def _of_workflow(task_id: str, workflow_id: str) -> sa.Update:
     """The row of a task that is open and carried by this workflow."""
     table = schema.tasks
     return sa.update(table).where(
         table.c.id == task_id, table.c.workflow_id == workflow_id, table.c.status.not_in(tuple(FINAL))
     )
+
+
+_MESSAGES = schema.messages
+_OF_TASK = _MESSAGES.c.task_id == sa.bindparam("of_task")
+_WAITS, _IS_MINE = _MESSAGES.c.taken_by.is_(None), _MESSAGES.c.taken_by == sa.bindparam("by")
+
+# Built once: these run before and after each tool call of an agent.
+_IS_PAUSED = sa.select(schema.tasks.c.is_paused).where(schema.tasks.c.id == sa.bindparam("id"))
+_SAID = sa.select(_MESSAGES.c.id).where(_OF_TASK, sa.or_(_WAITS, _IS_MINE)).limit(1)
+_TAKE = sa.update(_MESSAGES).where(_OF_TASK, _WAITS).values(taken_by=sa.bindparam("by"))
+_TAKEN = sa.select(_MESSAGES.c.text).where(_OF_TASK, _IS_MINE).order_by(_MESSAGES.c.at, _MESSAGES.c.id)

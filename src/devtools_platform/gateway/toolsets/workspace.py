@@ -277,8 +277,9 @@ class WorkspaceTools:
         return ToolResult(text or "Nothing changed.", {"base": base, "diff": text, "stat": stat.model_dump()})
 
     async def analyze(self, call: _Call, _: NoArguments) -> ToolResult:
-        base = await git.base_commit(call.workspace)
-        configured = await git.file_at(call.workspace, await git.rules_commit(call.workspace), CONFIG_FILE)
+        base, configured = await asyncio.gather(
+            git.base_commit(call.workspace), git.settings_at(call.workspace, CONFIG_FILE)
+        )
         review = Review(
             call.workspace,
             base,
@@ -338,7 +339,7 @@ def _read_if_text(workspace: Path, path: str) -> str | None:
 async def _test_config(call: _Call) -> TestConfig:
     """From the repository's own commit: a task, or who wrote the pull request it starts from, must not choose how it
     is judged, nor what of the machine it is shown."""
-    return parse_config(await git.file_at(call.workspace, await git.rules_commit(call.workspace), CONFIG_FILE))
+    return parse_config(await git.settings_at(call.workspace, CONFIG_FILE))
 
 
 def _any_python() -> Path:

@@ -20,13 +20,12 @@ from devtools_platform.kit.git.clone import (
     clone_for_task,
     commit_all,
     copy_workspace,
-    file_at,
     head_of,
     list_files,
     merge_clone,
     origin_of,
     restore_snapshot,
-    rules_commit,
+    settings_at,
     take_snapshot,
 )
 from devtools_platform.kit.git.program import (
@@ -57,7 +56,6 @@ __all__ = [
     "copy_workspace",
     "difference",
     "fetch_ref",
-    "file_at",
     "git",
     "head_of",
     "list_files",
@@ -67,6 +65,6 @@ __all__ = [
     "push_branch",
     "resolve_repository",
     "restore_snapshot",
-    "rules_commit",
+    "settings_at",
     "take_snapshot",
 ]

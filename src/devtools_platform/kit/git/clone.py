@@ -36,9 +36,9 @@ async def clone_for_task(repo: Repository, destination: Path) -> str:
     shutil.rmtree(half_done, ignore_errors=True)
     # Not `--local`: that word makes git refuse, not copy, when the two lie on different file systems.
     options = ("--quiet", "--no-checkout", "--no-tags", "--no-recurse-submodules", "--template=")
-    await git("clone", *options, "--", str(repo.path), str(half_done), cwd=destination.parent, timeout_s=600)
+    note = ("--config", f"dev-tools.origin={repo.path}")
+    await git("clone", *options, *note, "--", str(repo.path), str(half_done), cwd=destination.parent, timeout_s=600)
     await git("remote", "remove", "origin", cwd=half_done)
-    await git("config", "dev-tools.origin", str(repo.path), cwd=half_done)
     await git("update-ref", BASE_REF, repo.head, cwd=half_done)
     if repo.rules is not None:
         await git("update-ref", RULES_REF, repo.rules, cwd=half_done)
@@ -67,22 +67,39 @@ async def base_commit(workspace: Path) -> str:
     return text_of(await in_clone(workspace, "rev-parse", "--verify", f"{BASE_REF}^{{commit}}"))
 
 
-async def rules_commit(workspace: Path) -> str:
-    """The commit whose settings the task heeds: the repository's own, also where it started from another."""
-    known = await in_clone(workspace, "for-each-ref", "--format=%(refname) %(objectname)", RULES_REF, BASE_REF)
-    commits = dict(line.split(" ") for line in text_of(known).splitlines())
-    return commits.get(RULES_REF) or commits.get(BASE_REF) or await base_commit(workspace)
+async def settings_at(workspace: Path, path: str) -> str | None:
+    """A file of settings that the task heeds, as the repository's own commit has it, also where the task started from
+    another; None when that has no such file."""
+    wanted = (f"{RULES_REF}^{{commit}}", f"{RULES_REF}:{path}", f"{BASE_REF}^{{commit}}", f"{BASE_REF}:{path}")
+    listing = "".join(f"{name}\n" for name in wanted).encode()
+    found = _objects((await in_clone(workspace, "cat-file", "--batch", stdin=listing)).stdout)
+    rules, of_rules, base, of_base = found
+    if rules is None and base is None:
+        await base_commit(workspace)  # says what is missing: without a commit there are no settings to heed
+    text = of_base if rules is None else of_rules
+    return None if text is None else text.decode("utf-8", errors="replace")
+
+
+_OBJECT = re.compile(rb"[0-9a-f]+ (?P<kind>commit|blob|tree|tag) (?P<size>[0-9]+)\n")
+
+
+def _objects(batch: bytes) -> list[bytes | None]:
+    """What `cat-file --batch` printed, object by object; None for one that is missing, or that no file is."""
+    found: list[bytes | None] = []
+    while batch:
+        if (head := _OBJECT.match(batch)) is None:
+            batch = batch.partition(b"\n")[2]
+            found.append(None)
+            continue
+        end = head.end() + int(head["size"])
+        found.append(batch[head.end() : end] if head["kind"] in (b"commit", b"blob") else None)
+        batch = batch[end + 1 :]
+    return found
 
 
 async def head_of(workspace: Path) -> str:
     """The commit a task's branch is at."""
     return text_of(await in_clone(workspace, "rev-parse", "--verify", "HEAD^{commit}"))
-
-
-async def file_at(workspace: Path, commit: str, path: str) -> str | None:
-    """A file's text as `commit` has it; None when it has no such file."""
-    done = await in_clone(workspace, "cat-file", "blob", f"{commit}:{path}", check=False)
-    return done.stdout.decode("utf-8", errors="replace") if done.code == 0 else None
 
 
 async def list_files(workspace: Path, pattern: str = "**") -> tuple[str, ...]:
@@ -104,8 +121,8 @@ async def commit_all(workspace: Path, message: str, author: str) -> str | None:
     """
     await stage(workspace, env={})
     tree = text_of(await in_clone(workspace, "write-tree"))
-    head = text_of(await in_clone(workspace, "rev-parse", "--verify", "HEAD^{commit}"))
-    if tree == text_of(await in_clone(workspace, "rev-parse", f"{head}^{{tree}}")):
+    head, before = text_of(await in_clone(workspace, "rev-parse", "HEAD^{commit}", "HEAD^{tree}")).split("\n")
+    if tree == before:
         return None
     create = ["commit-tree", tree, "-p", head, "-F", "-"]
     made = await in_clone(workspace, *create, stdin=message.encode(errors="replace"), env=identity(author))

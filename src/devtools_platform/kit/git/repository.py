@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from devtools_platform.core.errors import BadInput, Conflict, NotARepository, NotFound
-from devtools_platform.kit.git.program import Done, git, in_clone, run, text_of, without_filters
+from devtools_platform.kit.git.program import Done, git, in_clone, run, split_paths, text_of, without_filters
 
 
 @dataclass(frozen=True)
@@ -32,16 +32,19 @@ async def resolve_repository(path: Path) -> Repository:
     if top.code != 0 or is_bare == b"true":
         raise _not_a_repository(path, top, is_bare=is_bare == b"true")
     root = Path(os.fsdecode(toplevel.removesuffix(b"\n")))
-    head = await run(["rev-parse", "--verify", "--quiet", "HEAD^{commit}"], cwd=root, check=False)
-    if head.code != 0:
+    # All in one: the commit, the branch and whether anything differs. The distance to an upstream is not asked for.
+    status = ["status", "--porcelain=v2", "--branch", "--no-ahead-behind", "-z"]
+    status += ["--untracked-files=normal", "--ignore-submodules=all"]
+    found = await run(status, cwd=root, env=await without_filters(root))
+    lines = split_paths(found.stdout)
+    said = dict(line.removeprefix("# branch.").split(" ", 1) for line in lines if line.startswith("# branch."))
+    if said["oid"] == "(initial)":
         raise NotARepository(
             f"{str(root)!r} has no commit yet; a task needs one to start from.",
             hint=f"Run `git -C {root} add -A && git -C {root} commit -m Start`.",
         )
-    branch = await run(["symbolic-ref", "--quiet", "--short", "HEAD"], cwd=root, check=False)
-    status = ["status", "--porcelain", "-z", "--untracked-files=normal", "--ignore-submodules=all"]
-    changes = await run(status, cwd=root, env=await without_filters(root))
-    return Repository(root, text_of(head), text_of(branch) or None, is_dirty=bool(changes.stdout))
+    branch = None if said["head"] == "(detached)" else said["head"]
+    return Repository(root, said["oid"], branch, is_dirty=any(not line.startswith("# ") for line in lines))
 
 
 async def at_commit(repo: Repository, commit: str) -> Repository:

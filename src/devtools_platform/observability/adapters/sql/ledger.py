@@ -1,6 +1,6 @@
 """Spans and the cost ledger in the state database."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -84,8 +84,15 @@ class SqlLedger:
     async def hold(self, hold: Hold) -> None:
         await in_thread(self.database, lambda c: place_hold(c, self.budgets, hold))
 
-    async def record(self, call: ModelCall, *, keep_held: bool = False) -> list[BudgetWarning]:
-        return await in_thread(self.database, lambda c: self._record(c, call, keep_held=keep_held))
+    async def record(
+        self, call: ModelCall, *, keep_held: bool = False, also: Callable[[Any], None] | None = None
+    ) -> list[BudgetWarning]:
+        def record(connection: sa.Connection) -> list[BudgetWarning]:
+            if also is not None:
+                also(connection)
+            return self._record(connection, call, keep_held=keep_held)
+
+        return await in_thread(self.database, record)
 
     async def raise_limit(self, id_: str, key: str, usd: Decimal) -> None:
         await in_thread(self.database, lambda c: raise_account(c, self.budgets, id_, key, to_nano(usd)))

@@ -37,8 +37,10 @@ RECHECK_S = 300.0
 """How often a workflow that waits for a message looks for one that it was not told of, besides `Messages`. The
 library's 60 s cost 4 % of a core with 1,000 waiting."""
 ORPHANED_AFTER_S = 30.0
-SHORTEST_WATCH_S = 0.05
+SHORTEST_WATCH_S = 0.01
 LONGEST_WATCH_S = 1.0
+RESULT_POLL_S = 0.05
+"""For a result that is known to be there."""
 
 log = logging.getLogger(__name__)
 
@@ -159,7 +161,7 @@ class DbosEngine:
         self._poller.look(AGENTS)
         # Not `child.id`: in the replay of a retry or a fork it is the child of the workflow the history came from.
         await asyncio.gather(*(self._ends.wait(handle.workflow_id) for handle in handles))
-        return [await handle.get_result(polling_interval_sec=SHORTEST_WATCH_S) for handle in handles]
+        return [await handle.get_result(polling_interval_sec=RESULT_POLL_S) for handle in handles]
 
     async def receive(self, topic: str, timeout_s: float) -> bool:
         return await DBOS.recv_async(topic, timeout_seconds=timeout_s) is not None
@@ -234,6 +236,7 @@ class Ends:
     async def _look(self) -> None:
         pause = SHORTEST_WATCH_S
         while self._waiting:
+            looked_at = time.monotonic()
             try:
                 ended = await self.control.find_ended(list(self._waiting))
             except Away:
@@ -245,10 +248,11 @@ class Ends:
                 for event in self._waiting.pop(id_, []):
                     event.set()
             self._waiting = {id_: events for id_, events in self._waiting.items() if events}
-            pause = SHORTEST_WATCH_S if ended or self._nudged.is_set() else min(pause * 1.5, LONGEST_WATCH_S)
+            pause = SHORTEST_WATCH_S if ended or self._nudged.is_set() else min(pause * 2, LONGEST_WATCH_S)
             self._nudged.clear()
-            # A short sleep even when nudged: the row of the workflow that ended is written a moment later.
-            await asyncio.sleep(SHORTEST_WATCH_S / 5 if ended else SHORTEST_WATCH_S)
+            # A short sleep even when nudged: the row of the workflow that ended is written a moment later. With a
+            # thousand in it the query takes longer than that, and must not be all that this process does.
+            await asyncio.sleep(max(SHORTEST_WATCH_S, 2 * (time.monotonic() - looked_at)))
             if pause > SHORTEST_WATCH_S:
                 await _bounded(self._nudged.wait(), pause)
 
