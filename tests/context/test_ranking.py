@@ -61,6 +61,24 @@ def test_tests_come_after_the_code_unless_asked_for():
     assert rank("test of parse header", pair)[0].chunk.path == "tests/test_a.py"
 
 
+def test_a_test_that_says_more_of_the_words_still_comes_after_the_code():
+    pair = [candidate("tests/test_a.py", "f", text=9.0), candidate("a.py", "g", text=5.0)]
+    assert rank("parse header", pair)[0].chunk.path == "a.py"
+
+
+def test_a_name_of_one_word_says_little_to_a_long_question():
+    pair = [candidate("a.py", "server", text=4.5), candidate("b.py", "fetch_all", text=7.0)]
+    assert rank("a server that hangs is asked once for everybody who waits", pair)[0].chunk.name == "fetch_all"
+    assert rank("the server", pair)[0].chunk.name == "server"
+
+
+@pytest.mark.parametrize("scope", ["prices", "Prices", "shop/prices", "fix(prices)", "feat(shop)!"])
+def test_what_stands_before_a_colon_says_where(scope: str):
+    pair = [candidate("src/app/totals.py", "g", text=5.0), candidate("src/shop/prices.py", "f", text=3.5)]
+    assert rank("round down", pair)[0].chunk.path == "src/app/totals.py"
+    assert rank(f"{scope}: round down", pair)[0].chunk.path == "src/shop/prices.py"
+
+
 def test_answers_fit_the_budget_and_the_last_one_is_cut_at_a_line():
     found = rank("q", [candidate("a.py", "f", text=2.0, lines=10), candidate("b.py", "g", lines=10)])
     first, second = fit(found, limit=8, token_budget=26)

@@ -40,6 +40,8 @@ QUERY_SECONDS = Histogram(
 WORDS_ONLY = Counter("devtools_context_words_only_queries_total", "Searches that had to do without the embedder")
 
 CANDIDATES = 50
+WORDS_ONLY_CANDIDATES = 100
+"""Where there is no vector: about as many as words and vectors propose together."""
 KEPT_QUERIES = 1_000
 SYMBOL_TOKENS = 4_000
 RELATED_TOKENS = 4_000
@@ -82,7 +84,8 @@ class Questions:
         found: list[Candidate] = []
         if blobs != []:
             vector = await self._embed_query(query)
-            found = await self.engine.search(collection, query, limit=CANDIDATES, vector=vector, blobs=blobs)
+            limit = WORDS_ONLY_CANDIDATES if vector is None else CANDIDATES
+            found = await self.engine.search(collection, query, limit=limit, vector=vector, blobs=blobs)
         placed = [moved for candidate in found if (moved := _place(candidate, manifest, path_glob))]
         best = rank(query, placed, limit)
         paths = {item.chunk.path for item in best}

@@ -3,8 +3,9 @@
 Pure. The weights of `LEARNED` were fitted on docstring-to-function questions (`bench/context.py fit`), over
 packages that no published figure is measured on; those of `GIVEN` were set by hand because such questions
 cannot teach them: they never ask for a class, a module, a test or a path. Those of `class`, `module`, `path` and
-`stem` were chosen on questions for files (`bench/context.py files`) over the same packages. Each answer says in
-`why` what raised it.
+`stem` were chosen on questions for files (`bench/context.py files`) over the same packages; those of `scope`,
+`scope_stem` and `test` on subjects of commits: upstream's that five Debian packages carry as patches, and half of our
+own. Each answer says in `why` what raised it.
 """
 
 import math
@@ -24,9 +25,9 @@ LEARNED = {
     "name": -0.38,
     "name_and_dense": 1.2,
     "file": 0.3,
-    "name_share": 1.53,
+    "name_match": 2.3,
     "query_share": 0.63,
-    "leaf_share": 0.41,
+    "leaf_match": 0.62,
     "private": -0.3,
     "verb": 0.79,
 }
@@ -36,9 +37,9 @@ WORDS_ONLY = {
     "text_root": 3.63,
     "name": 0.42,
     "file": 1.28,
-    "name_share": 1.25,
+    "name_match": 1.88,
     "query_share": 2.0,
-    "leaf_share": 1.84,
+    "leaf_match": 2.76,
     "private": -0.27,
 }
 """The same where there are none."""
@@ -48,7 +49,9 @@ GIVEN = {
     "symbol": 6.0,
     "mentioned": 1.0,
     "place": 4.0,
-    "test": -1.5,
+    "scope": 4.0,
+    "scope_stem": 2.0,
+    "test": -5.0,
     "legacy": -1.0,
     "module": -0.7,
     "class": -0.3,
@@ -61,6 +64,7 @@ _PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _IDENTIFIER = re.compile(r"[A-Za-z_][\w.]*")
 _TEST_PATH = re.compile(r"(^|/)(tests?|testing|__tests__|spec)(/|$)|(^|/)test_|[._](test|spec)\.\w+$")
 _PLACE = re.compile(r"[\w.-]+(?:/[\w.-]+)+|[\w-]+\.\w+")
+_SCOPE = re.compile(r"\s*(?:\w+\(([^)\n]+)\)!?|([^\s:,;.!?]+(?:[ ,]+[^\s:,;.!?]+){0,2})):\s")
 _LEGACY_PATH = re.compile(r"(^|/)(legacy|deprecated|compat|old|v[01]|examples?)(/|\.|$)")
 _STOP_WORDS = frozenset(
     "a an the of to in for and or is are be by with from as on at it its this that if not".split()  # noqa: SIM905 - a list of words
@@ -158,6 +162,8 @@ class _Asked:
     wants_tests: bool
     places: tuple[str, ...]
     """What it names of the tree: `src/shop`, `shop/prices`, `prices.py`."""
+    scope: frozenset[str]
+    """The words before a colon that it begins with: `prices: round down` is about prices."""
 
     @classmethod
     def of(cls, query: str) -> "_Asked":
@@ -167,26 +173,37 @@ class _Asked:
         symbols = identifiers if is_symbol else [name for name in identifiers if _is_symbol(name)]
         words = _stems(query)
         lower = frozenset(symbol.lower().strip(".") for symbol in symbols)
-        return cls(words, _first_stem(query), lower, is_symbol, bool(words & {"test", "spec"}), _find_places(query))
+        return cls(
+            words,
+            _first_stem(query),
+            lower,
+            is_symbol,
+            bool(words & {"test", "spec"}),
+            _find_places(query),
+            _find_scope(query),
+        )
 
     def compare(self, chunk: Chunk) -> dict[str, float]:
         known = _Known.of(chunk.name, chunk.path)
         words = self.words
-        shared = len(words & known.name)
+        asked = max(1, len(words))
+        shared, in_leaf = len(words & known.name), len(words & known.leaf)
         defines = bool(chunk.name) and not self.symbols.isdisjoint(known.names)
         return {
-            "name_share": shared / max(1, len(known.name)),
-            "query_share": shared / max(1, len(words)),
-            "leaf_share": len(words & known.leaf) / max(1, len(known.leaf)),
+            "name_match": _match(shared, len(known.name), asked),
+            "query_share": shared / asked,
+            "leaf_match": _match(in_leaf, len(known.leaf), asked),
             "verb": float(bool(self.verb) and self.verb == known.verb),
             "private": known.private,
-            "path": len(words & known.path) / max(1, len(words)),
+            "path": len(words & known.path) / asked,
             "stem": len(words & known.stem) / max(1, len(known.stem)),
             "symbol": float(defines and self.is_symbol),
             "mentioned": float(defines and not self.is_symbol),
             "test": known.test if not self.wants_tests else 0.0,
             "legacy": known.legacy,
             "place": float(bool(self.places) and any(_lies_at(chunk.path, place) for place in self.places)),
+            "scope": len(self.scope & known.path) / max(1, len(self.scope)),
+            "scope_stem": len(self.scope & known.stem) / max(1, len(self.scope | known.stem)),
             "module": float(chunk.kind == "module"),
             "class": float(chunk.kind == "class" and not defines),
         }
@@ -227,17 +244,22 @@ def _explain(candidate: Candidate, signals: dict[str, float]) -> list[str]:
     why = ["text"] if candidate.text_score else []
     if signals["dense"] > 0.5:  # noqa: PLR2004 - the better half of what was found by meaning
         why.append("meaning")
-    if signals["name_share"]:
+    if signals["name_match"]:
         why.append(f"name {chunk.name}")
     if signals["symbol"] or signals["mentioned"]:
         why.append(f"defines {chunk.name.rpartition('.')[2]}")
-    if signals["path"] or signals["place"]:
+    if signals["path"] or signals["place"] or signals["scope"]:
         why.append("path")
     if signals["test"]:
         why.append("lowered: a test")
     if signals["legacy"]:
         why.append("lowered: old or an example")
     return why
+
+
+def _match(shared: int, of_name: int, asked: int) -> float:
+    """How well a name fits a question: a name of one word that a long question also uses says little."""
+    return shared / max(1, of_name) * math.sqrt(shared / asked)
 
 
 _SAYS_NOTHING = frozenset({"__init__", "index", "mod", "main", "lib"})
@@ -252,6 +274,12 @@ def _find_stem(path: str) -> str:
 
 def _find_places(query: str) -> tuple[str, ...]:
     return tuple(found.strip("./") for found in _PLACE.findall(query) if found.strip("./"))
+
+
+def _find_scope(query: str) -> frozenset[str]:
+    """Commits and tickets begin so, `fix(prices):` among them."""
+    found = _SCOPE.match(query)
+    return _stems(found[1] or found[2]) if found else frozenset()
 
 
 def _lies_at(path: str, place: str) -> bool:
