@@ -112,7 +112,8 @@ def _client_of(
     headers: Mapping[bytes, bytes], method: str, params: Params, meta: Params, principal: Principal
 ) -> Client:
     """The envelope of a stateless request, taken out of `meta`. Raises `RpcError` for one that is incomplete."""
-    if missing := [key for key in (VERSION_KEY, CAPABILITIES_KEY) if key not in meta]:
+    if VERSION_KEY not in meta or CAPABILITIES_KEY not in meta:
+        missing = [key for key in (VERSION_KEY, CAPABILITIES_KEY) if key not in meta]
         raise RpcError(INVALID_PARAMS, f"params._meta lacks {', '.join(missing)}.")
     version = read_text(meta.pop(VERSION_KEY))
     capabilities = meta.pop(CAPABILITIES_KEY)
