@@ -59,6 +59,7 @@ async def test_an_answer_of_a_known_length_leaves_without_a_turn_of_the_loop(mon
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
         if scope["path"] == "/parts":
             await send({"type": "http.response.body", "body": b"first", "more_body": True})
+            sent.append(len(wires[0].sent))
             await go_on.wait()
             await send({"type": "http.response.body", "body": b"other", "more_body": True})
             await send({"type": "http.response.body", "body": b""})
@@ -108,4 +109,4 @@ async def test_an_answer_of_a_known_length_leaves_without_a_turn_of_the_loop(mon
         b"first",
         b"other",
     ]
-    assert sent[:3] == [1, 2, 3], "it was not written when it was complete"
+    assert sent[:4] == [1, 2, 3, 4], "it was not written when it was sent"
