@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
+from devtools_platform.gateway.upstreams.stdio_link import CROWDED
 from devtools_platform.gateway.upstreams.types import ServerSpec
 from gateway_rig import ME, Rig, everything, misbehaving, running, trust_all
 from processes import is_alive
@@ -127,6 +128,17 @@ async def test_a_thousand_calls_at_once_get_their_own_answers(tmp_path: Path, er
 
 
 @pytest.mark.alone
+async def test_in_a_crowd_answers_arrive_and_the_end_of_the_server_is_noticed(tmp_path: Path) -> None:
+    async with running({"one": misbehaving()}, tmp_path) as rig:
+        hanging = [asyncio.create_task(rig.call("one_hang")) for _ in range(2 * CROWDED)]
+        for size in (10, 1_000, 300_000):
+            assert len(await rig.text("one_huge", str(size))) == size
+        ends = [await rig.call("one_die"), *await asyncio.gather(*hanging)]
+        assert {"Its process has ended" in answer["error"]["message"] for answer in ends} == {True}
+        assert await rig.hub.offer.upstreams["one"].ready(10)
+        assert await rig.text("one_echo", "again") == "again"
+
+
 async def test_nothing_is_left_behind_by_calls_and_disconnects(tmp_path: Path) -> None:
     async with running({"one": misbehaving()}, tmp_path) as rig:
         rig.audit.keeps_all = False

@@ -1,6 +1,5 @@
 """What stands at the gateway's doors: the servers of others that the settings name, tokens, trust, audit."""
 
-import ssl
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,6 +22,7 @@ from devtools_platform.gateway.trust import ToolLock
 from devtools_platform.gateway.upstreams.connect import Connector, SignIns
 from devtools_platform.gateway.upstreams.types import ServerSpec
 from devtools_platform.gateway.upstreams.upstream import Upstream
+from devtools_platform.kit.tls import tls_context
 
 
 class Doors(TypedDict):
@@ -40,14 +40,13 @@ def open_doors(
     specs = choose(load_catalog(settings.gateway_catalog), names(settings.gateway_servers))
     secrets = read_variables(secret_names(specs))
     secrecy = Secrets([token, secret, *secrets.values()])
-    tls = ssl.create_default_context()
     connector = Connector(
         home.logs,
         _with_our_programs(program_environment()),
         secrets,
-        tls,
+        None,
         {"data_dir": str(home.path), "python": sys.executable},
-        _open_accounts(settings, home, tls, secrecy, specs.values()),
+        _open_accounts(settings, home, secrecy, specs.values()),
     )
     hub = Hub(
         gateway,
@@ -62,15 +61,13 @@ def open_doors(
     return {"hub": hub, "identity": identity, "hosts": hosts, "search": search}
 
 
-def _open_accounts(
-    settings: Settings, home: Home, tls: ssl.SSLContext, secrecy: Secrets, specs: Iterable[ServerSpec]
-) -> SignIns | None:
+def _open_accounts(settings: Settings, home: Home, secrecy: Secrets, specs: Iterable[ServerSpec]) -> SignIns | None:
     """OAuth's client and its models, 20 MB, only where somebody signs in somewhere."""
     if settings.gateway_client_metadata_url is None and all(spec.auth is None for spec in specs):
         return None
     from devtools_platform.app.sign_in import build_accounts
 
-    return build_accounts(settings, home, tls, secrecy.learn)
+    return build_accounts(settings, home, tls_context(), secrecy.learn)
 
 
 def names(text: str) -> list[str]:

@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from devtools_platform import __version__
-from devtools_platform.app.releases import current_release
 from devtools_platform.config import Settings
+from devtools_platform.deploy.service import current_release
 from devtools_platform.observability.interfaces import SpanStore
 from devtools_platform.observability.service import Tracing
 from devtools_platform.observability.spans import Origin

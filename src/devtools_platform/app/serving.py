@@ -3,9 +3,9 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -15,6 +15,8 @@ from devtools_platform.core.errors import PortInUse, ProgramFailed
 
 START_TIMEOUT_S = 15.0
 JOINED_BYTES = 64 * 1024
+Moment = Literal["held", "now", "soon"]
+"""When a write leaves: with the next one or `flush`, at once, or with all of this turn of the event loop."""
 T = TypeVar("T")
 
 
@@ -45,34 +47,42 @@ class JoinedWrites:
     """A transport on which what is written at once leaves at once.
 
     uvicorn writes an answer's head and its body one after the other, and uvloop sends each by itself: a system call,
-    and a packet, more than the answer needs.
+    and a packet, more than the answer needs. `moment` says of each write when it leaves.
     """
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, moment: Callable[[], Moment]
+    ) -> None:
         self._transport = transport
         self._loop = loop
+        self._moment = moment
         self._held: list[bytes] = []
         self._size = 0
+        self._is_due = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        if not self._held:
-            self._loop.call_soon(self._send)
+        moment = self._moment()
         self._held.append(data)
         self._size += len(data)
-        if self._size > JOINED_BYTES:  # or who writes without a pause would never be told to wait
-            self._send()
+        if moment == "now" or self._size > JOINED_BYTES:  # or who writes without a pause is never told to wait
+            self.flush()
+        elif moment == "soon" and not self._is_due:
+            self._is_due = True
+            self._loop.call_soon(self.flush)
 
     def is_closing(self) -> bool:
         return self._transport.is_closing()
 
     def close(self) -> None:
-        self._send()
+        self.flush()
         self._transport.close()
 
-    def _send(self) -> None:
+    def flush(self) -> None:
+        """Send what is held."""
+        self._is_due = False
         if self._held:
             data, self._held, self._size = b"".join(self._held), [], 0
             self._transport.write(data)
@@ -81,8 +91,24 @@ class JoinedWrites:
 class Protocol(HttpToolsProtocol):
     """uvicorn's own, with joined writes."""
 
+    _begun: object = None
+    """The exchange whose head was written last."""
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(cast("asyncio.Transport", JoinedWrites(transport, self.loop)))
+        self._joined = JoinedWrites(transport, self.loop, self._moment)
+        super().connection_made(cast("asyncio.Transport", self._joined))
+
+    def on_response_complete(self) -> None:
+        self._joined.flush()  # a head without a body
+        super().on_response_complete()
+
+    def _moment(self) -> Moment:
+        """The head of an answer of a known length waits for its body, as ASGI wants it, and leaves with it."""
+        cycle = self.cycle
+        if cycle is None or cycle.chunked_encoding is not False:  # pyright: ignore[reportUnnecessaryComparison] - before the first it is
+            return "soon"
+        is_head, self._begun = cycle is not self._begun, cycle
+        return "held" if is_head else "now"
 
 
 class QuietServer(uvicorn.Server):

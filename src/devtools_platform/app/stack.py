@@ -29,7 +29,6 @@ from devtools_platform.core.errors import BadInput
 from devtools_platform.kit import database
 from devtools_platform.observability.adapters.sql import SqlSpanStore
 from devtools_platform.state.adapters.dbos.control import DbosControl
-from devtools_platform.state.adapters.embedded_postgres import EmbeddedPostgres
 from devtools_platform.state.approvals import ApprovalDesk
 from devtools_platform.state.audit import AuditLog
 from devtools_platform.state.events import EventLog
@@ -183,6 +182,8 @@ class Stack:
             url = self.settings.database_url.get_secret_value()
             self.progress("database", "where DATABASE_URL says")
         else:
+            from devtools_platform.state.adapters.embedded_postgres import EmbeddedPostgres
+
             postgres = EmbeddedPostgres(self.settings.data_dir)
             url = await postgres.start(lambda text: self.progress("database", text))
             cleanup.push_async_callback(postgres.stop)

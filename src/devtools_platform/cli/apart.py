@@ -5,6 +5,7 @@ for months, several on a small host, do not need. Imports neither, so what it sa
 """
 
 import asyncio
+import importlib
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from typing import Any, cast
 from devtools_platform.config import Settings, load_settings
 from devtools_platform.config.settings import Service
 from devtools_platform.core.errors import DevToolsError
-from devtools_platform.kit.memory import keep_few_arenas
+from devtools_platform.kit.memory import give_back_memory, keep_few_arenas
 
 
 def become(overrides: Mapping[str, Any], services: frozenset[Service], *, as_json: bool) -> None:
@@ -32,7 +33,8 @@ def main() -> None:
     keep_few_arenas()
     try:
         settings = load_settings(told["overrides"])
-        from devtools_platform.app.serving import run  # after the settings: what is wrong with them is told at once
+        _import_server()  # after the settings: what is wrong with them is told at once
+        from devtools_platform.app.serving import run
 
         run(_serve(settings, frozenset(cast("list[Service]", told["services"])), as_json=told["as_json"]))
     except DevToolsError as error:
@@ -41,6 +43,16 @@ def main() -> None:
         else:
             _say(f"error: {error}\nnext:  {error.hint}")
         sys.exit(error.exit_code)
+
+
+def _import_server() -> None:
+    """uvicorn without what would reload a program that is edited, which it takes where it finds it."""
+    name = "watchfiles"
+    sys.modules[name] = cast("Any", None)  # "there is none", in the words of `import`
+    try:
+        importlib.import_module("uvicorn")
+    finally:
+        del sys.modules[name]  # the context service looks at repositories with it
 
 
 async def _serve(settings: Settings, services: frozenset[Service], *, as_json: bool) -> None:
@@ -57,6 +69,7 @@ async def _serve(settings: Settings, services: frozenset[Service], *, as_json: b
             _say(f"  up in {running.started_in_s:.1f} s. Ctrl-C ends it.")
             if running.console_link is not None:
                 _say(f"\n  console  {running.console_link}\n")
+        give_back_memory()  # what reading code and building models took
         await stop.wait()
         _say("  stopping")
     _say("  stopped")

@@ -47,23 +47,26 @@ def redact(value: Any) -> Any:
     return value
 
 
-_STARTS = {
-    "_": (
-        *("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "doo_v1_", "dop_v1_", "dor_v1_", "lin_api_"),
-        "lin_oauth_",
+_STARTS = (
+    (
+        "_",
+        (
+            *("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "doo_v1_", "dop_v1_", "dor_v1_", "lin_api_"),
+            "lin_oauth_",
+        ),
     ),
-    "-": ("sk-", "xoxa-", "xoxb-", "xoxp-", "xoxr-", "xoxs-", "-----BEGIN"),
-    "AKIA": ("AKIA",),
-    "eyJ": ("eyJ",),
-}
+    ("-", ("sk-", "xoxa-", "xoxb-", "xoxp-", "xoxr-", "xoxs-", "-----BEGIN")),
+    ("AKIA", ("AKIA",)),
+    ("eyJ", ("eyJ",)),
+)
 """Every shape above begins with one of these, by what to look for first: that costs a hundredth of the search."""
 _AFTER_SCHEME = re.compile(r"://[^\s:/@]{0,200}:[^\s@/]{1,500}@")
 
 
 def holds_secret(text: str) -> bool:
     """Whether `text` has any known shape of secret, as fast as that can be said."""
-    for sign, starts in _STARTS.items():
-        if sign in text and any(start in text for start in starts):
+    for sign, starts in _STARTS:
+        if sign in text and _has_any(text, starts):
             if _SHAPES.search(text) is not None:
                 return True
             break
@@ -72,6 +75,13 @@ def holds_secret(text: str) -> bool:
         if _AFTER_SCHEME.match(text, at) and _URL_PASSWORD.search(text, max(0, at - 40), at + 800):
             return True
         at = text.find("://", at + 3)
+    return False
+
+
+def _has_any(text: str, starts: tuple[str, ...]) -> bool:
+    for start in starts:  # noqa: SIM110 - `any` makes a generator, for twice the time
+        if start in text:
+            return True
     return False
 
 

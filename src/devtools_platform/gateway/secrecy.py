@@ -40,7 +40,7 @@ class Secrets:
     def are_in(self, text: bytes) -> bool:
         """Whether JSON holds a secret, however its characters are escaped."""
         plain = text.decode("utf-8", "replace")
-        if _ESCAPED.search(text):
+        if b"\\" in text and _ESCAPED.search(text):
             plain = msgspec.json.encode(msgspec.json.decode(text)).decode() if text else ""
         return holds_secret(plain) or bool(self._pattern and self._pattern.search(plain))
 

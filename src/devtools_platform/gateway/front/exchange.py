@@ -4,6 +4,7 @@ import asyncio
 import itertools
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
+from functools import partial
 from typing import Any
 
 from msgspec import Raw
@@ -19,9 +20,10 @@ from devtools_platform.gateway.mcp.messages import (
     notification_bytes,
     request_bytes,
 )
+from devtools_platform.kit.overdue import Overdue
 
 WATCH_AFTER_S = 0.1
-"""A call that takes longer is watched for its client hanging up; a quick one is not worth the task."""
+"""A call that takes longer, up to twice, is watched for its client hanging up; a quick one is not worth the task."""
 PING_EVERY_S = 15.0
 """A silent stream is closed by proxies."""
 MAX_BACKLOG_BYTES = 8_000_000
@@ -48,6 +50,7 @@ class HttpExchange:
         client: Client,
         receive: Receive,
         send: Send,
+        overdue: Overdue,
         pending: MutableMapping[str, "asyncio.Future[Raw]"] | None = None,
         headers: list[tuple[bytes, bytes]] | None = None,
     ) -> None:
@@ -55,6 +58,7 @@ class HttpExchange:
         self.is_gone = False
         self._receive = receive
         self._send = send
+        self._overdue = overdue
         self._pending = pending
         """Where the client's answers arrive; None for a client that is never asked."""
         self._headers = headers or []
@@ -69,10 +73,9 @@ class HttpExchange:
 
     async def serve(self, work: Awaitable[bytes], status_of: Callable[[bytes], int] | None = None) -> None:
         """Do the work and send its message. A client that hangs up ends the work."""
-        loop = asyncio.get_running_loop()
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._overdue.loop)
         assert task is not None  # noqa: S101 - we are in one
-        watch = loop.call_later(WATCH_AFTER_S, self._begin_watch, task)
+        self._overdue.hold(self, partial(self._begin_watch, task))
         try:
             message = await work
         except asyncio.CancelledError:
@@ -81,7 +84,7 @@ class HttpExchange:
             task.uncancel()
             return
         finally:
-            watch.cancel()
+            self._overdue.release(self)
             if self._ping is not None:
                 self._ping.cancel()
             if self._watch is not None:

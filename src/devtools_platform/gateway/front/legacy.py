@@ -14,7 +14,7 @@ from starlette.types import Receive, Send
 
 from devtools_platform.core.errors import DevToolsError
 from devtools_platform.gateway.front.answers import SERVER_INFO, Answers, Place, capabilities_of
-from devtools_platform.gateway.front.exchange import HttpExchange, id_or_none
+from devtools_platform.gateway.front.exchange import WATCH_AFTER_S, HttpExchange, id_or_none
 from devtools_platform.gateway.front.http import respond
 from devtools_platform.gateway.front.listen import RESOURCE_UPDATED, TOOLS_CHANGED, follow, while_valid
 from devtools_platform.gateway.mcp.exchange import Call, Client
@@ -38,6 +38,7 @@ from devtools_platform.gateway.mcp.messages import (
     result_bytes,
 )
 from devtools_platform.gateway.upstreams.upstream import Upstream
+from devtools_platform.kit.overdue import Overdue
 
 MAX_SESSIONS = 2048
 MAX_SESSIONS_PER_OWNER = 64
@@ -67,6 +68,7 @@ class LegacyDoor:
         self.answers = answers
         self.sessions: dict[str, Session] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._overdue = Overdue(WATCH_AFTER_S)
         hub = answers.hub
         hub.offer.listeners.add(self._tools_changed)
         for upstream in hub.offer.upstreams.values():
@@ -99,7 +101,7 @@ class LegacyDoor:
         id_ = id_or_none(message.id)
         if id_ is None:
             raise RpcError(INVALID_REQUEST, "A request's id is a string or an integer.")
-        exchange = HttpExchange(session.client, receive, send, session.pending)
+        exchange = HttpExchange(session.client, receive, send, self._overdue, session.pending)
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - we are in one
         session.running[id_] = task
@@ -221,7 +223,7 @@ class LegacyDoor:
         session = self._session(headers, place)
         if session.stream is not None:
             raise StreamTaken("This session has its stream already.", hint="Close that one first.")
-        exchange = HttpExchange(session.client, receive, send, session.pending)
+        exchange = HttpExchange(session.client, receive, send, self._overdue, session.pending)
         exchange.open_stream()
         session.stream = exchange
 

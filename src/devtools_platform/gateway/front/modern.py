@@ -8,7 +8,7 @@ from msgspec import UNSET
 from starlette.types import Receive, Send
 
 from devtools_platform.gateway.front.answers import Answers, Place
-from devtools_platform.gateway.front.exchange import HttpExchange, id_or_none
+from devtools_platform.gateway.front.exchange import WATCH_AFTER_S, HttpExchange, id_or_none
 from devtools_platform.gateway.front.http import respond, status_in
 from devtools_platform.gateway.front.listen import Subscription, follow, read_subscription, while_valid
 from devtools_platform.gateway.mcp.exchange import Call, Client
@@ -33,6 +33,7 @@ from devtools_platform.gateway.mcp.messages import (
 )
 from devtools_platform.gateway.principal import Principal
 from devtools_platform.gateway.upstreams.upstream import Upstream
+from devtools_platform.kit.overdue import Overdue
 
 MAX_LISTENERS_PER_OWNER = 32
 
@@ -43,6 +44,7 @@ class ModernDoor:
     def __init__(self, answers: Answers) -> None:
         self.answers = answers
         self._listeners: dict[str, int] = {}
+        self._overdue = Overdue(WATCH_AFTER_S)
 
     async def serve(
         self,
@@ -64,7 +66,7 @@ class ModernDoor:
         if id_ is None:
             raise RpcError(INVALID_REQUEST, "A request's id is a string or an integer.")
         client = _client_of(headers, method, params, meta, place.principal)
-        exchange = HttpExchange(client, receive, send)
+        exchange = HttpExchange(client, receive, send, self._overdue)
         if method == "subscriptions/listen":
             await self._listen(place, id_, params, exchange)
             return
@@ -110,7 +112,8 @@ def _client_of(
     headers: Mapping[bytes, bytes], method: str, params: Params, meta: Params, principal: Principal
 ) -> Client:
     """The envelope of a stateless request, taken out of `meta`. Raises `RpcError` for one that is incomplete."""
-    if missing := [key for key in (VERSION_KEY, CAPABILITIES_KEY) if key not in meta]:
+    if VERSION_KEY not in meta or CAPABILITIES_KEY not in meta:
+        missing = [key for key in (VERSION_KEY, CAPABILITIES_KEY) if key not in meta]
         raise RpcError(INVALID_PARAMS, f"params._meta lacks {', '.join(missing)}.")
     version = read_text(meta.pop(VERSION_KEY))
     capabilities = meta.pop(CAPABILITIES_KEY)

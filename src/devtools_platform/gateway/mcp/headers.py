@@ -41,7 +41,9 @@ def encode_value(value: str) -> str:
 
 def decode_value(value: str | None) -> str | None:
     """What a header carries; None for one that is damaged, which then matches nothing."""
-    wrapped = _WRAPPED.fullmatch(value) if value is not None else None
+    if value is None or not value.startswith("=?"):
+        return value
+    wrapped = _WRAPPED.fullmatch(value)
     if wrapped is None:
         return value
     payload = wrapped["payload"]

@@ -5,7 +5,6 @@ A request's address can carry data out, so the tool's risk is high: by the shipp
 
 import asyncio
 import re
-import ssl
 from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
 from typing import Any
@@ -18,6 +17,7 @@ from devtools_platform.core.tools import Caller, Tool, ToolResult
 from devtools_platform.gateway.upstreams.addresses import parse_target
 from devtools_platform.gateway.upstreams.http_client import HttpClient, HttpError, Reply
 from devtools_platform.kit.arguments import Arguments, read_arguments
+from devtools_platform.kit.tls import tls_context
 
 MAX_PAGE_BYTES = 2_000_000
 MAX_REDIRECTS = 5
@@ -53,7 +53,6 @@ class WebTools:
     name = "web"
 
     def __init__(self, *, allow_private: bool = False) -> None:
-        self._tls = ssl.create_default_context()
         self._allow_private = allow_private
 
     def list_tools(self) -> Sequence[Tool]:
@@ -80,7 +79,7 @@ class WebTools:
     async def _read(self, url: str) -> tuple[str, Reply, bytes]:
         for _ in range(MAX_REDIRECTS + 1):
             target = parse_target(url)
-            client = HttpClient(target, tls=self._tls, allow_private=self._allow_private)
+            client = HttpClient(target, tls=tls_context() if target.is_tls else None, allow_private=self._allow_private)
             try:
                 reply = await client.send("GET", HEADERS, b"", max_bytes=MAX_PAGE_BYTES)
                 body = await reply.body()

@@ -16,6 +16,7 @@ from devtools_platform.gateway.upstreams.openapi import OpenApiLink
 from devtools_platform.gateway.upstreams.stdio_link import Command, StdioLink
 from devtools_platform.gateway.upstreams.types import ServerSpec
 from devtools_platform.gateway.upstreams.upstream import Upstream
+from devtools_platform.kit.tls import tls_context
 
 Expand = Callable[[str], str]
 """Replaces the `${NAME}`s of a text."""
@@ -34,14 +35,15 @@ class SignIns(Protocol):
 
 @dataclass(frozen=True)
 class Connector:
-    """Connects upstreams. One for all: the TLS context costs 25 ms of CPU to make."""
+    """Connects upstreams. One for all."""
 
     logs: Path
     environment: Mapping[str, str]
     """What every program gets: PATH, HOME, the locale."""
     secrets: Mapping[str, str]
     """Values for `${NAME}` in the catalogue."""
-    tls: ssl.SSLContext
+    tls: ssl.SSLContext | None
+    """None: this process's own, made for the first server that needs it."""
     places: Mapping[str, str]
     """Values for `{NAME}` in commands: the interpreter's folder, the data directory."""
     accounts: SignIns | None = None
@@ -55,7 +57,8 @@ class Connector:
             await link.open(self._command(upstream), spec.protocol)
             return link
         target = parse_target(self._expand(spec.url or spec.base_url or ""))
-        client = HttpClient(target, tls=self.tls, allow_private=spec.allow_private)
+        tls = (self.tls or tls_context()) if target.is_tls else None
+        client = HttpClient(target, tls=tls, allow_private=spec.allow_private)
         fixed = {name.lower(): self._expand(value) for name, value in spec.headers.items()}
         headers = Headers(fixed)
         if spec.openapi is not None:

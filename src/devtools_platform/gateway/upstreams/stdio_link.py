@@ -57,6 +57,9 @@ from devtools_platform.kit.process import Child, bound_log, die_with_parent
 log = logging.getLogger(__name__)
 
 READ_BYTES = 1 << 16
+CROWDED = 8
+"""Calls at once from which on a child's answers are collected for a moment."""
+REST_S = 0.001
 DISCOVER_TIMEOUT_S = 5.0
 """Some servers of the older era do not answer a method they do not know; then they are offered the handshake, too."""
 STOP_TIMEOUT_S = 2.0
@@ -117,17 +120,22 @@ class Pipes:
         self._skipping = 0
         self._head = b""
         self._out = bytearray()
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         assert process.stdin is not None  # noqa: S101 - asked for above
         assert process.stdout is not None  # noqa: S101 - asked for above
         self._stdin, self._stdout = process.stdin.fileno(), process.stdout.fileno()
         for descriptor in (self._stdin, self._stdout):
             os.set_blocking(descriptor, False)
-        self._loop.add_reader(self._stdout, self._read)
+        self.loop.add_reader(self._stdout, self._read)
         self._is_open = True
+        self._is_writer = False
+        self._rest: asyncio.TimerHandle | None = None
 
-    def write(self, line: bytes) -> None:
-        """Queue one message. Raises `LinkDown` when the child does not take what it is sent."""
+    def write(self, line: bytes, *, is_alone: bool = False) -> None:
+        """Queue one message; one that is alone leaves at once.
+
+        Raises `LinkDown` when the child does not take what it is sent.
+        """
         if not self._is_open:
             raise LinkDown("Its process has ended.", is_final=True)
         if len(self._out) > MAX_WRITE_BACKLOG:
@@ -135,8 +143,10 @@ class Pipes:
         was_empty = not self._out
         # Within valid JSON a raw newline can only be white space; on this wire it would end the message.
         self._out += line.replace(b"\n", b" ").replace(b"\r", b" ") + b"\n"
-        if was_empty:  # calls that come together leave together, and wake the child once
-            self._loop.call_soon(self._flush)
+        if was_empty and is_alone:
+            self._flush()
+        elif was_empty:  # calls that come together leave together, and wake the child once
+            self.loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         if not self._is_open:
@@ -145,19 +155,43 @@ class Pipes:
             while self._out:
                 del self._out[: os.write(self._stdin, bytes(self._out[:READ_BYTES]))]
         except BlockingIOError:
-            self._loop.add_writer(self._stdin, self._flush)
+            self.loop.add_writer(self._stdin, self._flush)
+            self._is_writer = True
             return
         except OSError:
             self._out.clear()
-        self._loop.remove_writer(self._stdin)
+        if self._is_writer:
+            self.loop.remove_writer(self._stdin)
+            self._is_writer = False
 
     def _read(self) -> None:
+        """What has arrived. While many calls wait and little comes, it is looked for by time instead: to be woken
+        for each answer costs more than to take it, and the calls behind it wait for the child anyway."""
         try:
             chunk = os.read(self._stdout, READ_BYTES)
         except BlockingIOError:
+            self._wait_for_more()
             return
         except OSError:
             chunk = b""
+        is_crowded = self.link.waiting >= CROWDED
+        self._take(chunk)
+        if self._is_open and is_crowded and 0 < len(chunk) < READ_BYTES:
+            self._rest_a_moment()
+        else:
+            self._wait_for_more()
+
+    def _rest_a_moment(self) -> None:
+        if self._rest is None:
+            self.loop.remove_reader(self._stdout)
+        self._rest = self.loop.call_later(REST_S, self._read)
+
+    def _wait_for_more(self) -> None:
+        if self._rest is not None and self._is_open:
+            self._rest = None
+            self.loop.add_reader(self._stdout, self._read)
+
+    def _take(self, chunk: bytes) -> None:
         if not chunk:
             self.link.ended("Its process has ended.")
             return
@@ -199,8 +233,10 @@ class Pipes:
         if not self._is_open:
             return
         self._is_open = False
-        self._loop.remove_reader(self._stdout)
-        self._loop.remove_writer(self._stdin)
+        if self._rest is not None:
+            self._rest.cancel()
+        self.loop.remove_reader(self._stdout)
+        self.loop.remove_writer(self._stdin)
         for pipe in (self.child.process.stdin, self.child.process.stdout):
             if pipe is not None:
                 with contextlib.suppress(OSError):
@@ -237,7 +273,8 @@ class StdioLink:
     _bad_lines: int = 0
     _unasked: int = 0
     _window: float = 0.0
-    _listening: int | None = None
+    _standing: int = 0
+    """Requests that are not answered for as long as both sides live."""
 
     async def open(self, command: Command, protocol: str) -> None:
         """Start the child and agree on an era. Raises `LinkDown`."""
@@ -326,10 +363,11 @@ class StdioLink:
         id_: int | None = None,
     ) -> Raw:
         id_ = next(self._ids) if id_ is None else id_
-        future: asyncio.Future[Raw] = asyncio.get_running_loop().create_future()
+        pipes = self._open_pipes()
+        future: asyncio.Future[Raw] = pipes.loop.create_future()
         self._pending[id_] = _Pending(exchange or Silent(), token, future)
         try:
-            self._write(request_bytes(id_, method, params))
+            pipes.write(request_bytes(id_, method, params), is_alone=self.waiting == 1)
             return await future
         except asyncio.CancelledError:
             with contextlib.suppress(LinkDown):
@@ -338,10 +376,18 @@ class StdioLink:
         finally:
             self._pending.pop(id_, None)
 
-    def _write(self, line: bytes) -> None:
+    def _open_pipes(self) -> Pipes:
         if self._pipes is None:
             raise LinkDown("Its process has ended.", is_final=True)
-        self._pipes.write(line)
+        return self._pipes
+
+    def _write(self, line: bytes) -> None:
+        self._open_pipes().write(line)
+
+    @property
+    def waiting(self) -> int:
+        """How many calls the child owes an answer to."""
+        return len(self._pending) - self._standing
 
     def received(self, line: bytes) -> None:
         """One line of the child."""
@@ -457,7 +503,11 @@ class StdioLink:
         kinds: dict[str, Any] = {f"{kind}ListChanged": True for kind in ("tools", "prompts", "resources")}
         filters = {"resourceSubscriptions": list(uris)} if uris else kinds
         call = Call("subscriptions/listen", {"notifications": raw(filters)})
-        await self._exchange(call, Silent(client))
+        self._standing += 1
+        try:
+            await self._exchange(call, Silent(client))
+        finally:
+            self._standing -= 1
 
     def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(coroutine)

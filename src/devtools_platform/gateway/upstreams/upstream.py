@@ -20,6 +20,7 @@ from devtools_platform.gateway.mcp.exchange import Call, Client, Exchange, Silen
 from devtools_platform.gateway.mcp.messages import UNAVAILABLE, Params, RpcError, raw, read_object, read_text
 from devtools_platform.gateway.upstreams.link import LIST_CHANGED, MAX_PAGES, Link, LinkDown
 from devtools_platform.gateway.upstreams.types import ServerSpec
+from devtools_platform.kit.overdue import Overdue
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ FRESH_S = 5.0
 """A call of a tool whose catalogue was read longer ago reads it again first: servers may change without a word."""
 FRESH_WAIT_S = 1.0
 """How long such a call waits for it. What is not read in time cannot have reached a model either."""
+OVERDUE_S = 0.1
 FAULTS_UNTIL_DOWN = 3
 MAX_WAITING = 4096
 MAX_TOOLS = 2_000
@@ -44,25 +46,34 @@ Listener = Callable[[str, Params, str | None], None]
 class _Deadline:
     """An exchange with a clock, which stops while the client is being asked and starts anew with each sign of life.
 
-    `asyncio.timeout` for one call, in one object: `with` raises `TimeoutError` when the time is up.
+    `asyncio.timeout` for one call, in one object: `with` raises `TimeoutError` when the time is up. A call has a timer
+    of its own only once it is `overdue`, which nearly none is.
     """
 
-    __slots__ = ("_cancelling", "_exchange", "_handle", "_has_left", "_is_over", "_limit_s", "_loop", "_task", "client")
+    __slots__ = (
+        *("_cancelling", "_ends_at", "_exchange", "_handle", "_has_left", "_is_over", "_limit_s", "_loop", "_overdue"),
+        *("_task", "client"),
+    )
 
-    def __init__(self, exchange: Exchange, limit_s: float) -> None:
-        task = asyncio.current_task()
+    def __init__(self, exchange: Exchange, limit_s: float, overdue: Overdue) -> None:
+        self._loop = overdue.loop
+        task = asyncio.current_task(self._loop)
         assert task is not None  # noqa: S101 - a request is made in one
         self.client: Client = exchange.client
         self._exchange = exchange
         self._limit_s = limit_s
-        self._loop = asyncio.get_running_loop()
+        self._ends_at = self._loop.time() + limit_s
+        self._overdue = overdue
         self._task = task
         self._cancelling = task.cancelling()
         self._is_over = self._has_left = False
         self._handle: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> Self:
-        self._handle = self._loop.call_later(self._limit_s, self._end)
+        if self._limit_s > 2 * self._overdue.after_s:
+            self._overdue.hold(self, self._start)
+        else:
+            self._start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -85,11 +96,15 @@ class _Deadline:
         self._restart()
         return answer
 
+    def _start(self) -> None:
+        self._handle = self._loop.call_at(self._ends_at, self._end)
+
     def _end(self) -> None:
         self._is_over, self._handle = True, None
         self._task.cancel()
 
     def _stop(self) -> None:
+        self._overdue.release(self)
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
@@ -123,6 +138,7 @@ class Upstream:
         self._connect = connect
         self._slots = asyncio.Semaphore(spec.concurrency)
         self._waiting = 0
+        self._overdue = Overdue(OVERDUE_S)
         self._lost = asyncio.Event()
         self._stale = asyncio.Event()
         self._listed = asyncio.Event()
@@ -167,7 +183,7 @@ class Upstream:
         link = self.link
         if link is None:
             raise self.unavailable()
-        if self._slots.locked() and self._waiting >= MAX_WAITING:
+        if self._waiting >= MAX_WAITING and self._slots.locked():
             raise RpcError(UNAVAILABLE, f"{self.name} has {self._waiting} calls waiting already.")
         self._waiting += 1
         try:
@@ -175,7 +191,7 @@ class Upstream:
         finally:
             self._waiting -= 1
         try:
-            with _Deadline(exchange, self.spec.timeout_s) as timed:
+            with _Deadline(exchange, self.spec.timeout_s, self._overdue) as timed:
                 result = await link.request(call, timed)
         except TimeoutError:
             reason = f"It did not answer within {self.spec.timeout_s:g} s."

@@ -13,7 +13,6 @@ import secrets
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
@@ -176,6 +175,8 @@ def _prepare_image(program: Path, sandbox: Docker) -> tuple[str, ...]:
         return tuple(json.loads(asked.stdout) or ())
     if sandbox.image is not None:
         raise NoSandbox(f"The engine has no image {name!r}: {_said(asked)}", hint=f"Run `docker pull {name}`.")
+    import tarfile  # nearly always the image is there
+
     packed = BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
         for folder in ("workspace", "tmp", "home", "root", "var", "run"):
