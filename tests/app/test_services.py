@@ -32,8 +32,8 @@ UNUSED = {
     # what is loaded when somebody asks for it: REST, migrations, OAuth, public keys, vectors, other stores and sinks
     *("fastapi", "alembic", "mako", "mcp", "jwt", "cryptography", "numpy", "onnxruntime", "qdrant_edge", "tree_sitter"),
     *("google.protobuf", "devtools_platform.deploy.signing", "devtools_platform.integrations"),
-    # a database of one's own where there is another, programs reloaded when they are edited, images that are packed
-    *("devtools_platform.state.adapters.embedded_postgres", "watchfiles.main", "tarfile"),
+    # a database of one's own where there is another, images that are packed
+    *("devtools_platform.state.adapters.embedded_postgres", "tarfile"),
 }
 """Of a gateway that agents call and that nothing else is asked of: a hundred megabytes together."""
 

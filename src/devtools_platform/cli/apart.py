@@ -5,7 +5,6 @@ for months, several on a small host, do not need. Imports neither, so what it sa
 """
 
 import asyncio
-import importlib
 import json
 import os
 import signal
@@ -33,8 +32,7 @@ def main() -> None:
     keep_few_arenas()
     try:
         settings = load_settings(told["overrides"])
-        _import_server()  # after the settings: what is wrong with them is told at once
-        from devtools_platform.app.serving import run
+        from devtools_platform.app.serving import run  # after the settings: what is wrong with them is told at once
 
         run(_serve(settings, frozenset(cast("list[Service]", told["services"])), as_json=told["as_json"]))
     except DevToolsError as error:
@@ -43,16 +41,6 @@ def main() -> None:
         else:
             _say(f"error: {error}\nnext:  {error.hint}")
         sys.exit(error.exit_code)
-
-
-def _import_server() -> None:
-    """uvicorn without what would reload a program that is edited, which it takes where it finds it."""
-    name = "watchfiles"
-    sys.modules[name] = cast("Any", None)  # "there is none", in the words of `import`
-    try:
-        importlib.import_module("uvicorn")
-    finally:
-        del sys.modules[name]  # the context service looks at repositories with it
 
 
 async def _serve(settings: Settings, services: frozenset[Service], *, as_json: bool) -> None:
