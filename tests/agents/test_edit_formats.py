@@ -105,6 +105,12 @@ async def test_a_model_of_a_patch_family_mends_by_a_patch_and_is_told_of_no_othe
         async def take_messages(self, _task: str, _key: str) -> list[str]:
             return []
 
+        async def append_and_take(
+            self, task: str, key: str, kind: str, agent: str, data: dict[str, object], taker: str
+        ) -> list[str]:
+            await self.append_event(task, key, kind, agent, data)
+            return []
+
         async def begin_run(self, *_: object) -> None: ...
 
         async def end_run(self, *_: object) -> None: ...

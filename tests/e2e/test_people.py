@@ -98,8 +98,9 @@ def test_a_cancelled_task_ends_its_command_at_once(stack: StackProcess, shop: Pa
     assert stack.get(f"/tasks/{task_id}")["status"] == "cancelled"
 
     assert stack.post(f"/tasks/{task_id}/retry").status_code == 200, "at once: what was stopped is not in its way"
-    wait_until(lambda: long_commands() != [], "the command, once more")
-    assert (stack.data_dir / "workspaces" / task_id / "began.txt").read_text() == "x", "in a workspace as it was before"
+    began_file = stack.data_dir / "workspaces" / task_id / "began.txt"
+    wait_until(lambda: long_commands() != [] and began_file.exists() and began_file.read_text() != "", "it, once more")
+    assert began_file.read_text() == "x", "in a workspace as it was before"
     assert stack.post(f"/tasks/{task_id}/cancel").status_code == 200
 
 

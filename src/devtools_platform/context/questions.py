@@ -84,8 +84,8 @@ class Questions:
         found: list[Candidate] = []
         if blobs != []:
             vector = await self._embed_query(query)
-            limit = WORDS_ONLY_CANDIDATES if vector is None else CANDIDATES
-            found = await self.engine.search(collection, query, limit=limit, vector=vector, blobs=blobs)
+            asked = WORDS_ONLY_CANDIDATES if vector is None else CANDIDATES
+            found = await self.engine.search(collection, query, limit=asked, vector=vector, blobs=blobs)
         placed = [moved for candidate in found if (moved := _place(candidate, manifest, path_glob))]
         best = rank(query, placed, limit)
         paths = {item.chunk.path for item in best}

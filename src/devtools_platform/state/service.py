@@ -35,7 +35,7 @@ TELL_STEP = "tell"
 SNAPSHOT_STEP = "snapshot"
 BASE_SNAPSHOT = "base"
 START_AGAIN_S = 15.0
-STOPPING_S = 4.0
+STOPPING_S = 3.0
 """Seconds after a cancellation in which a retry waits. Gateways and workers look each second for what was cancelled;
 what they have not stopped yet must not meet the next attempt in the workspace."""
 ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"  # no letter that reads as another
