@@ -1,7 +1,6 @@
 """The stack by compose: the file is valid, locked down, explained, and fits the settings, the rules and 2 GB."""
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -32,20 +31,6 @@ def test_the_file_is_valid_by_the_schema_of_compose() -> None:
     argv = [str(program), "--builtin-schema", "vendor.compose-spec", str(DEPLOY / "compose.yaml")]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-@pytest.mark.parametrize("profile", ["development", "staging", "production"])
-def test_compose_itself_reads_it(profile: str, tmp_path: Path) -> None:
-    found = Path(sys.executable).parent / "docker-compose"
-    program = str(found) if found.exists() else shutil.which("docker-compose")
-    if program is None:
-        pytest.skip("compose is not installed; `make e2e-deploy` has it")
-    env = tmp_path / "env"
-    shutil.copy(DEPLOY / "env.example", env)
-    argv = [program, "-f", str(DEPLOY / "compose.yaml"), "--env-file", str(env), "--profile", profile]
-    done = subprocess.run([*argv, "config", "-q"], capture_output=True, text=True, check=False, timeout=60, env={})
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
 
 
 def test_only_caddy_is_public_and_the_ports_are_the_known_ones(services: dict[str, dict[str, Any]]) -> None:
