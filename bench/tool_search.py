@@ -28,7 +28,8 @@ from devtools_platform.gateway.mcp.messages import raw, read_object, read_text  
 from devtools_platform.gateway.meaning import Meanings  # noqa: E402
 from devtools_platform.gateway.ranking import Index  # noqa: E402
 from devtools_platform.gateway.search import DEFAULT_THRESHOLD_BYTES, META_TOOLS, RESULTS, SearchMode  # noqa: E402
-from devtools_platform.gateway.upstreams.stdio_link import Command, StdioLink  # noqa: E402
+from devtools_platform.gateway.upstreams.pipes import Command  # noqa: E402
+from devtools_platform.gateway.upstreams.stdio_link import StdioLink  # noqa: E402
 
 NPM = {
     "everything": ("@modelcontextprotocol/server-everything", "mcp-server-everything", ()),

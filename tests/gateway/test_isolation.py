@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
-from devtools_platform.gateway.upstreams.stdio_link import CROWDED
+from devtools_platform.gateway.upstreams.pipes import CROWDED
 from devtools_platform.gateway.upstreams.types import ServerSpec
 from gateway_rig import ME, Rig, everything, misbehaving, running, trust_all
 from processes import is_alive

@@ -13,7 +13,8 @@ from devtools_platform.gateway.upstreams.http_client import HttpClient
 from devtools_platform.gateway.upstreams.http_link import Headers, connect_http
 from devtools_platform.gateway.upstreams.link import Link, LinkDown
 from devtools_platform.gateway.upstreams.openapi import OpenApiLink
-from devtools_platform.gateway.upstreams.stdio_link import Command, StdioLink
+from devtools_platform.gateway.upstreams.pipes import Command
+from devtools_platform.gateway.upstreams.stdio_link import StdioLink
 from devtools_platform.gateway.upstreams.types import ServerSpec
 from devtools_platform.gateway.upstreams.upstream import Upstream
 from devtools_platform.kit.tls import tls_context
