@@ -124,8 +124,7 @@ class Means:
             self.caller, "workspace_run_tests", {}, f"{self.progress.workflow_id}:{stage}:{self._events}"
         )
         if "command" not in result.data and result.data.get("code") != "no_test_command":
-            reasons: dict[str, Reason] = {"no_sandbox": "no_sandbox", "disk_full": "disk_full"}
-            reason = reasons.get(str(result.data.get("code")), "internal")
+            reason: Reason = "no_sandbox" if result.data.get("code") == "no_sandbox" else "internal"
             raise TaskEnded(reason, f"The project's tests could not be run: {result.text}")
         if "command" not in result.data:
             what = "no tests were run"

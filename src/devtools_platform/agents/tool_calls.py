@@ -7,6 +7,8 @@ from typing import Any
 
 from devtools_platform.agents.interfaces import TaskLog, ToolClient
 from devtools_platform.agents.spans import tool_span
+from devtools_platform.agents.types import TaskEnded
+from devtools_platform.core.errors import DiskFull
 from devtools_platform.core.interfaces import Durable
 from devtools_platform.core.tools import Caller, Tool, ToolResult
 
@@ -23,7 +25,11 @@ class ToolOutcome:
 
 @dataclass(frozen=True)
 class DurableTools:
-    """Tool calls as durable steps, recorded as events. Used by the agents' loop and by the orchestration."""
+    """Tool calls as durable steps, recorded as events. Used by the agents' loop and by the orchestration.
+
+    A call that meets a full disk ends the task (`TaskEnded`): no model can make room, and what it would do without its
+    edit would be judged as its work.
+    """
 
     client: ToolClient
     durable: Durable
@@ -40,7 +46,9 @@ class DurableTools:
             await self.log.append_event(caller.task_id, f"tool:{key}", "tool_call", caller.agent, told)
             return ToolOutcome(result)
 
-        return (await self.durable.step("tools.call", call, ToolOutcome)).result
+        result = (await self.durable.step("tools.call", call, ToolOutcome)).result
+        _end_where_the_disk_is_full(result)
+        return result
 
     async def call_attentively(
         self, caller: Caller, name: str, arguments: Mapping[str, Any], key: str, approval: str | None
@@ -57,7 +65,9 @@ class DurableTools:
             )
             return ToolOutcome(result, tuple(said))
 
-        return await self.durable.step("tools.call", call, ToolOutcome)
+        outcome = await self.durable.step("tools.call", call, ToolOutcome)
+        _end_where_the_disk_is_full(outcome.result)
+        return outcome
 
     async def _call(
         self, caller: Caller, name: str, arguments: Mapping[str, Any], key: str, approval: str | None
@@ -74,6 +84,11 @@ class DurableTools:
         if result.is_error:
             data["message"] = result.text[:500]
         return result, data
+
+
+def _end_where_the_disk_is_full(result: ToolResult) -> None:
+    if result.is_error and result.data.get("code") == DiskFull.code:
+        raise TaskEnded("disk_full", result.text)
 
 
 def shorten(text: str, limit: int) -> str:
