@@ -77,11 +77,14 @@ async def test_a_thousand_tasks_wait_cheaply_and_outlive_their_worker(
         ids = [await state.create_task(TaskRequest(text="Wait", repo="/r")) for _ in range(TASKS)]
         until(count, TASKS, database, "input_required", within_s=120)
         until(waiting, TASKS, database, within_s=120)
-        megabytes, share = consumption(psutil.Process(first.pid), over_s=15)
+        # What else happens on a machine only adds: the least of three is the worker's own.
+        megabytes, share = min(
+            (consumption(psutil.Process(first.pid), over_s=8) for _ in range(3)), key=lambda one: one[1]
+        )
         print(f"\n{TASKS} waiting: {megabytes:.0f} MB, {share:.1%} of a core")  # noqa: T201 - the figures themselves
-        # The bars are 120 MB and 5 %; measured 105-120 MB and 4.2-5.3 %, 6.6 where others work.
+        # Measured 105-120 MB and 3.6-5.3 %.
         assert megabytes < 125
-        assert share < 0.08
+        assert share < 0.06
 
     began = time.monotonic()
     with working(url, "second"):
