@@ -20,7 +20,9 @@ from devtools_platform.kit.process import Child, bound_log, die_with_parent
 READ_BYTES = 1 << 16
 CROWDED = 8
 """Calls at once from which on a child's answers are collected for a moment."""
-REST_S = 0.001
+REST_S_A_CALL = 0.001 / CROWDED
+"""The moment, for each call that waits: a child that answers fewer than 8 a millisecond still has work at its end."""
+LONGEST_REST_S = 0.004
 STOP_TIMEOUT_S = 2.0
 ENDLESS_LINE_BYTES = 500_000_000
 MAX_WRITE_BACKLOG = 8_000_000
@@ -150,7 +152,7 @@ class Pipes:
     def _rest_a_moment(self) -> None:
         if self._rest is None:
             self.loop.remove_reader(self._stdout)
-        self._rest = self.loop.call_later(REST_S, self._read)
+        self._rest = self.loop.call_later(min(LONGEST_REST_S, REST_S_A_CALL * self.link.waiting), self._read)
 
     def _wait_for_more(self) -> None:
         if self._rest is not None and self._is_open:
