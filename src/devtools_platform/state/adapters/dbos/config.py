@@ -7,6 +7,10 @@ from devtools_platform.kit.database import POOL_EVENTS
 SQLITE_POLL_S = 0.1
 """SQLite cannot notify. An approval is seen this much later; PostgreSQL says it at once."""
 
+UNUSED_PUSH_S = 0.25
+"""How often the library looks whether there are events and streams to tell of. We use neither; its hundred looks
+a second are work all the same."""
+
 
 def system_database_config(url: str) -> DBOSConfig:
     """The part of DBOS's configuration that depends on the store. `kit.database.migrate` has been there before.
@@ -24,4 +28,5 @@ def system_database_config(url: str) -> DBOSConfig:
     return {
         "system_database_url": url.replace("postgresql+psycopg://", "postgresql://", 1),
         "db_engine_kwargs": {"pool_pre_ping": False, "pool_events": POOL_EVENTS},
+        "notification_coalesce_sec": UNUSED_PUSH_S,
     }

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from dbos import DBOS, DBOSConfig, SetEnqueueOptions, SetWorkflowID, StepOptions
+from dbos import DBOS, DBOSConfig, SetEnqueueOptions, SetWorkflowID, StepOptions, _workflow_commands
 from pydantic import TypeAdapter
 
 from devtools_platform.core.errors import Away
@@ -30,12 +30,16 @@ Workflow = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
 
 QUEUES = (TASKS, AGENTS)
 TASKS_POLL_S = 1.0
-AGENTS_POLL_S = 0.5
+AGENTS_POLL_S = 2.0
 """How often a worker looks for queued work, in seconds, besides what it has queued itself (`polling`). A thousand
-waiting tasks cost nothing, but two idle queues polled every 0.1 s cost 10 % of a core."""
+waiting tasks cost nothing, but two idle queues polled every 0.1 s cost 10 % of a core. Runs of agents are queued by a
+worker that can take them: the poll is for what another one leaves it, or for the room another one makes."""
 RECHECK_S = 300.0
 """How often a workflow that waits for a message looks for one that it was not told of, besides `Messages`. The
 library's 60 s cost 4 % of a core with 1,000 waiting."""
+UNUSED_JOBS_S = 4.0
+"""How often the library looks for delayed workflows and for those past a time limit of its own. We have neither; its
+lock for this bears 5 s."""
 ORPHANED_AFTER_S = 30.0
 SHORTEST_WATCH_S = 0.01
 LONGEST_WATCH_S = 1.0
@@ -111,6 +115,7 @@ class DbosEngine:
         self._following = asyncio.create_task(Messages(self._dbos).follow())
 
     def _launch(self) -> None:
+        _workflow_commands._BACKGROUND_JOBS_INTERVAL_SEC = UNUSED_JOBS_S  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
         DBOS.launch()
         self._dbos._sys_db._notification_fallback_polling_interval = RECHECK_S  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
         DBOS.register_queue(TASKS, polling_interval_sec=TASKS_POLL_S, on_conflict="always_update")
@@ -160,8 +165,12 @@ class DbosEngine:
                 )
         self._poller.look(AGENTS)
         # Not `child.id`: in the replay of a retry or a fork it is the child of the workflow the history came from.
-        await asyncio.gather(*(self._ends.wait(handle.workflow_id) for handle in handles))
+        await asyncio.gather(*(self._see_end(handle.workflow_id) for handle in handles))
         return [await handle.get_result(polling_interval_sec=RESULT_POLL_S) for handle in handles]
+
+    async def _see_end(self, workflow_id: str) -> None:
+        await self._ends.wait(workflow_id)
+        self._poller.look(AGENTS)  # for a run that waited for this one's room
 
     async def receive(self, topic: str, timeout_s: float) -> bool:
         return await DBOS.recv_async(topic, timeout_seconds=timeout_s) is not None
