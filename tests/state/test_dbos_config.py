@@ -1,6 +1,7 @@
 """DBOS in our database: no name twice, and a row of ours and a message of its own in one transaction."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from devtools_platform.kit.database import connect, in_thread, migrate
 from devtools_platform.kit.schema import tasks
 from devtools_platform.state.adapters.dbos.control import DbosControl
 from devtools_platform.state.adapters.dbos.engine import AgentLimits, DbosEngine
+from stacks import wait_until
 
 TASK = {"id": "t1", "text": "a", "repo": "/r", "status": "queued", "trace_id": "0"}
 
@@ -91,6 +93,47 @@ async def test_what_this_process_queues_waits_for_no_poll(
     finally:
         await engine.close()
     control.hurry()  # nobody is there any more, which is nothing to complain of
+
+
+def states(ours: sa.Engine) -> set[str]:
+    table = "workflow_status" if ours.dialect.name == "sqlite" else "dbos.workflow_status"
+    with ours.connect() as connection:
+        found = connection.execute(sa.text(f"SELECT status FROM {table} WHERE workflow_uuid LIKE 'r%/run'"))
+        return {str(status) for status in found.scalars()}
+
+
+async def test_a_run_that_waits_for_the_room_of_another_waits_for_no_poll(
+    url: str, ours: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("devtools_platform.state.adapters.dbos.engine.TASKS_POLL_S", 60.0)
+    monkeypatch.setattr("devtools_platform.state.adapters.dbos.engine.AGENTS_POLL_S", 60.0)
+    control = DbosControl(ours)
+    engine = DbosEngine(url, control, worker_id="test", limits=AgentLimits(1))
+    may_end = threading.Event()
+
+    async def task(id_: str, _argument: dict[str, Any]) -> dict[str, Any]:
+        return await engine.child("run", f"{id_}/run", {}, partition="cicd", priority=1)
+
+    async def run(id_: str, _argument: dict[str, Any]) -> dict[str, Any]:
+        await asyncio.to_thread(may_end.wait, 20)
+        return {"ran": id_}
+
+    engine.register("task", task)
+    engine.register("run", run)
+    await engine.launch()
+    try:
+        for id_ in ("r1", "r2"):
+            await in_thread(ours, lambda c, id_=id_: control.start(c, "task", id_, {}, priority=1))
+        control.hurry()
+        async with asyncio.timeout(20):
+            await asyncio.to_thread(wait_until, lambda: states(ours) == {"PENDING", "ENQUEUED"}, "a run that waits")
+            may_end.set()
+            for id_ in ("r1", "r2"):
+                handle = await DBOS.retrieve_workflow_async(id_)
+                assert await handle.get_result(polling_interval_sec=0.05) == {"ran": f"{id_}/run"}
+    finally:
+        may_end.set()
+        await engine.close()
 
 
 async def test_no_table_of_ours_has_the_name_of_one_of_dbos(tmp_path: Path) -> None:
