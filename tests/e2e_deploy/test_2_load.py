@@ -32,8 +32,8 @@ def test_no_request_is_lost_over_deploys_a_broken_one_and_a_rollback(shop: Shop)
     assert set(seen["versions"]) == {"v3", "v4", "v6"}
     assert seen["requests"] > 1000
     assert seen["events"] > 50
-    # Two switches of the same kind, of which one may have met what else the machine does. The aim is a second, the bar bears
-    # a machine half as fast; `docs/benchmarks.md` has what was measured.
+    # Two switches of the same kind, of which one may have met what else the machine does. The aim is a second, and the
+    # bar bears a machine half as fast; `docs/benchmarks.md` has what was measured.
     assert min(back["seconds"], forward["seconds"]) < 1.5
 
 
