@@ -67,21 +67,28 @@ async def test_a_row_and_a_wake_up_are_stored_together_or_not_at_all(ours: sa.En
     assert await handle.get_result(polling_interval_sec=0.05) == {"heard": True}
 
 
-async def test_what_this_process_queues_waits_for_no_poll(
-    url: str, ours: sa.Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def unpolled(url: str, control: DbosControl, monkeypatch: pytest.MonkeyPatch) -> DbosEngine:
+    """An engine that would poll in a minute; its `task` has one `run`, of which one may run at a time."""
     monkeypatch.setattr("devtools_platform.state.adapters.dbos.engine.TASKS_POLL_S", 60.0)
     monkeypatch.setattr("devtools_platform.state.adapters.dbos.engine.AGENTS_POLL_S", 60.0)
-    control = DbosControl(ours)
     engine = DbosEngine(url, control, worker_id="test", limits=AgentLimits(1))
 
     async def task(id_: str, _argument: dict[str, Any]) -> dict[str, Any]:
         return await engine.child("run", f"{id_}/run", {}, partition="cicd", priority=1)
 
+    engine.register("task", task)
+    return engine
+
+
+async def test_what_this_process_queues_waits_for_no_poll(
+    url: str, ours: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    control = DbosControl(ours)
+    engine = unpolled(url, control, monkeypatch)
+
     async def run(id_: str, _argument: dict[str, Any]) -> dict[str, Any]:
         return {"ran": id_}
 
-    engine.register("task", task)
     engine.register("run", run)
     await engine.launch()
     try:
@@ -105,27 +112,21 @@ def states(ours: sa.Engine) -> set[str]:
 async def test_a_run_that_waits_for_the_room_of_another_waits_for_no_poll(
     url: str, ours: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("devtools_platform.state.adapters.dbos.engine.TASKS_POLL_S", 60.0)
-    monkeypatch.setattr("devtools_platform.state.adapters.dbos.engine.AGENTS_POLL_S", 60.0)
     control = DbosControl(ours)
-    engine = DbosEngine(url, control, worker_id="test", limits=AgentLimits(1))
+    engine = unpolled(url, control, monkeypatch)
     may_end = threading.Event()
 
-    async def task(id_: str, _argument: dict[str, Any]) -> dict[str, Any]:
-        return await engine.child("run", f"{id_}/run", {}, partition="cicd", priority=1)
-
     async def run(id_: str, _argument: dict[str, Any]) -> dict[str, Any]:
-        await asyncio.to_thread(may_end.wait, 20)
+        await asyncio.to_thread(may_end.wait, 40)
         return {"ran": id_}
 
-    engine.register("task", task)
     engine.register("run", run)
     await engine.launch()
     try:
         for id_ in ("r1", "r2"):
             await in_thread(ours, lambda c, id_=id_: control.start(c, "task", id_, {}, priority=1))
         control.hurry()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(40):
             await asyncio.to_thread(wait_until, lambda: states(ours) == {"PENDING", "ENQUEUED"}, "a run that waits")
             may_end.set()
             for id_ in ("r1", "r2"):
