@@ -32,9 +32,8 @@ def test_no_request_is_lost_over_deploys_a_broken_one_and_a_rollback(shop: Shop)
     assert set(seen["versions"]) == {"v3", "v4", "v6"}
     assert seen["requests"] > 1000
     assert seen["events"] > 50
-    # Two switches of the same kind, of which one may have met what else the machine does. The aim is a second, and the
-    # bar bears a machine half as fast; `docs/benchmarks.md` has what was measured.
-    assert min(back["seconds"], forward["seconds"]) < 1.5
+    # Two switches of the same kind, of which one may have met what else the machine does.
+    assert min(back["seconds"], forward["seconds"]) < 1
 
 
 def test_the_clients_would_notice_a_service_that_is_replaced_in_place(shop: Shop) -> None:
