@@ -1,7 +1,8 @@
 """The twenty small bugs for ours and for mini-swe-agent, in turns, at the endpoint the settings name.
 
     make eval-peers
-    python bench/eval_peers.py --peers PYTHON [--skip N] [--cases N] [--steps N] [--seconds S] [--minutes M] [--json FILE]
+    python bench/eval_peers.py --peers PYTHON [--skip N] [--cases N] [--steps N] [--seconds S]
+        [--minutes M] [--json FILE]
 
 Each case is given to both before the next one begins, with the same words, the same running endpoint and the same
 time; both are judged the same way (the tests pass and are as they were). `--cases N` takes the first N, `--minutes`

@@ -31,7 +31,7 @@ asyncio.run(main())
 
 
 def chunk(name: str, text: str = "return value") -> Chunk:
-    return Chunk("a.py", 1, 2, "function", name, text, f"a.py function {name}")
+    return Chunk("a.py", 1, 2, "function", name, text)
 
 
 async def test_putting_a_blob_again_replaces_its_chunks(engine: EdgeEngine):
@@ -69,7 +69,7 @@ async def test_a_search_can_be_held_to_some_blobs(engine: EdgeEngine):
 
 
 async def test_odd_queries_find_nothing_and_break_nothing(engine: EdgeEngine):
-    await engine.put("c", {"b": [chunk("parse"), Chunk("a", 1, 1, "text", "", "", "")]})
+    await engine.put("c", {"b": [chunk("parse"), Chunk("a", 1, 1, "text", "", "")]})
     for query in ("the", "§§§", "\ud800", "\0", "x" * 100_000):
         assert await engine.search("c", query, limit=5) == []
     assert await engine.count("c") == 2

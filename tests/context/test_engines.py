@@ -49,7 +49,7 @@ async def each(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
 
 
 def chunk(name: str, text: str = "return value") -> Chunk:
-    return Chunk("a.py", 1, 2, "function", name, text, f"a.py function {name}")
+    return Chunk("a.py", 1, 2, "function", name, text)
 
 
 def direction(name: str) -> list[float]:
@@ -99,7 +99,7 @@ async def test_a_search_can_be_held_to_some_blobs(each: ChunkEngine):
 
 
 async def test_odd_requests_break_nothing(each: ChunkEngine):
-    await each.put("c", {"b": [chunk("parse"), Chunk("a", 1, 1, "text", "", "", "")]})
+    await each.put("c", {"b": [chunk("parse"), Chunk("a", 1, 1, "text", "", "")]})
     for query in ("the", "§§§", "\ud800", "\0"):
         assert await each.search("c", query, limit=5) == []
     await each.put("c", {})

@@ -7,7 +7,7 @@ from devtools_platform.context.types import Candidate, Chunk
 
 
 def candidate(path: str, name: str, *, text: float = 1.0, lines: int = 1) -> Candidate:
-    return Candidate("b", Chunk(path, 1, lines, "function", name, "\n".join(["1234567"] * lines), ""), text, 0.0)
+    return Candidate("b", Chunk(path, 1, lines, "function", name, "\n".join(["1234567"] * lines)), text, 0.0)
 
 
 def test_the_definition_of_a_symbol_comes_before_its_uses():
@@ -23,14 +23,14 @@ def test_a_plain_word_in_a_question_is_not_taken_for_a_symbol():
 
 
 def test_a_name_that_shares_a_word_does_not_outweigh_the_text():
-    named = Candidate("b", Chunk("a.py", 1, 1, "function", "is_string", "", ""), 1.0, 5.0)
+    named = Candidate("b", Chunk("a.py", 1, 1, "function", "is_string"), 1.0, 5.0)
     found = rank("attribute string from a dict", [named, candidate("b.py", "xmlattr", text=7.0)])
     assert found[0].chunk.name == "xmlattr"
 
 
 def test_meaning_raises_what_shares_no_word():
-    words = Candidate("b", Chunk("a.py", 1, 1, "function", "f", "", ""), 2.0, 0.0, 0.1)
-    meaning = Candidate("b", Chunk("b.py", 1, 1, "function", "g", "", ""), 1.0, 0.0, 0.9)
+    words = Candidate("b", Chunk("a.py", 1, 1, "function", "f"), 2.0, 0.0, 0.1)
+    meaning = Candidate("b", Chunk("b.py", 1, 1, "function", "g"), 1.0, 0.0, 0.9)
     assert [r.chunk.name for r in rank("a question", [words, meaning])] == ["g", "f"]
     assert "meaning" in rank("a question", [words, meaning])[0].why
 

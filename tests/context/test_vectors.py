@@ -168,17 +168,17 @@ async def test_a_search_without_its_embedder_goes_by_words(
 
 
 async def test_a_chunk_is_found_by_its_vector_alone(engine: EdgeEngine, counting: Counting, tmp_path: Path):
-    chunks = [Chunk("a.py", n, n, "function", f"f{n}", f"body {n}", "a.py") for n in range(3)]
+    chunks = [Chunk("a.py", n, n, "function", f"f{n}", f"body {n}") for n in range(3)]
     await engine.put("c", {"b": chunks})
     filled = await fill_vectors(engine, counting, VectorCache(tmp_path / "v.sqlite"), "c", lambda _: False)
     assert (filled, await engine.count("c", without_vector=True)) == (3, 0)
-    vector = counting._embed("f 1. a py. body 1")
+    vector = counting._embed("f 1. a py function f 1. body 1")
     found = {c.chunk.name: c.dense_score for c in await engine.search("c", "zebra", limit=1, vector=vector)}
     assert found == {"f1": pytest.approx(1.0, abs=0.01)}
 
 
 async def test_vectors_for_points_that_are_gone_are_left_out(engine: EdgeEngine, counting: Counting):
-    await engine.put("c", {"b": [Chunk("a.py", 1, 1, "function", "f", "body", "a.py")]})
+    await engine.put("c", {"b": [Chunk("a.py", 1, 1, "function", "f", "body")]})
     [(id_, _)] = await engine.list_without_vector("c", 10)
     await engine.delete("c")
     await engine.set_vectors({id_: counting._embed("x")})

@@ -180,5 +180,4 @@ def _trim(lines: list[str], start: int, end: int) -> tuple[int, int]:
 def _make_chunk(path: str, lines: list[str], first: int, owner: Symbol | None, default: str) -> Chunk:
     kind, name = (owner.kind, owner.qualified) if owner else (default, "")
     text = "\n".join(line[:MAX_LINE_CHARS] for line in lines)
-    header = f"{path} {kind} {name}" if owner else path
-    return Chunk(path, first + 1, first + len(lines), kind, name, text, header)
+    return Chunk(path, first + 1, first + len(lines), kind, name, text)

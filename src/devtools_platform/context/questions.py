@@ -7,8 +7,9 @@ indexed. What keeps the indexes true is `service.py`.
 import asyncio
 import logging
 import time
+from array import array
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -62,7 +63,7 @@ class Questions:
         self.embedder = embedder
         self.documents = documents
         self._stale = worktree.Staleness()
-        self._query_vectors: OrderedDict[str, list[float]] = OrderedDict()
+        self._query_vectors: OrderedDict[str, array[float]] = OrderedDict()
 
     async def search(
         self,
@@ -111,13 +112,13 @@ class Questions:
         texts = await self.engine.get_texts([item.id for item in ranked]) if ranked else {}
         return [replace(item, chunk=replace(item.chunk, text=texts[item.id])) for item in ranked if item.id in texts]
 
-    async def _embed_query(self, query: str) -> list[float] | None:
+    async def _embed_query(self, query: str) -> Sequence[float] | None:
         """None without an embedder, or with one that fails: search then goes by words, counted."""
         if self.embedder is None:
             return None
         if query not in self._query_vectors:
             try:
-                self._query_vectors[query] = await self.embedder.embed_query(query)
+                self._query_vectors[query] = array("f", await self.embedder.embed_query(query))
             except Unavailable as error:
                 log.warning("Searching by words only: %s", error)
                 WORDS_ONLY.inc()

@@ -10,6 +10,7 @@ own. Each answer says in `why` what raised it.
 
 import math
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -184,56 +185,75 @@ class _Asked:
         )
 
     def compare(self, chunk: Chunk) -> dict[str, float]:
-        known = _Known.of(chunk.name, chunk.path)
-        words = self.words
-        asked = max(1, len(words))
-        shared, in_leaf = len(words & known.name), len(words & known.leaf)
-        defines = bool(chunk.name) and not self.symbols.isdisjoint(known.names)
+        name, path = _Name.of(chunk.name), _Path.of(chunk.path)
+        asked = max(1, len(self.words))
+        shared, in_stem = _count(name.words, self.words), _count(path.stem, self.scope)
+        defines = bool(chunk.name) and not self.symbols.isdisjoint(name.forms)
         return {
-            "name_match": _match(shared, len(known.name), asked),
+            "name_match": _match(shared, len(name.words), asked),
             "query_share": shared / asked,
-            "leaf_match": _match(in_leaf, len(known.leaf), asked),
-            "verb": float(bool(self.verb) and self.verb == known.verb),
-            "private": known.private,
-            "path": len(words & known.path) / asked,
-            "stem": len(words & known.stem) / max(1, len(known.stem)),
+            "leaf_match": _match(_count(name.leaf, self.words), len(name.leaf), asked),
+            "verb": float(bool(self.verb) and self.verb == name.verb),
+            "private": name.private,
+            "path": _count(path.words, self.words) / asked,
+            "stem": _count(path.stem, self.words) / max(1, len(path.stem)),
             "symbol": float(defines and self.is_symbol),
             "mentioned": float(defines and not self.is_symbol),
-            "test": known.test if not self.wants_tests else 0.0,
-            "legacy": known.legacy,
+            "test": path.test if not self.wants_tests else 0.0,
+            "legacy": path.legacy,
             "place": float(bool(self.places) and any(_lies_at(chunk.path, place) for place in self.places)),
-            "scope": len(self.scope & known.path) / max(1, len(self.scope)),
-            "scope_stem": len(self.scope & known.stem) / max(1, len(self.scope | known.stem)),
+            "scope": _count(path.words, self.scope) / max(1, len(self.scope)),
+            "scope_stem": in_stem / max(1, len(self.scope) + len(path.stem) - in_stem),
             "module": float(chunk.kind == "module"),
             "class": float(chunk.kind == "class" and not defines),
         }
 
 
-class _Known(NamedTuple):
-    """What of a chunk's name and path is compared with a query, whatever the query: taken apart once."""
+def _count(known: tuple[str, ...], asked: frozenset[str]) -> int:
+    """How many of some words, each there once, are asked for."""
+    return sum(map(asked.__contains__, known))
 
-    names: frozenset[str]
-    name: frozenset[str]
-    leaf: frozenset[str]
-    path: frozenset[str]
-    stem: frozenset[str]
+
+class _Name(NamedTuple):
+    """What of a chunk's name is compared with a query, whatever the query: taken apart once.
+
+    Tuples of interned words: a set of five takes ten times as much, and thousands are kept.
+    """
+
+    forms: tuple[str, str]
+    words: tuple[str, ...]
+    leaf: tuple[str, ...]
     verb: str
     private: float
+
+    @staticmethod
+    @lru_cache(maxsize=20_000)
+    def of(name: str) -> "_Name":
+        leaf = name.rpartition(".")[2]
+        words = tuple(_stems(name))
+        return _Name(
+            forms=(name.lower(), leaf.lower()),
+            words=words,
+            leaf=tuple(_stems(leaf)) if leaf != name else words,
+            verb=_first_stem(leaf),
+            private=float(leaf.startswith("_") and not leaf.startswith("__")),
+        )
+
+
+class _Path(NamedTuple):
+    """The same of its path."""
+
+    words: tuple[str, ...]
+    stem: tuple[str, ...]
     test: float
     legacy: float
 
     @staticmethod
-    @lru_cache(maxsize=20_000)
-    def of(name: str, path: str) -> "_Known":
-        leaf = name.rpartition(".")[2]
-        return _Known(
-            names=frozenset({name.lower(), leaf.lower()}),
-            name=_stems(name),
-            leaf=_stems(leaf),
-            path=_stems(path),
-            stem=_stems(_find_stem(path)),
-            verb=_first_stem(leaf),
-            private=float(leaf.startswith("_") and not leaf.startswith("__")),
+    @lru_cache(maxsize=5_000)
+    def of(path: str) -> "_Path":
+        return _Path(
+            words=tuple(_stems(path)),
+            stem=tuple(_stems(_find_stem(path))),
             test=float(is_test_path(path)),
             legacy=float(bool(_LEGACY_PATH.search(path))),
         )
@@ -308,7 +328,6 @@ def share_of_words(query: str, text: str) -> float:
     return len(words & _stems(text)) / len(words) if words else 0.0
 
 
-@lru_cache(maxsize=20_000)
 def _stems(text: str) -> frozenset[str]:
     return frozenset(_stem(word) for word in split_words(text)) - _STOP_WORDS
 
@@ -321,8 +340,8 @@ def _first_stem(text: str) -> str:
 def _stem(word: str) -> str:
     for ending in _ENDINGS:
         if word.endswith(ending) and len(word) - len(ending) > 2:  # noqa: PLR2004 - "use" and "bus" stay
-            return word[: -len(ending)]
-    return word
+            return sys.intern(word[: -len(ending)])
+    return sys.intern(word)
 
 
 def _spread_files(scores: Sequence[float], places: Sequence[_Place]) -> list[float]:

@@ -73,9 +73,16 @@ class Chunk:
     """A symbol's kind, or `module` (code outside definitions), or `text`."""
     name: str
     """Qualified name of the symbol it is part of; empty outside any."""
-    text: str
-    header: str
+    text: str = ""
+
+    @property
+    def header(self) -> str:
+        return make_header(self.path, self.kind, self.name)
+
+
+def make_header(path: str, kind: str, name: str) -> str:
     """Path and names, searched together with the text: a body rarely says what it belongs to."""
+    return f"{path} {kind} {name}" if name else path
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ import gc
 import os
 import sys
 import time
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +34,7 @@ from devtools_platform.context.query import (
     make_point_id,
     make_texts,
 )
+from devtools_platform.context.types import make_header
 from devtools_platform.kit.memory import give_back_memory
 
 _LOCK_SECONDS = 10.0
@@ -57,7 +57,7 @@ class Engine:
         self.shard = _open(directory, vector_size)
         self.updates = 0
         self.collections = self._list_collections()
-        self.about: OrderedDict[str, tuple[str, str]] = OrderedDict()
+        self.about: dict[str, tuple[str, str]] = {}
 
     def put(self, collection: str, chunks: Sequence[tuple[str, int, dict[str, Any]]]) -> None:
         """Chunks by blob and number in it."""
@@ -105,7 +105,7 @@ class Engine:
     def _keep(self, id_: str, blob: str, about: str) -> None:
         self.about[id_] = sys.intern(blob), about
         if len(self.about) > _KEPT_ABOUT:
-            self.about.popitem(last=False)
+            del self.about[next(iter(self.about))]
 
     def _list_collections(self) -> set[str]:
         found = self.shard.facet(qdrant.FacetRequest("collection", limit=_MOST_COLLECTIONS, exact=True))
@@ -215,11 +215,11 @@ def _create(directory: Path, vector_size: int) -> None:
 
 def _describe(chunk: dict[str, Any]) -> str:
     """A chunk without its text, as JSON."""
-    return msgspec.json.encode({**chunk, "text": ""}).decode()
+    return msgspec.json.encode({name: value for name, value in chunk.items() if name != "text"}).decode()
 
 
 def _make_point(id_: str, fields: Mapping[str, str], chunk: dict[str, Any]) -> qdrant.Point:
-    texts = make_texts(chunk["header"], chunk["text"], chunk["name"])
+    texts = make_texts(make_header(chunk["path"], chunk["kind"], chunk["name"]), chunk["text"], chunk["name"])
     embedded = {field: _LEXICAL.embed_document(text) for field, text in texts.items()}
     vectors: dict[str, qdrant.NamedVector] = {field: v for field, v in embedded.items() if v.indices}
     return qdrant.Point(id_, vectors, {**fields, "text": chunk["text"]})

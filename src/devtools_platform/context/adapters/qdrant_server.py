@@ -8,7 +8,7 @@ import asyncio
 import re
 import secrets
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from http import HTTPStatus
 from typing import Any
 
@@ -331,5 +331,4 @@ def _select(where: Where) -> Any:
 
 
 def _read_chunk(payload: Mapping[str, Any]) -> Chunk:
-    fields: dict[str, Any] = {"text": "", "header": "", **payload}
-    return Chunk(**{name: value for name, value in fields.items() if name not in {"blob", "collection"}})
+    return Chunk(**{field.name: payload[field.name] for field in fields(Chunk) if field.name in payload})
