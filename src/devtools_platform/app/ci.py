@@ -14,6 +14,7 @@ from devtools_platform.integrations.adapters.github import TIMEOUT_S, GitHub
 from devtools_platform.integrations.adapters.github_actions import GitHubActions
 from devtools_platform.integrations.tools import CiTools
 from devtools_platform.integrations.types import Json
+from devtools_platform.kit.tls import tls_context
 
 GetRequest = Callable[[str], Awaitable[TaskRequest]]
 
@@ -24,7 +25,7 @@ def ci_tools(settings: Settings, get_request: GetRequest) -> tuple[list[CiTools]
     No server where GitHub is not set up. Raises `BadInput` for half an App.
     """
     # Redirects are followed for job logs; a redirect to another host does not get our token.
-    http = httpx2.AsyncClient(timeout=TIMEOUT_S, trust_env=True, follow_redirects=True)
+    http = httpx2.AsyncClient(verify=tls_context(), timeout=TIMEOUT_S, trust_env=True, follow_redirects=True)
     identity = choose_identity(settings, http)
     if identity is None:
         return [], http

@@ -21,6 +21,7 @@ from devtools_platform.app.home import Home
 from devtools_platform.core.approvals import Approval, ApprovalStatus, Verdict
 from devtools_platform.core.errors import DevToolsError, Unavailable
 from devtools_platform.core.tasks import Event, Page, Run, Step, TaskRequest, TaskResult, Worker
+from devtools_platform.kit.tls import tls_context
 
 TIMEOUT = httpx2.Timeout(30.0, read=120.0)
 MAX_ACTOR_CHARS = 100
@@ -226,7 +227,9 @@ class StackClient:
 
     def _http(self) -> httpx2.AsyncClient:
         headers = {"Authorization": f"Bearer {self.token}"}
-        return httpx2.AsyncClient(base_url=self.url, headers=headers, timeout=TIMEOUT, trust_env=False)
+        return httpx2.AsyncClient(
+            verify=tls_context(), base_url=self.url, headers=headers, timeout=TIMEOUT, trust_env=False
+        )
 
 
 def _body(response: httpx2.Response) -> dict[str, str]:

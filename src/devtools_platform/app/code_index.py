@@ -11,6 +11,7 @@ from typing import Any
 import httpx2
 
 from devtools_platform.core.errors import Unavailable
+from devtools_platform.kit.tls import tls_context
 
 FIRST_POLL_S = 0.02
 LONGEST_POLL_S = 0.2
@@ -28,7 +29,9 @@ class HttpCodeIndex:
         try:
             async with (
                 asyncio.timeout(self.timeout_s),
-                httpx2.AsyncClient(base_url=self.url, headers=headers, timeout=30, trust_env=False) as http,
+                httpx2.AsyncClient(
+                    verify=tls_context(), base_url=self.url, headers=headers, timeout=30, trust_env=False
+                ) as http,
             ):
                 status = _read(await http.post("/collections", json={"repo": repo}))
                 wait = FIRST_POLL_S  # of a repository that was indexed before, little is new

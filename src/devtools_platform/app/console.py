@@ -35,6 +35,7 @@ from devtools_platform.console.interfaces import Stack
 from devtools_platform.core.errors import Unavailable
 from devtools_platform.gateway.adapters.audit_log import SqlAudit
 from devtools_platform.gateway.types import Policy
+from devtools_platform.kit.tls import tls_context
 from devtools_platform.observability.adapters.sql import SqlLedger
 from devtools_platform.state.parts import StateParts
 
@@ -94,7 +95,7 @@ async def invite(console: str, token: str, name: str | None = None, role: str = 
     """
     person = {"name": name or _own_name(), "role": role}
     headers = {"Authorization": f"Bearer {token}"}
-    async with httpx2.AsyncClient(trust_env=False) as http:
+    async with httpx2.AsyncClient(verify=tls_context(), trust_env=False) as http:
         try:
             response = await http.post(f"{console}/login-links", headers=headers, json=person)
         except httpx2.HTTPError as error:

@@ -27,6 +27,7 @@ from devtools_platform.console.types import (
 from devtools_platform.core.errors import NotFound, Unavailable
 from devtools_platform.core.tasks import Event, Page, Step, TaskRequest, TaskResult
 from devtools_platform.gateway.types import Policy
+from devtools_platform.kit.tls import tls_context
 from devtools_platform.state.parts import StateParts
 from devtools_platform.state.service import Write
 from devtools_platform.state.supervision import list_workers
@@ -103,7 +104,7 @@ class ConsoleStack:
         return self.config.environment
 
     async def services(self) -> Sequence[ServiceStatus]:
-        async with httpx2.AsyncClient(timeout=HEALTH_TIMEOUT_S, trust_env=False) as http:
+        async with httpx2.AsyncClient(verify=tls_context(), timeout=HEALTH_TIMEOUT_S, trust_env=False) as http:
             return await asyncio.gather(*(_ask(http, name, url) for name, url in self.urls.items()))
 
     async def agents(self) -> Sequence[AgentStatus]:

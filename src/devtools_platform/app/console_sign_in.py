@@ -1,7 +1,5 @@
 """Where people sign in at the console, as the settings say."""
 
-import ssl
-
 from devtools_platform.config import Settings
 from devtools_platform.console.adapters.github_sign_in import GitHubSignIn
 from devtools_platform.console.adapters.openid import OpenId, OpenIdClient
@@ -9,6 +7,7 @@ from devtools_platform.console.interfaces import SignIn
 from devtools_platform.console.roles import Roles, load_roles
 from devtools_platform.core.errors import BadInput
 from devtools_platform.gateway.upstreams.fetch import Fetch
+from devtools_platform.kit.tls import tls_context
 
 GITHUB = "https://github.com"
 
@@ -24,7 +23,7 @@ def open_sign_in(settings: Settings) -> tuple[SignIn | None, Roles]:
             f"DEV_TOOLS_CONSOLE_OIDC_ISSUER is set and {missing} is not.",
             hint="See docs/how-to/console.md, `Sign in with your own provider`.",
         )
-    fetch = Fetch(ssl.create_default_context(), settings.console_oidc_allow_private)
+    fetch = Fetch(tls_context(), settings.console_oidc_allow_private)
     given = settings.console_oidc_client_secret
     secret = None if given is None else given.get_secret_value()
     if issuer.rstrip("/") == GITHUB:

@@ -13,6 +13,7 @@ import httpx2
 from devtools_platform.app.client import Refused
 from devtools_platform.app.home import Home
 from devtools_platform.core.errors import Unavailable
+from devtools_platform.kit.tls import tls_context
 
 Told = Callable[[int | None, int | None], None]
 """Called with (files done, files in all); None while that is not known yet."""
@@ -80,7 +81,9 @@ class ContextClient:
 
     def _http(self) -> httpx2.AsyncClient:
         headers = {"Authorization": f"Bearer {self.token}"}
-        return httpx2.AsyncClient(base_url=self.url, headers=headers, timeout=TIMEOUT, trust_env=False)
+        return httpx2.AsyncClient(
+            verify=tls_context(), base_url=self.url, headers=headers, timeout=TIMEOUT, trust_env=False
+        )
 
     def _silent(self, error: httpx2.HTTPError) -> Unavailable:
         return Unavailable(f"The context service at {self.url} does not answer: {str(error) or type(error).__name__}.")

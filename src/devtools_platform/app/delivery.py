@@ -30,6 +30,7 @@ from devtools_platform.deploy.switch import Switches, SwitchOptions, SwitchOutco
 from devtools_platform.deploy.tools import DeployTools, plan_options
 from devtools_platform.deploy.types import Plan, ReleaseManifest
 from devtools_platform.kit.git import resolve_repository
+from devtools_platform.kit.tls import tls_context
 
 CONFIG_FILES = ("Caddyfile", "prometheus.yaml", "app.env.example")
 """Files beside the compose file that belong to a release, where they exist."""
@@ -114,7 +115,10 @@ class Delivery:
         from devtools_platform.deploy.adapters.digitalocean import LoadBalancerNetwork, ReservedIpNetwork
 
         network = load_network(self.settings.hosts_file)
-        async with digitalocean(self.settings) as client, httpx2.AsyncClient(timeout=ASK_S, trust_env=False) as http:
+        async with (
+            digitalocean(self.settings) as client,
+            httpx2.AsyncClient(verify=tls_context(), timeout=ASK_S, trust_env=False) as http,
+        ):
 
             async def ask(url: str) -> int | None:
                 try:

@@ -8,6 +8,7 @@ import httpx2
 from devtools_platform.app.client import Refused
 from devtools_platform.app.home import Home
 from devtools_platform.core.errors import Unavailable
+from devtools_platform.kit.tls import tls_context
 
 TIMEOUT_S = 320.0
 """A tool may take as long as its server's limit."""
@@ -27,7 +28,7 @@ class GatewayRest:
     async def send(self, method: str, path: str, **more: Any) -> Any:
         """The answer's JSON. Raises the gateway's own error."""
         headers = {"Authorization": f"Bearer {self.token}"}
-        async with httpx2.AsyncClient(timeout=TIMEOUT_S, trust_env=False) as http:
+        async with httpx2.AsyncClient(verify=tls_context(), timeout=TIMEOUT_S, trust_env=False) as http:
             try:
                 response = await http.request(method, self.url + path, headers=headers, **more)
             except httpx2.HTTPError as error:

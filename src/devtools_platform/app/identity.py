@@ -1,6 +1,5 @@
 """Whose tokens open the services of a stack."""
 
-import ssl
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -11,6 +10,7 @@ from devtools_platform.config import Settings
 from devtools_platform.core.errors import BadInput
 from devtools_platform.gateway.adapters.access_tokens import SqlTokens
 from devtools_platform.gateway.identity import Identity
+from devtools_platform.kit.tls import tls_context
 
 if TYPE_CHECKING:
     from devtools_platform.gateway.oidc import OidcCallers
@@ -35,4 +35,4 @@ def _oidc(settings: Settings) -> "OidcCallers | None":
     from devtools_platform.gateway.upstreams.fetch import Fetch
 
     trust = Trust(issuer, audience, settings.gateway_oidc_claim, settings.gateway_oidc_scopes)
-    return OidcCallers(trust, Fetch(ssl.create_default_context(), settings.gateway_oidc_allow_private))
+    return OidcCallers(trust, Fetch(tls_context(), settings.gateway_oidc_allow_private))

@@ -43,6 +43,7 @@ from devtools_platform.integrations.outbox import Outbox
 from devtools_platform.integrations.service import Integrations
 from devtools_platform.integrations.types import Json
 from devtools_platform.kit.git import fetch_ref, push_branch
+from devtools_platform.kit.tls import tls_context
 from devtools_platform.state.parts import StateParts
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ async def run_integrations(
 ) -> Receiver:
     """Start working; returns the app that takes webhooks. Raises `BadInput` for settings that do not fit together."""
     # Redirects are followed for job logs; a redirect to another host does not get our token.
-    http = httpx2.AsyncClient(timeout=TIMEOUT_S, trust_env=True, follow_redirects=True)
+    http = httpx2.AsyncClient(verify=tls_context(), timeout=TIMEOUT_S, trust_env=True, follow_redirects=True)
     cleanup.push_async_callback(http.aclose)
     outbox_store = SqlOutbox(store, hashlib.sha256(str(home.path.resolve()).encode()).hexdigest()[:16])
     tasks = StackTasks(parts, admission, store, settings.integrations_ask_before)

@@ -11,6 +11,7 @@ from devtools_platform.agents.carriers import ProbeResult, RunsOn
 from devtools_platform.app.client import Refused
 from devtools_platform.core.agents import AgentName
 from devtools_platform.core.errors import Unavailable
+from devtools_platform.kit.tls import tls_context
 
 ASK_S = 2.0
 T = TypeVar("T")
@@ -35,7 +36,9 @@ class RemoteCarriers:
     async def _ask(self, kind: type[T], method: str, path: str, patience_s: float) -> T:
         headers = {"Authorization": f"Bearer {self.token}"}
         timeout = httpx2.Timeout(ASK_S, read=patience_s)
-        async with httpx2.AsyncClient(base_url=self.url, headers=headers, timeout=timeout, trust_env=False) as http:
+        async with httpx2.AsyncClient(
+            verify=tls_context(), base_url=self.url, headers=headers, timeout=timeout, trust_env=False
+        ) as http:
             try:
                 response = await http.request(method, path)
                 answer: Any = response.json()

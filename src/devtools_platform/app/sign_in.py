@@ -21,6 +21,7 @@ from devtools_platform.gateway.upstreams.oauth.callback import HOST, PATH, liste
 from devtools_platform.gateway.upstreams.oauth.login import Login, begin_login
 from devtools_platform.gateway.upstreams.oauth.types import Credential
 from devtools_platform.gateway.upstreams.types import ServerSpec
+from devtools_platform.kit.tls import tls_context
 
 PATIENCE_S = 600.0
 Show = Callable[[str], None]
@@ -58,7 +59,7 @@ class SignIns:
         home = Home.of(settings)
         home.prepare()
         secrets = read_variables(secret_names(specs))
-        accounts = build_accounts(settings, home, ssl.create_default_context(), Secrets(()).learn)
+        accounts = build_accounts(settings, home, tls_context(), Secrets(()).learn)
         try:
             return cls(spec, accounts.of(server, spec, lambda text: expand(text, secrets)))
         except LinkDown as error:

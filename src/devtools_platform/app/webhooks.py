@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import logging
-import ssl
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -23,6 +22,7 @@ from devtools_platform.integrations.adapters.webhooks import HookCourier, SqlHoo
 from devtools_platform.integrations.outbox import Outbox
 from devtools_platform.integrations.webhooks import Hook, content_of, secret_of, to_message
 from devtools_platform.kit import database
+from devtools_platform.kit.tls import tls_context
 from devtools_platform.state.audit import Deed, record
 
 log = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ async def try_webhook(settings: Settings, home: Home, id_: str) -> dict[str, Any
 
 
 def _fetch(settings: Settings) -> Fetch:
-    return Fetch(ssl.create_default_context(), settings.webhooks_allow_private)
+    return Fetch(tls_context(), settings.webhooks_allow_private)
 
 
 @asynccontextmanager

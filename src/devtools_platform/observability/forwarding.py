@@ -16,6 +16,7 @@ from typing import Protocol
 import httpx2
 
 from devtools_platform.core.errors import DevToolsError
+from devtools_platform.kit.tls import tls_context
 from devtools_platform.observability.interfaces import Batch, SpanRow
 from devtools_platform.observability.metrics import EXPORT_FAILURES, SPANS_LOST, SPANS_PENDING, SPANS_SENT
 
@@ -82,14 +83,14 @@ class Forwarder:
 
     async def run(self) -> None:
         """Until cancelled."""
-        async with httpx2.AsyncClient() as http, asyncio.TaskGroup() as group:
+        async with httpx2.AsyncClient(verify=tls_context()) as http, asyncio.TaskGroup() as group:
             for sink in self.sinks:
                 group.create_task(self._feed(http, sink))
 
     async def flush(self, for_s: float) -> None:
         """Send what waits, for at most so long: for the end of a process."""
         with contextlib.suppress(TimeoutError, SinkAway, DevToolsError):
-            async with asyncio.timeout(for_s), httpx2.AsyncClient() as http:
+            async with asyncio.timeout(for_s), httpx2.AsyncClient(verify=tls_context()) as http:
                 for sink in self.sinks:
                     while await self._send_some(http, sink):
                         pass

@@ -6,7 +6,6 @@ look for a schema of its answer (`bench/agents.py`: a fifth of a step's CPU). Wh
 in headers, which takes its list, the official client makes the call.
 """
 
-import ssl
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
@@ -29,6 +28,7 @@ from pydantic_core import to_json
 from devtools_platform import __version__
 from devtools_platform.core.errors import Away
 from devtools_platform.core.tools import Caller, Tool, ToolResult
+from devtools_platform.kit.tls import tls_context
 from devtools_platform.kit.tokens import issue_run_token
 
 IDEMPOTENCY_KEY = "dev-tools/idempotency-key"
@@ -48,7 +48,6 @@ class GatewayClient:
         self._url = url
         self._secret = secret
         self._timeout_s = timeout_s
-        self._tls = ssl.create_default_context()  # costs 25 ms of CPU: made once, not per call
 
     async def list_tools(self, caller: Caller) -> list[Tool]:
         try:
@@ -99,10 +98,10 @@ class GatewayClient:
     def _http(self) -> httpx2.AsyncClient:
         # No connection is kept: calls come from more than one event loop, and an idle one may be closing.
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
-        return httpx2.AsyncClient(timeout=self._timeout_s, verify=self._tls, limits=limits)
+        return httpx2.AsyncClient(verify=tls_context(), timeout=self._timeout_s, limits=limits)
 
     def _connect(self, caller: Caller) -> httpx2.AsyncClient:
-        return httpx2.AsyncClient(headers=self._identity(caller), timeout=self._timeout_s, verify=self._tls)
+        return httpx2.AsyncClient(verify=tls_context(), headers=self._identity(caller), timeout=self._timeout_s)
 
     def _identity(self, caller: Caller) -> dict[str, str]:
         return {"authorization": f"Bearer {issue_run_token(self._secret, caller)}"}

@@ -20,6 +20,7 @@ from devtools_platform.core.errors import DevToolsError
 from devtools_platform.core.redact import redact_text
 from devtools_platform.deploy.inventory import load_hosts
 from devtools_platform.kit import database, schema
+from devtools_platform.kit.tls import tls_context
 
 ANSWER_S = 5.0
 MAX_SKEW = timedelta(seconds=30)
@@ -113,7 +114,7 @@ async def check_index(settings: Settings) -> Check:
     headers = {"api-key": key.get_secret_value()} if key else {}
     fix = "See that QDRANT_URL and QDRANT_API_KEY are right, and that the server runs: `docker compose ps qdrant`."
     try:
-        async with httpx2.AsyncClient(timeout=ANSWER_S, trust_env=False, headers=headers) as http:
+        async with httpx2.AsyncClient(verify=tls_context(), timeout=ANSWER_S, trust_env=False, headers=headers) as http:
             about = await http.get(settings.qdrant_url)
             listed = await http.get(f"{settings.qdrant_url.rstrip('/')}/collections")
             version = str(about.json()["version"])
@@ -183,7 +184,7 @@ def _addresses(settings: Settings) -> dict[str, str]:
 async def _ask(url: str) -> tuple[str | None, datetime | None]:
     """Why it does not answer, and what it says the time is. Any answer shows that it can be reached."""
     try:
-        http = httpx2.AsyncClient(timeout=ANSWER_S, trust_env=False)
+        http = httpx2.AsyncClient(verify=tls_context(), timeout=ANSWER_S, trust_env=False)
         async with http, http.stream("GET", url) as response:
             stated = response.headers.get("date")
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:

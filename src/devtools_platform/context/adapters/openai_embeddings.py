@@ -15,6 +15,7 @@ import httpx2
 
 from devtools_platform.core.errors import Unavailable
 from devtools_platform.core.redact import redact_text
+from devtools_platform.kit.tls import tls_context
 
 MAX_CHARS = 8_000
 """Of one text; about what 2,000 tokens hold, which every such model takes."""
@@ -60,7 +61,9 @@ class EndpointEmbedder:
         self._model = model
         self._url = base_url.rstrip("/") + "/embeddings"
         self._first_wait_s = first_wait_s
-        self._http = httpx2.AsyncClient(headers=headers, transport=transport, trust_env=False, timeout=TIMEOUT_S)
+        self._http = httpx2.AsyncClient(
+            verify=tls_context(), headers=headers, transport=transport, trust_env=False, timeout=TIMEOUT_S
+        )
         self._quiet_until = 0.0
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:

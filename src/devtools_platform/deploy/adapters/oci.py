@@ -15,6 +15,7 @@ import httpx2
 
 from devtools_platform.core.errors import BadInput, Conflict, NotFound, Unauthorized, Unavailable
 from devtools_platform.deploy.interfaces import Registry
+from devtools_platform.kit.tls import tls_context
 
 ACCEPT = (
     "application/vnd.oci.image.manifest.v1+json, "
@@ -32,7 +33,9 @@ class OciRegistry:
 
     login: Mapping[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])
     plain: tuple[str, ...] = ()
-    http: httpx2.Client = field(default_factory=lambda: httpx2.Client(trust_env=False, timeout=TIMEOUT_S))
+    http: httpx2.Client = field(
+        default_factory=lambda: httpx2.Client(verify=tls_context(), trust_env=False, timeout=TIMEOUT_S)
+    )
     _tokens: dict[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from devtools_platform.core.errors import Unavailable
 from devtools_platform.deploy.types import Severity, Vulnerability
+from devtools_platform.kit.tls import tls_context
 
 BATCH = 500
 MAX_PAGES = 20
@@ -112,7 +113,9 @@ class Osv:
 
     url: str
     http: httpx2.Client = field(
-        default_factory=lambda: httpx2.Client(timeout=TIMEOUT_S, follow_redirects=False, trust_env=False)
+        default_factory=lambda: httpx2.Client(
+            verify=tls_context(), timeout=TIMEOUT_S, follow_redirects=False, trust_env=False
+        )
     )
 
     def find(self, packages: Sequence[str]) -> Sequence[Vulnerability]:

@@ -28,6 +28,7 @@ from devtools_platform.kit.digitalocean.errors import (
     RateLimited,
     TokenRefused,
 )
+from devtools_platform.kit.tls import tls_context
 
 API_URL = "https://api.digitalocean.com"
 INFERENCE_URL = "https://inference.do-ai.run"
@@ -85,6 +86,7 @@ class Transport:
         self._max_wait_s = max_wait_s
         self._sleep = sleep
         self._http = httpx2.AsyncClient(
+            verify=tls_context(),
             base_url=self.base_url,
             headers={
                 "Authorization": f"Bearer {token.get_secret_value()}",

@@ -22,6 +22,7 @@ from devtools_platform.agents.adapters.embedded_model.catalogue import EmbeddedM
 from devtools_platform.agents.adapters.embedded_model.files import BLOCK, Partial
 from devtools_platform.core.errors import BadInput
 from devtools_platform.core.redact import redact_text
+from devtools_platform.kit.tls import tls_context
 
 Report = Callable[[], None]
 
@@ -87,7 +88,7 @@ class Download:
         return redact_text(self.url.partition("?")[0])
 
     async def fill(self, partial: Partial, report: Report) -> None:
-        async with httpx2.AsyncClient(timeout=TIMEOUT, follow_redirects=True) as client:
+        async with httpx2.AsyncClient(verify=tls_context(), timeout=TIMEOUT, follow_redirects=True) as client:
             for tries_left in reversed(range(CONNECTION_TRIES)):
                 try:
                     await self._stream(client, partial, report)
@@ -131,7 +132,7 @@ class Artefact:
 
     async def fill(self, partial: Partial, report: Report) -> None:
         base, tag = _parse_reference(self.reference)
-        async with httpx2.AsyncClient(timeout=TIMEOUT, follow_redirects=True) as client:
+        async with httpx2.AsyncClient(verify=tls_context(), timeout=TIMEOUT, follow_redirects=True) as client:
             try:
                 manifest, headers = await self._read_manifest(client, f"{base}/manifests/{tag}")
             except (httpx2.HTTPError, ValueError, KeyError) as error:

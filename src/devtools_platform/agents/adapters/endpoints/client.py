@@ -21,6 +21,7 @@ from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider
 from pydantic_ai.tools import ToolDefinition
 
 from devtools_platform.agents.adapters.endpoints.endpoint import Endpoint, is_loopback
+from devtools_platform.kit.tls import tls_context
 
 CONNECT_TIMEOUT_S = 10.0
 NO_KEY = "no-key"
@@ -123,6 +124,7 @@ def _build_client(endpoint: Endpoint, base_url: str, timeout_s: float) -> AsyncO
         timeout=timeout,
         default_query=endpoint.query or None,
         http_client=httpx2.AsyncClient(
+            verify=tls_context(),
             timeout=timeout,
             # A model takes seconds to answer, so a kept connection saves nothing; and one that went stale, or
             # that belongs to another event loop, would look like a failing endpoint.

@@ -12,6 +12,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from devtools_platform.agents.adapters.endpoints.endpoint import Endpoint, is_loopback
 from devtools_platform.core.errors import BadInput, ModelRefused, Unavailable
 from devtools_platform.core.redact import redact_text
+from devtools_platform.kit.tls import tls_context
 
 PROBE_TIMEOUT_S = 10.0
 MAX_PROBE_BYTES = 4_000_000
@@ -81,7 +82,7 @@ async def fetch(url: str, key: SecretStr | None, *, timeout_s: float) -> Answer:
         async with (
             asyncio.timeout(timeout_s),
             # A proxy meant for the internet cannot reach this machine's own ports.
-            httpx2.AsyncClient(timeout=timeout_s, trust_env=not is_loopback(url)) as client,
+            httpx2.AsyncClient(verify=tls_context(), timeout=timeout_s, trust_env=not is_loopback(url)) as client,
             client.stream("GET", url, headers=headers) as response,
         ):
             return Answer(response.status_code, await _read(response, url))

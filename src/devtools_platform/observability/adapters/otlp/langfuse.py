@@ -6,6 +6,7 @@ from typing import Any
 import httpx2
 
 from devtools_platform.core.errors import Unavailable
+from devtools_platform.kit.tls import tls_context
 from devtools_platform.observability.adapters.otlp.sending import basic_auth
 
 PAGE = 100
@@ -23,7 +24,7 @@ class LangfuseReader:
         """The ids of the spans it has of this trace. Raises `Unavailable`."""
         found: set[str] = set()
         cursor: str | None = None
-        async with httpx2.AsyncClient(timeout=10.0) as http:
+        async with httpx2.AsyncClient(verify=tls_context(), timeout=10.0) as http:
             for _ in range(MAX_PAGES):
                 page = await self._read(http, trace_id, cursor)
                 found |= {str(item["id"]) for item in page["data"]}
