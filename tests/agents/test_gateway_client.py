@@ -2,6 +2,7 @@
 
 import json
 import socket
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from devtools_platform.app.serving import Serving
 from devtools_platform.core.errors import Away
 from devtools_platform.core.tools import Caller, ToolResult
 from devtools_platform.gateway.front.exchange import frame
+from devtools_platform.gateway.mcp.headers import decode_value
 
 ME = Caller("task1", "feature-dev")
 RESULT = {"content": [{"type": "text", "text": "done"}], "structuredContent": {"n": 1}, "resultType": "complete"}
@@ -93,6 +95,33 @@ async def test_a_call_is_one_request_with_its_key_and_its_trace(client: GatewayC
     assert f"{span.get_span_context().span_id:016x}" in meta["traceparent"]
     assert (request["params"]["name"], request["params"]["arguments"]) == ("shop_look", {"by": "ä"})
     assert headers[b"authorization"].startswith(b"Bearer ")
+
+
+async def test_tools_are_listed_by_one_request(client: GatewayClient, door: Door) -> None:
+    (tool,) = await client.list_tools(ME)
+    assert (tool.name, tool.input_schema["type"], tool.is_read_only) == ("shop_look", "object", False)
+    assert [request["method"] for _, request in door.asked] == ["tools/list"]
+
+
+async def test_a_list_that_is_none_is_a_gateway_that_is_away(client: GatewayClient, door: Door) -> None:
+    door.status = 502
+    with pytest.raises(Away, match="502"):
+        await client.list_tools(ME)
+
+
+@pytest.mark.parametrize("listed", [{"tools": "words"}, {"tools": [{"name": 1}]}, {}])
+async def test_tools_that_are_none_are_a_gateway_that_is_away(
+    client: GatewayClient, monkeypatch: pytest.MonkeyPatch, listed: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "LISTED", listed)
+    with pytest.raises(Away):
+        await client.list_tools(ME)
+
+
+async def test_a_name_that_fits_no_header_travels_coded(client: GatewayClient, door: Door) -> None:
+    await client.call(ME, "täglich prüfen", {}, "key-1")
+    ((headers, _),) = door.asked
+    assert decode_value(headers[b"mcp-name"].decode()) == "täglich prüfen"
 
 
 async def test_the_answer_of_a_stream_is_its_last_message(client: GatewayClient, door: Door) -> None:

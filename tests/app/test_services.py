@@ -26,6 +26,12 @@ def test_a_process_without_agents_loads_no_model_client_and_no_engine() -> None:
     assert done.stdout.split() == []
 
 
+def test_a_process_of_agents_loads_no_client_that_it_hardly_needs() -> None:
+    program = "import sys, devtools_platform.app.services.crew; print(*sorted({'mcp', 'mcp_types'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == []
+
+
 UNUSED = {
     # the command line
     *("typer", "rich", "pygments"),
