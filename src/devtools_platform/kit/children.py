@@ -31,6 +31,7 @@ class Child:
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[int] = self._loop.create_future()
         self._transports: list[asyncio.BaseTransport] = []
+        self._watch()
 
     @property
     def returncode(self) -> int | None:
@@ -63,8 +64,7 @@ class Child:
             transport.close()
 
     async def connect(self) -> Self:
-        """Once, after the start."""
-        self._watch()
+        """Its pipes become streams."""
         if self._process.stdin is not None:
             protocol = asyncio.StreamReaderProtocol(asyncio.StreamReader())
             transport, _ = await self._loop.connect_write_pipe(lambda: protocol, self._process.stdin)
@@ -78,7 +78,7 @@ class Child:
         if pipe is None:
             return None
         reader = asyncio.StreamReader()
-        transport, _ = await self._loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+        transport, _ = await self._loop.connect_read_pipe(lambda: _Reading(reader), pipe)
         self._transports.append(transport)
         return reader
 
@@ -106,6 +106,13 @@ class Child:
             self._ended.set_exception(ChildProcessError(f"Somebody else took the exit code of process {self.pid}."))
         else:
             self._ended.set_result(code)
+
+
+class _Reading(asyncio.StreamReaderProtocol):
+    def eof_received(self) -> bool:
+        """False: the pipe is closed at its end. A pipe of asyncio's is anyway, one of uvloop's would stay."""
+        super().eof_received()
+        return False
 
 
 async def start_child(
