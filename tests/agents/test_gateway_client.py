@@ -124,6 +124,12 @@ async def test_a_name_that_fits_no_header_travels_coded(client: GatewayClient, d
     assert decode_value(headers[b"mcp-name"].decode()) == "täglich prüfen"
 
 
+async def test_half_a_character_and_a_large_number_of_a_model_travel(client: GatewayClient, door: Door) -> None:
+    await client.call(ME, "shop_look", {"by": "\ud83d", "n": 10**30}, "key-1")
+    ((_, request),) = door.asked
+    assert request["params"]["arguments"] == {"by": "\ud83d", "n": 10**30}
+
+
 async def test_the_answer_of_a_stream_is_its_last_message(client: GatewayClient, door: Door) -> None:
     door.kind = b"text/event-stream"
     assert (await client.call(ME, "shop_look", {}, "key-1")).text == "done"

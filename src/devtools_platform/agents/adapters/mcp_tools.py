@@ -7,6 +7,7 @@ arguments repeated in headers, the official client makes the call (`mcp_client`)
 """
 
 import base64
+import json
 import re
 from collections.abc import Mapping
 from functools import cached_property
@@ -134,7 +135,7 @@ class GatewayClient:
         }
         if "name" in params:
             headers["mcp-name"] = _encode_header(params["name"])
-        body = msgspec.json.encode(_request(method, params, meta))
+        body = json.dumps(_request(method, params, meta)).encode()  # half a character too, as a model may write it
         try:
             async with self._http.stream("POST", self._url, content=body, headers=headers) as response:
                 # A stream when the call takes long or has something to say on the way: its answer comes last.
