@@ -9,7 +9,7 @@ from mcp.client.client import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 
-from devtools_platform.agents.adapters.mcp_tools import Failure
+from devtools_platform.agents.adapters.mcp_tools.types import Failure
 from devtools_platform.core.tools import ToolResult
 
 

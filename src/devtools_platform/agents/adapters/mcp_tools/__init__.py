@@ -3,7 +3,7 @@
 A listing and a call are each the one request that the stateless revision makes of it, sent by ourselves: the official
 client opens a connection, streams and tasks for each, lists every tool after each call to look for a schema of its
 answer (`bench/agents.py`: a fifth of a step's CPU), and takes a second of CPU to import. Where a server wants
-arguments repeated in headers, the official client makes the call (`mcp_client`).
+arguments repeated in headers, the official client makes the call (`official`).
 """
 
 import base64
@@ -18,6 +18,7 @@ import msgspec
 from opentelemetry import propagate
 
 from devtools_platform import __version__
+from devtools_platform.agents.adapters.mcp_tools.types import Failure
 from devtools_platform.core.errors import Away
 from devtools_platform.core.tools import Caller, Tool, ToolResult
 from devtools_platform.kit.tls import tls_context
@@ -33,14 +34,6 @@ _ID = 1
 """Of every request: each has an exchange of its own."""
 _CLIENT = {"name": "dev-tools", "version": __version__}
 _PLAIN = re.compile(r"[\x21-\x7e]*")
-
-
-class Failure(msgspec.Struct):
-    """A JSON-RPC error."""
-
-    code: int
-    message: str
-    data: Any = None
 
 
 class _Answer(msgspec.Struct):
@@ -112,7 +105,8 @@ class GatewayClient:
     async def _call_with_headers(
         self, caller: Caller, name: str, arguments: Mapping[str, Any], meta: Mapping[str, Any]
     ) -> ToolResult:
-        from devtools_platform.agents.adapters.mcp_client import call  # takes a second to import, and is rarely needed
+        # Here, since it takes a second to import and is rarely needed.
+        from devtools_platform.agents.adapters.mcp_tools.official import call
 
         try:
             async with httpx2.AsyncClient(
