@@ -26,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,12 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
 
 SECRET = "bench-0123456789abcdef0123456789abcdef"
-PEERS = {"fastmcp": "fastmcp==4.1.2", "mcp-proxy": "mcp-proxy==0.13.0"}
-"""Each in an environment of its own: they need different releases of the SDK."""
+PEERS = {
+    "fastmcp": "fastmcp==4.1.2",
+    "mcp-proxy": "mcp-proxy==0.13.0",
+    "contextforge": "mcp-contextforge-gateway==1.1.0",
+}
+"""Each in an environment of its own: they need different releases of the SDK, the last one Python 3.12."""
 META = {
     "io.modelcontextprotocol/protocolVersion": "2026-07-28",
     "io.modelcontextprotocol/clientCapabilities": {},
@@ -215,6 +220,39 @@ create_proxy(sys.argv[2]).run(transport="http", host="127.0.0.1", port=int(sys.a
 """
 
 
+def contextforge(folder: Path) -> dict[str, str]:
+    """ContextForge's settings: signed tokens as its own program makes them, no sessions, no console, no limits."""
+    password = "Bench-" + SECRET  # it refuses weak ones
+    return {
+        "DATABASE_URL": f"sqlite:///{folder / 'contextforge.db'}",
+        "CACHE_TYPE": "memory",
+        "JWT_SECRET_KEY": SECRET,
+        "AUTH_ENCRYPTION_SECRET": SECRET,
+        **dict.fromkeys(("BASIC_AUTH_PASSWORD", "PLATFORM_ADMIN_PASSWORD", "DEFAULT_USER_PASSWORD"), password),
+        "PLATFORM_ADMIN_EMAIL": "admin@example.com",
+        "USE_STATEFUL_SESSIONS": "false",
+        "JSON_RESPONSE_ENABLED": "true",
+        "LOG_LEVEL": "ERROR",
+        **dict.fromkeys(("SSRF_ALLOW_LOCALHOST", "SSRF_ALLOW_PRIVATE_NETWORKS"), "true"),
+        **dict.fromkeys(("MCPGATEWAY_UI_ENABLED", "MCPGATEWAY_ADMIN_API_ENABLED", "RATELIMITING_ENABLED"), "false"),
+        "TOOL_RATE_LIMIT": "100000000",
+    }
+
+
+def enter_contextforge(python: Path, port: int, target: str) -> str:
+    """A token of its administrator, with whom the upstream is registered as `up`."""
+    make = ["-m", "mcpgateway.utils.create_jwt_token", "--username", "admin@example.com", "--admin", "--exp", "1000"]
+    with tempfile.TemporaryDirectory() as folder:
+        env = {**os.environ, **contextforge(Path(folder))}
+        command = [str(python), *make, "--secret", SECRET]
+        token = subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout.split()[-1]
+    server = json.dumps({"name": "up", "url": target, "transport": "STREAMABLEHTTP"}).encode()
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/gateways", server, headers)
+    with urllib.request.urlopen(request, timeout=60):
+        return token
+
+
 # Measuring
 
 
@@ -320,7 +358,8 @@ def peer(cache: Path, name: str) -> Path:
     """The interpreter of a peer's environment, made on first use."""
     python = cache / name / "bin" / "python"
     if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(python.parents[1])], check=True)
+        interpreter = "python3.12" if name == "contextforge" else sys.executable
+        subprocess.run([interpreter, "-m", "venv", str(python.parents[1])], check=True)
         subprocess.run([str(python), "-m", "pip", "install", "-q", PEERS[name], "uvloop", "httptools"], check=True)
     return python
 
@@ -372,6 +411,7 @@ def measure_rows(options: argparse.Namespace, folder: Path, database_url: str) -
         "ours",
         "ours-1000-tools",
         "fastmcp",
+        *(["contextforge"] if shutil.which("python3.12") else []),
         "ours-stdio",
         "mcp-proxy",
     ]
@@ -389,7 +429,10 @@ def measure_rows(options: argparse.Namespace, folder: Path, database_url: str) -
                     found[name].append(measure(name, target, server, lua, options.seconds))
                     continue
                 port = free_port()
-                with running(command_of(name, port, target, database_url, options.cache), port) as gateway:
+                command = command_of(name, port, target, database_url, options.cache)
+                with running(command, port, **(contextforge(folder) if name == "contextforge" else {})) as gateway:
+                    if name == "contextforge":
+                        lua = script(folder, name, enter_contextforge(Path(command[0]), port, target), "up-echo")
                     found[name].append(measure(name, f"http://127.0.0.1:{port}/mcp", gateway, lua, options.seconds))
     return found
 
@@ -411,6 +454,9 @@ def command_of(name: str, port: int, target: str, database_url: str, cache: Path
     python = peer(cache, name)
     if name == "fastmcp":
         return [str(python), "-c", FASTMCP, str(port), target]
+    if name == "contextforge":
+        served = ["mcpgateway.main:app", "--host", "127.0.0.1", "--port", str(port), "--log-level", "error"]
+        return [str(python), "-m", "uvicorn", *served, "--loop", "uvloop", "--http", "httptools", "--no-access-log"]
     served = [*STDIO.split(), "--legacy"]
     return [str(python.parent / "mcp-proxy"), "--port", str(port), "--stateless", "--", *served]
 
