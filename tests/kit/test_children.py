@@ -117,7 +117,7 @@ def test_what_cannot_be_started_says_so(run: Run, tmp_path: Path) -> None:
 async def test_one_whose_start_is_cancelled_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Child] = []
 
-    async def never(self: Child) -> Child:
+    async def never(self: Child, *_: object) -> Child:
         started.append(self)
         await asyncio.Event().wait()
         return self

@@ -8,13 +8,14 @@ and a stop of 1 to 3 ms. A task of six agents starts a hundred programs. Decisio
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
-from typing import IO, Self
+from typing import Self
 
 __all__ = ["DEVNULL", "PIPE", "Child", "start_child"]
 
@@ -63,22 +64,24 @@ class Child:
         for transport in self._transports:
             transport.close()
 
-    async def connect(self) -> Self:
-        """Its pipes become streams."""
-        if self._process.stdin is not None:
+    async def connect(
+        self, stdin: socket.socket | None, stdout: socket.socket | None, stderr: socket.socket | None
+    ) -> Self:
+        """Our ends of what it reads and writes become streams."""
+        if stdin is not None:
             protocol = asyncio.StreamReaderProtocol(asyncio.StreamReader())
-            transport, _ = await self._loop.connect_write_pipe(lambda: protocol, self._process.stdin)
+            transport, _ = await self._loop.connect_write_pipe(lambda: protocol, stdin)
             self._transports.append(transport)
             self.stdin = asyncio.StreamWriter(transport, protocol, None, self._loop)
-        self.stdout = await self._read_from(self._process.stdout)
-        self.stderr = await self._read_from(self._process.stderr)
+        self.stdout = await self._read_from(stdout)
+        self.stderr = await self._read_from(stderr)
         return self
 
-    async def _read_from(self, pipe: IO[bytes] | None) -> asyncio.StreamReader | None:
-        if pipe is None:
+    async def _read_from(self, end: socket.socket | None) -> asyncio.StreamReader | None:
+        if end is None:
             return None
         reader = asyncio.StreamReader()
-        transport, _ = await self._loop.connect_read_pipe(lambda: _Reading(reader), pipe)
+        transport, _ = await self._loop.connect_read_pipe(lambda: _Reading(reader), end)
         self._transports.append(transport)
         return reader
 
@@ -110,7 +113,7 @@ class Child:
 
 class _Reading(asyncio.StreamReaderProtocol):
     def eof_received(self) -> bool:
-        """False: the pipe is closed at its end. A pipe of asyncio's is anyway, one of uvloop's would stay."""
+        """False: it is closed at its end. On asyncio's loop it is anyway, on uvloop it would stay."""
         super().eof_received()
         return False
 
@@ -126,24 +129,40 @@ async def start_child(
     start_new_session: bool = False,
 ) -> Child:
     """Start a program; `PIPE`s become streams. Raises `OSError` for a program that cannot be started."""
-    process = subprocess.Popen(  # noqa: ASYNC220 - see above
-        [str(part) for part in command],
-        bufsize=0,
-        cwd=cwd,
-        env=env,
-        stdin=stdin,
-        stdout=stdout,
-        stderr=stderr,
-        pass_fds=tuple(pass_fds),
-        start_new_session=start_new_session,
-    )
-    child = Child(process)
+    # Sockets, as asyncio's own: uvloop would close a pipe's descriptor twice, and the second time it may be another's.
+    pairs = [socket.socketpair() if given == PIPE else None for given in (stdin, stdout, stderr)]
     try:
-        return await child.connect()
+        theirs = [
+            pair[1].fileno() if pair else given for pair, given in zip(pairs, (stdin, stdout, stderr), strict=True)
+        ]
+        process = subprocess.Popen(  # noqa: ASYNC220 - see above
+            [str(part) for part in command],
+            cwd=cwd,
+            env=env,
+            stdin=theirs[0],
+            stdout=theirs[1],
+            stderr=theirs[2],
+            pass_fds=tuple(pass_fds),
+            start_new_session=start_new_session,
+        )
+    except BaseException:
+        _close([pair[0] for pair in pairs if pair])
+        raise
+    finally:
+        _close([pair[1] for pair in pairs if pair])
+    child, ours = Child(process), [pair[0] if pair else None for pair in pairs]
+    try:
+        return await child.connect(*ours)
     except BaseException:
         child.kill()
         child.close()
+        _close([end for end in ours if end])
         raise
+
+
+def _close(ends: Iterable[socket.socket]) -> None:
+    for end in ends:
+        end.close()
 
 
 async def _read_all(stream: asyncio.StreamReader | None) -> bytes:
