@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -101,6 +102,39 @@ def test_a_hundred_leave_no_descriptor_and_no_process(run: Run) -> None:
         assert (me.num_fds(), len(me.children())) == before
 
     run(main())
+
+
+@Loops
+def test_nobody_elses_descriptor_is_closed(run: Run) -> None:
+    """A thread that opens and closes files meanwhile: a descriptor closed twice may be its by then."""
+    taken: list[OSError] = []
+    ended = threading.Event()
+
+    def open_and_close() -> None:
+        while not ended.is_set():
+            opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(20)]
+            for descriptor in opened:
+                try:
+                    os.close(descriptor)
+                except OSError as error:
+                    taken.append(error)
+
+    async def main() -> None:
+        for _ in range(30):
+            children = [await start_child("true", stdin=PIPE, stdout=PIPE, stderr=PIPE) for _ in range(10)]
+            for child in children:
+                await child.communicate()
+
+    threads = [threading.Thread(target=open_and_close) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        run(main())
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
+    assert taken == []
 
 
 @Loops
