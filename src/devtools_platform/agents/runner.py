@@ -28,7 +28,7 @@ from devtools_platform.agents.types import (
     plan_type,
 )
 from devtools_platform.core.agents import AgentName, EditFormat
-from devtools_platform.core.errors import DevToolsError, ModelRefused, NoModel, OverBudget
+from devtools_platform.core.errors import DevToolsError, DiskFull, ModelRefused, NoModel, OverBudget
 from devtools_platform.core.tasks import Degradation
 from devtools_platform.core.tools import Caller
 
@@ -174,5 +174,7 @@ async def _ended(work: Any, messages: list[ModelMessage] | None = None) -> Any:
         raise TaskEnded("needs_model", f"{error} {error.hint}") from None
     except ModelRefused as error:
         raise TaskEnded("model_refused", f"{error} {error.hint}") from None
+    except DiskFull as error:  # met while a call was written down
+        raise TaskEnded("disk_full", f"{error} {error.hint}") from None
     except (TimeoutError, DevToolsError) as error:
         raise TaskEnded("model_failed", str(error)) from None

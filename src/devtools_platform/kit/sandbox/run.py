@@ -17,7 +17,6 @@ from typing import Any, Self
 
 from devtools_platform.core.errors import NoSandbox
 from devtools_platform.core.redact import redact_text
-from devtools_platform.kit.children import Child, start_child
 from devtools_platform.kit.sandbox import argv as command_line
 from devtools_platform.kit.sandbox.engine import look_at, open_container
 from devtools_platform.kit.sandbox.output import Output
@@ -155,12 +154,13 @@ async def _run(
     """`is_tree_ours`: the command's processes are below ours, and are counted here, not by an engine."""
     # Our own pipes, not asyncio's: its `wait` may not return while a stray grandchild holds an end.
     with _Pipe() as out, _Pipe() as ready:
-        process = await start_child(
+        process = await asyncio.create_subprocess_exec(
             *build(ready.write),
+            stdin=asyncio.subprocess.DEVNULL,
             stdout=out.write,
             stderr=out.write,
             cwd=cwd,
-            env=env,
+            env=dict(env),
             pass_fds=(ready.write,),
             start_new_session=True,
         )
@@ -174,7 +174,7 @@ async def _run(
 
 
 async def _supervise(
-    process: Child,
+    process: asyncio.subprocess.Process,
     pipe: int,
     output: Output,
     watch: Coroutine[Any, Any, tuple[EndedBy, str]],
