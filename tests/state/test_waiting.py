@@ -59,6 +59,21 @@ def transactions(database: sa.Engine) -> int:
         return int(connection.execute(query).scalar_one())
 
 
+def settled(database: sa.Engine, within_s: float) -> None:
+    """Returns when five seconds went by with few transactions.
+
+    Raises:
+        AssertionError: They did not within `within_s` seconds.
+    """
+    began, over_s = time.monotonic(), 5.0
+    while True:
+        before = transactions(database)
+        psutil.Process().cpu_percent(over_s)
+        if (rate := (transactions(database) - before) / over_s) < MOST_A_SECOND:
+            return
+        assert time.monotonic() - began < within_s, f"{rate:.1f} transactions a second, and no fewer"
+
+
 def held(database: sa.Engine, worker: str) -> int:
     query = sa.text("SELECT count(*) FROM dbos.workflow_status WHERE status = 'PENDING' AND executor_id = :worker")
     with database.connect() as connection:
@@ -85,6 +100,8 @@ async def test_a_thousand_tasks_wait_cheaply_and_outlive_their_worker(
         ids = [await state.create_task(TaskRequest(text="Wait", repo="/r")) for _ in range(TASKS)]
         until(count, TASKS, database, "input_required", within_s=120)
         until(waiting, TASKS, database, within_s=120)
+        # PostgreSQL counts an idle connection's transactions up to ten seconds late: those of the way here come first.
+        settled(database, within_s=60)
         before = transactions(database)
         megabytes, share = consumption(psutil.Process(first.pid), over_s=15)
         each_second = (transactions(database) - before) / 15
@@ -92,7 +109,7 @@ async def test_a_thousand_tasks_wait_cheaply_and_outlive_their_worker(
         print(f"\n{found}")  # noqa: T201 - the figures themselves
         assert megabytes < 125  # measured 105-120
         # Not the CPU: the same work was 4 % of a core on one machine and 20 % on another that did nothing else.
-        # 21 to 22 were measured; one look of each task in every 30 s would be 33 more.
+        # 14 to 22 were measured; one look of each task in every 30 s would be 33 more.
         assert each_second < MOST_A_SECOND, found
 
     began = time.monotonic()
