@@ -5,13 +5,14 @@ import json
 import shutil
 import struct
 import subprocess
-from collections.abc import Iterator
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import sqlalchemy as sa
 
 from devtools_platform.agents.adapters.scripted import Script
 from devtools_platform.app.demo import FILES
@@ -25,6 +26,8 @@ from stacks import FINAL, StackProcess, clean_env, git, make_repo, running_stack
 
 pytestmark = pytest.mark.timeout(300)
 
+DISK_FULL = "53100"
+"""PostgreSQL's SQLSTATE."""
 TASK = "An order of exactly 100 must get the discount."
 
 
@@ -246,3 +249,59 @@ def test_a_full_disk_is_told_and_with_room_again_work_goes_on(
                 assert retried.status_code < 300, (task, retried.text)
                 stack.wait_for_end(task_id, after=seen)
         assert_done_once(stack, task_id, tmp_path / "shop")
+
+
+@contextmanager
+def refusing(stack: StackProcess, table: str, when: str, sqlstate: str) -> Iterator[Callable[[], int]]:
+    """The database refuses rows of `table` `when` something holds of NEW, as it does without room or on a bug.
+
+    Yields what says how often it did.
+    """
+    url = (stack.data_dir / "database_url").read_text().strip()
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with engine.connect() as database:
+        run = lambda words: database.execute(sa.text(words))  # noqa: E731
+        run("CREATE SEQUENCE refusals")  # not undone with what is refused
+        run(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM nextval('refusals'); "
+            f"RAISE EXCEPTION 'refused for a test' USING ERRCODE = '{sqlstate}'; END $$"
+        )
+        run(f"CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW WHEN ({when}) EXECUTE FUNCTION refuse()")
+        try:
+            yield lambda: int(run("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM refusals").scalar_one())
+        finally:
+            run(f"DROP TRIGGER refuse ON {table}")
+            run("DROP FUNCTION refuse")
+            run("DROP SEQUENCE refusals")
+
+
+def test_a_task_whose_end_finds_no_room_in_the_database_ends_when_there_is_some(
+    stack: StackProcess, tmp_path: Path
+) -> None:
+    with refusing(stack, "devtools.tasks", "NEW.status = 'completed'", DISK_FULL) as refusals:
+        task_id = begin(stack, tmp_path / "shop")
+        wait_until(lambda: refusals() > 1, "an end that is tried again")
+        assert stack.get(f"/tasks/{task_id}")["status"] == "working"
+    assert_done_once(stack, task_id, tmp_path / "shop")
+
+
+def test_a_task_whose_own_tests_find_no_room_in_the_database_says_so_and_gives_its_room_back(
+    stack: StackProcess, tmp_path: Path
+) -> None:
+    task_id = begin(stack, tmp_path / "shop")
+    with refusing(stack, "devtools.events", "NEW.key LIKE 'tool:%:final:%'", DISK_FULL):
+        task = stack.wait_for_end(task_id)
+    assert (task["status"], task["reason"]) == ("failed", "disk_full"), task["message"]
+    assert not (stack.data_dir / "workspaces" / task_id).exists()
+
+
+def test_a_task_whose_workflow_broke_at_its_last_step_is_not_open_for_ever(stack: StackProcess, tmp_path: Path) -> None:
+    with refusing(stack, "devtools.tasks", "NEW.status = 'completed'", "XX000") as refusals:
+        task_id = begin(stack, tmp_path / "shop")
+        wait_until(lambda: refusals() > 0, "an end that breaks")
+    task = stack.wait_for_end(task_id)
+    assert (task["status"], task["reason"]) == ("failed", "internal"), task
+    seen = stack.get(f"/tasks/{task_id}/events")[-1]["seq"]
+    assert stack.post(f"/tasks/{task_id}/retry").status_code < 300
+    stack.wait_for_end(task_id, after=seen)
+    assert_done_once(stack, task_id, tmp_path / "shop")

@@ -7,7 +7,8 @@ A change becomes a branch only if the project's tests pass with it and the revie
 
 import re
 import traceback
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 from devtools_platform.agents import prompts
 from devtools_platform.agents.crew import REASONS, Crew, Means, Progress
@@ -22,6 +23,7 @@ from devtools_platform.agents.types import (
 )
 from devtools_platform.core.errors import (
     DevToolsError,
+    DiskFull,
     NoModel,
 )
 from devtools_platform.core.tasks import (
@@ -34,7 +36,10 @@ from devtools_platform.core.tasks import (
     TestRun,
     Usage,
 )
+from devtools_platform.kit.patience import patiently
 from devtools_platform.kit.telemetry import task_span
+
+T = TypeVar("T")
 
 _OLD_FILE = re.compile(r"^--- a/(?P<path>[^\t\n]+)", re.MULTILINE)
 _TEST_PATH = re.compile(r"(^|/)(tests?|testing|spec|__tests__)/|(^|/)(test_[^/]*|[^/]*[_.](test|spec)\.\w+)$")
@@ -212,28 +217,35 @@ class TaskWorkflow:
             return await self._carry_out(TaskRun(self.crew, Progress(task_id, id_, request)))
 
     async def _carry_out(self, run: TaskRun) -> dict[str, Any]:
-        progress, log, durable = run.progress, self.crew.log, self.crew.durable
+        progress = run.progress
         reason: Reason | None = None
         try:
             message = await run.work()
         except TaskEnded as end:
             message, reason = end.message, end.reason
+        except DevToolsError as error:
+            message, reason = f"{error} {error.hint}", await run.means.reason(error)
         except Exception as error:  # noqa: BLE001 - the edge of a task: a bug ends this one, not the worker
             message, reason = f"Something broke on our side: {type(error).__name__}.", "internal"
             detail = {"message": message, "traceback": traceback.format_exc()[-4000:]}
             key = f"{progress.workflow_id}:error"
-            await durable.step("error", lambda: log.append_event(progress.task_id, key, "error", None, detail), int)
-        usage = await durable.step("usage", lambda: self.crew.ledger.usage(progress.task_id), Usage)
+            log = self.crew.log
+            await self._last_step("error", lambda: log.append_event(progress.task_id, key, "error", None, detail), int)
+        if reason == "disk_full":  # kept for a retry otherwise; here its room is what everybody else needs, its end too
+            await self.crew.workspaces.remove(progress.task_id)
+        usage = await self._last_step("usage", lambda: self.crew.ledger.usage(progress.task_id), Usage)
         result = _result(progress, usage, self.crew.model)
         status = "failed" if reason else "completed"
-        await durable.step(
+        await self._last_step(
             "finish",
-            lambda: log.finish(progress.task_id, progress.workflow_id, status, reason, message, result),
+            lambda: self.crew.log.finish(progress.task_id, progress.workflow_id, status, reason, message, result),
             type(None),
         )
-        if reason == "disk_full":  # kept for a retry otherwise; here its room is what everybody else needs
-            await durable.step("clean", lambda: self.crew.workspaces.remove(progress.task_id), type(None))
         return {"status": status, "reason": reason}
+
+    async def _last_step(self, name: str, call: Callable[[], Awaitable[T]], returns: type[T]) -> T:
+        """A step without which a task that is over would stay open for ever: it waits for room in the database."""
+        return await self.crew.durable.step(name, lambda: patiently(call, while_=DiskFull), returns)
 
 
 def _result(progress: Progress, usage: Usage, model: ModelInfo | None) -> dict[str, Any]:

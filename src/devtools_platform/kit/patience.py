@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from devtools_platform.core.errors import Away
+from devtools_platform.core.errors import Away, DevToolsError
 
 T = TypeVar("T")
 
@@ -18,15 +18,17 @@ FIRST_WAIT_S = 0.1
 LONGEST_WAIT_S = 3.0
 
 
-async def patiently(call: Callable[[], Awaitable[T]], *, for_s: float = PATIENCE_S) -> T:
-    """`call`'s result; it is called again, ever less often, while it raises `Away` and `for_s` is not over."""
+async def patiently(
+    call: Callable[[], Awaitable[T]], *, for_s: float = PATIENCE_S, while_: type[DevToolsError] = Away
+) -> T:
+    """`call`'s result; it is called again, ever less often, while it raises `while_` and `for_s` is not over."""
     deadline, wait = time.monotonic() + for_s, FIRST_WAIT_S
     while True:
         try:
             return await call()
-        except Away as error:
+        except while_ as error:
             if time.monotonic() + wait > deadline:
                 raise
-            log.warning("waiting for a part that is away: %s", error)
+            log.warning("waiting, and trying again: %s", error)
         await asyncio.sleep(wait)
         wait = min(wait * 2, LONGEST_WAIT_S)

@@ -44,6 +44,10 @@ class Control(Protocol):
         """Those of `workflow_ids` that do not exist."""
         ...
 
+    async def find_ended(self, workflow_ids: Collection[str]) -> set[str]:
+        """Those of `workflow_ids` whose result, or whose failure, is stored."""
+        ...
+
     async def fork(self, source: str, id_: str, step: int) -> None:
         """Queue a new workflow that has the history of `source` up to `step`, which it does anew.
 

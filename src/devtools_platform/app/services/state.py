@@ -13,12 +13,14 @@ from devtools_platform.observability.adapters.sql import SqlSpanStore
 from devtools_platform.observability.api import add_routes as add_observatory
 from devtools_platform.state.api import build_api
 from devtools_platform.state.retention import Retention
+from devtools_platform.state.stranded import Stranded
 
 
 async def serve_state(site: Site, observed: Observed) -> None:
     workspaces = GitWorkspaces(site.home.workspaces, site.settings.min_free_disk_mb)
     site.keep_running(Retention(site.store, site.control, workspaces, *_keeping(site.settings)).run())
     site.keep_running(site.parts.service.keep_starting())
+    site.keep_running(Stranded(site.store, site.control).run())
     site.keep_running(watch_rollouts(site.settings))
     site.keep_running(keep_pruning(site.settings))
     site.keep_running(build_webhooks(site.settings, site.home, site.store).run())

@@ -1,0 +1,70 @@
+"""Tasks whose workflow is over and did not say so: an error of the database at its last step, or worker after worker
+that died with it. Nothing would ever end them; here they fail, and can be retried from any step they did."""
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import sqlalchemy as sa
+from prometheus_client import Counter
+
+from devtools_platform.core.errors import DevToolsError
+from devtools_platform.core.tasks import FINAL
+from devtools_platform.kit import schema
+from devtools_platform.kit.database import in_thread
+from devtools_platform.state.events import append_event
+from devtools_platform.state.interfaces import Control
+from devtools_platform.state.service import TASKS_ENDED
+from devtools_platform.state.tasks import read_row
+
+EVERY_S = 5.0
+
+log = logging.getLogger(__name__)
+
+STRANDED = Counter("devtools_tasks_stranded_total", "Tasks ended because their workflow had, without a word")
+
+
+@dataclass
+class Stranded:
+    database: sa.Engine
+    control: Control
+    _seen: set[str] = field(default_factory=set[str])
+    """The workflows that were over at the last look: one that is being cancelled or retried is so for a moment."""
+
+    async def run(self) -> None:
+        """Look now and every while, until cancelled."""
+        while True:
+            try:
+                await self.end_all()
+            except DevToolsError as error:
+                log.warning("no look for stranded tasks: %s", error)
+            except Exception:
+                log.exception("looking for stranded tasks broke; it is tried again")
+            await asyncio.sleep(EVERY_S)
+
+    async def end_all(self) -> None:
+        """End each task that was stranded at the last look, too."""
+        table = schema.tasks
+        begun = sa.select(table.c.id, table.c.workflow_id).where(table.c.status.not_in((*FINAL, "queued")))
+        rows = await in_thread(self.database, lambda c: c.execute(begun).all())
+        over = await self.control.find_ended([row.workflow_id for row in rows])
+        for row in rows:
+            if row.workflow_id in over & self._seen:
+                await in_thread(self.database, lambda c, row=row: _end(c, row.id, row.workflow_id))
+        self._seen = over
+
+
+def _end(connection: sa.Connection, task_id: str, workflow_id: str) -> None:
+    row = read_row(connection, task_id, lock=True)
+    if row.workflow_id != workflow_id or row.status in FINAL:
+        return
+    message = "The workflow that carried this task ended without a result. Run `dev-tools task retry` to go on."
+    failed = {"status": "failed", "reason": "internal", "message": message}
+    change = sa.update(schema.tasks).where(schema.tasks.c.id == task_id)
+    now = datetime.now(UTC)
+    connection.execute(change.values(**failed, is_paused=False, updated_at=now, ended_at=now))
+    append_event(connection, task_id, f"end:{workflow_id}", "failed", None, failed)
+    log.warning("task %s was stranded: its workflow had ended without a result", task_id)
+    STRANDED.inc()
+    TASKS_ENDED.labels("failed", "internal").inc()
