@@ -4,16 +4,15 @@ Both come from the object store, never from the working tree: no filters, hooks 
 repository run. Above it only the service.
 """
 
-import asyncio
 import os
 import shutil
-from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from devtools_platform.core.errors import NotARepository, ProgramFailed, TooLarge
+from devtools_platform.kit.children import DEVNULL, PIPE, Child, start_child
 
 MAX_TREE_BYTES = 100_000_000
 """Of a listing: about a million files."""
@@ -29,7 +28,7 @@ class TreeEntry:
     size: int
 
 
-async def _read_at_most(process: Process, most: int) -> bytes | None:
+async def _read_at_most(process: Child, most: int) -> bytes | None:
     """What a process writes until its end; None, and no process any more, once it is more than that."""
     assert process.stdout  # noqa: S101 - opened as a pipe
     out = bytearray()
@@ -122,7 +121,7 @@ async def read_blobs(repo: Path, blobs: Iterable[str]) -> AsyncGenerator[tuple[s
 
 
 @asynccontextmanager
-async def _cat_file(repo: Path) -> AsyncGenerator[Process]:
+async def _cat_file(repo: Path) -> AsyncGenerator[Child]:
     process = await _start(repo, "cat-file", "--batch")
     try:
         yield process
@@ -132,8 +131,8 @@ async def _cat_file(repo: Path) -> AsyncGenerator[Process]:
         await process.communicate()
 
 
-async def _start(repo: Path, *arguments: str) -> Process:
-    return await asyncio.create_subprocess_exec(
+async def _start(repo: Path, *arguments: str) -> Child:
+    return await start_child(
         _find_git(repo),
         *("-C", str(repo), *arguments),
         stdin=PIPE if "--batch" in arguments else DEVNULL,

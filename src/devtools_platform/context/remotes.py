@@ -9,7 +9,6 @@ import hashlib
 import logging
 import os
 import re
-from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +19,7 @@ from devtools_platform.config import read_variables
 from devtools_platform.context.service import ContextService
 from devtools_platform.core.errors import BadInput, DevToolsError, ProgramFailed
 from devtools_platform.core.redact import redact_text
+from devtools_platform.kit.children import PIPE, start_child
 
 log = logging.getLogger(__name__)
 
@@ -98,10 +98,8 @@ async def _git(mirror: Path, *arguments: str) -> None:
     settings = ("-c", "core.hooksPath=/dev/null", "-c", "fetch.fsckObjects=true", "-c", "gc.auto=0")
     asked = {"GIT_TERMINAL_PROMPT": "0", "GIT_ALLOW_PROTOCOL": _PROTOCOLS, "GIT_SSH_COMMAND": "ssh -oBatchMode=yes"}
     kept = read_variables(("PATH", "HOME", "SSH_AUTH_SOCK"))
-    process = await asyncio.create_subprocess_exec(
+    process = await start_child(
         *("git", "-C", str(mirror), *settings, *arguments),
-        stdin=DEVNULL,
-        stdout=DEVNULL,
         stderr=PIPE,
         env={**kept, **asked},
         start_new_session=True,

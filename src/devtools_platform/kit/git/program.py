@@ -14,6 +14,7 @@ from pathlib import Path
 
 from devtools_platform.core.errors import DiskFull, ProgramFailed
 from devtools_platform.core.redact import redact_text
+from devtools_platform.kit.children import PIPE, Child, start_child
 from devtools_platform.kit.git.locks import lock_in_the_way, remove_if_abandoned
 
 MAX_STDERR_BYTES = 20_000
@@ -146,16 +147,16 @@ async def run(
     if program is None:
         raise ProgramFailed("git is not installed.", hint="Install git 2.32 or later.")
     settings = (part for setting in _SETTINGS for part in ("-c", setting))
-    process = await asyncio.create_subprocess_exec(
+    process = await start_child(
         program,
         "--no-pager",
         *settings,
         *args,
         cwd=cwd,
         env={**_ENV, **(env or {})},
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
+        stdin=PIPE,
+        stdout=PIPE,
+        stderr=PIPE,
         start_new_session=True,
     )
     try:
@@ -168,6 +169,7 @@ async def run(
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
+        process.close()
     return _checked(done, args, cwd) if check else done
 
 
@@ -182,7 +184,7 @@ def _checked(done: Done, args: Sequence[str], cwd: Path) -> Done:
     return done
 
 
-async def _communicate(process: asyncio.subprocess.Process, stdin: bytes, max_bytes: int | None) -> Done:
+async def _communicate(process: Child, stdin: bytes, max_bytes: int | None) -> Done:
     assert process.stdin and process.stdout and process.stderr  # noqa: S101, PT018 - all three are pipes
     stdout, stderr, _ = await asyncio.gather(
         _read_head(process.stdout, max_bytes),

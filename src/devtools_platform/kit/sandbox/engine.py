@@ -23,6 +23,7 @@ from typing import Any
 
 from devtools_platform.core.errors import NoSandbox
 from devtools_platform.core.redact import redact_text
+from devtools_platform.kit.children import PIPE, Child, start_child
 from devtools_platform.kit.sandbox.argv import HOME, environment, needed_paths
 from devtools_platform.kit.sandbox.container import OWNER_LABEL, ROOT_IMAGE, Container, create_arguments, write_notes
 from devtools_platform.kit.sandbox.landlock_exec import landlock_abi
@@ -100,11 +101,9 @@ async def open_container(sandbox: Docker, info: SandboxInfo, *command: str, **vi
     with tempfile.TemporaryDirectory(prefix="dev-tools-container-") as notes:
         container = Container(f"dev-tools-{secrets.token_hex(8)}", owner(), Path(notes))
         write_notes(container, info)
-        remover = await asyncio.create_subprocess_exec(
+        remover = await start_child(
             *("/bin/sh", "-c", _REMOVE, str(info.program), container.name),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
+            stdin=PIPE,
             env=dict(sandbox.environment),
             start_new_session=True,
         )
@@ -140,7 +139,7 @@ def _make(
         raise NoSandbox(f"The engine refused the container for {command[0]!r}: {_said(made)}", hint=_SHARED)
 
 
-async def _remove(making: "asyncio.Task[None]", remover: asyncio.subprocess.Process) -> None:
+async def _remove(making: "asyncio.Task[None]", remover: Child) -> None:
     await asyncio.wait([making])  # a container that is made after its removal would stay
     if remover.stdin is not None:
         remover.stdin.close()

@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from devtools_platform.core.errors import NoSandbox
 from devtools_platform.core.redact import redact_text
+from devtools_platform.kit.children import Child, start_child
 from devtools_platform.kit.sandbox import argv as command_line
 from devtools_platform.kit.sandbox.engine import look_at, open_container
 from devtools_platform.kit.sandbox.output import Output
@@ -154,13 +155,12 @@ async def _run(
     """`is_tree_ours`: the command's processes are below ours, and are counted here, not by an engine."""
     # Our own pipes, not asyncio's: its `wait` may not return while a stray grandchild holds an end.
     with _Pipe() as out, _Pipe() as ready:
-        process = await asyncio.create_subprocess_exec(
+        process = await start_child(
             *build(ready.write),
-            stdin=asyncio.subprocess.DEVNULL,
             stdout=out.write,
             stderr=out.write,
             cwd=cwd,
-            env=dict(env),
+            env=env,
             pass_fds=(ready.write,),
             start_new_session=True,
         )
@@ -174,7 +174,7 @@ async def _run(
 
 
 async def _supervise(
-    process: asyncio.subprocess.Process,
+    process: Child,
     pipe: int,
     output: Output,
     watch: Coroutine[Any, Any, tuple[EndedBy, str]],
