@@ -2,6 +2,7 @@
 
     python bench/context.py docstrings DIR --packages a,b,c     functions by their docstrings, of installed packages
     python bench/context.py history REPO...                     files by the subject of the commit that changed them
+    python bench/context.py changelogs DIR --packages A,B       the same of programs whose history is a `ChangeLog`
     python bench/context.py files DIR --packages a,b,c          files by what their docstrings say they are for; in Go,
                                                                 Rust and TypeScript by doc comments
     python bench/context.py docs DIR                            sections by their headings
@@ -33,6 +34,7 @@ from typing import Any
 
 import psutil
 
+from context_changelogs import make_repository
 from context_questions import GIT, SEED, Question, take_comments, take_files, take_functions, take_sections
 from devtools_platform.context import localisation, ranking
 from devtools_platform.context.adapters.edge import EdgeEngine
@@ -227,6 +229,27 @@ async def run_history(repo: Path, back: int) -> Any:
         texts = [question.subject for question in questions]
         result = await compare(old, texts, lambda answers: judge_files(questions, answers)) if texts else {}
     return {"repository": repo.name, "questions": len(texts), **result}
+
+
+async def run_changelogs(source: Path, programs: list[str], asked: int) -> Any:
+    """Each program is a repository of its own; the means are over programs."""
+    of_program: dict[str, Any] = {}
+    for program in programs:
+        with tempfile.TemporaryDirectory() as folder:
+            repo = Path(folder) / "repo"
+            questions = make_repository(source / program, repo, asked)
+            texts = [question.subject for question in questions]
+            judged = partial(judge_files, questions)
+            of_program[program] = {"questions": len(texts), **await compare(repo, texts, judged)}
+    means = {
+        name: {
+            top: round(statistics.mean(p[name][top] for p in of_program.values()), 4)
+            for top in ("acc@1", "acc@5", "acc@10")
+        }
+        for name in ("ours, words", "ours", "semble, words")
+        if name in of_program[programs[0]]
+    }
+    return {"means": means, "programs": of_program}
 
 
 class ChanceVectors:
@@ -433,6 +456,8 @@ async def run(arguments: argparse.Namespace) -> Any:
         return await run_files(arguments.where[0], arguments.packages.split(","), arguments.questions)
     if arguments.what == "docs":
         return await run_docs(arguments.where[0], arguments.questions)
+    if arguments.what == "changelogs":
+        return await run_changelogs(arguments.where[0], arguments.packages.split(","), arguments.questions)
     if arguments.what == "history":
         return [await run_history(repo.resolve(), arguments.back) for repo in arguments.where]
     if arguments.what == "many":
@@ -442,7 +467,9 @@ async def run(arguments: argparse.Namespace) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["docstrings", "files", "history", "docs", "speed", "many", "fit"])
+    parser.add_argument(
+        "what", choices=["docstrings", "files", "history", "changelogs", "docs", "speed", "many", "fit"]
+    )
     parser.add_argument("where", nargs="+", type=Path)
     parser.add_argument("--packages", default="")
     parser.add_argument("--functions", type=int, default=4_000)

@@ -55,6 +55,14 @@ def test_a_place_that_is_named_comes_first(place: str):
     assert rank(f"{place}: rounds take turns", pair)[0].chunk.path == "repo/bench/state.py"
 
 
+def test_one_long_file_does_not_take_every_place():
+    long = [candidate("long.py", f"f{n}", text=9.0 - n / 100) for n in range(20)]
+    other = [candidate("other.py", "g", text=7.5)]
+    paths = [found.chunk.path for found in rank("parse header", [*long, *other], 8)]
+    assert paths[0] == paths[1] == "long.py", "a second place in the best file still counts"
+    assert "other.py" in paths
+
+
 def test_tests_come_after_the_code_unless_asked_for():
     pair = [candidate("tests/test_a.py", "f", text=5.0), candidate("a.py", "g", text=4.5)]
     assert rank("parse header", pair)[0].chunk.path == "a.py"

@@ -266,9 +266,8 @@ def refusing(stack: StackProcess, table: str, when: str, sqlstate: str) -> Itera
             "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM nextval('refusals'); "
             f"RAISE EXCEPTION 'refused for a test' USING ERRCODE = '{sqlstate}'; END $$"
         )
-        run(
-            f"CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW WHEN ({when}) EXECUTE FUNCTION refuse()"
-        )
+        moment = f"BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW WHEN ({when})"
+        run(f"CREATE TRIGGER refuse {moment} EXECUTE FUNCTION refuse()")
         try:
             yield lambda: int(run("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM refusals").scalar_one())
         finally:

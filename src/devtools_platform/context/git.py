@@ -16,6 +16,7 @@ from devtools_platform.kit.children import DEVNULL, PIPE, Child, start_child
 
 MAX_TREE_BYTES = 100_000_000
 """Of a listing: about a million files."""
+MAX_LOG_BYTES = 50_000_000
 _REGULAR_FILES = {"100644", "100755"}
 
 
@@ -43,11 +44,17 @@ async def _read_at_most(process: Child, most: int) -> bytes | None:
 
 @dataclass(frozen=True)
 class Commit:
-    """What a commit says and which files it changed that were there before."""
+    """What a commit says, and what it changed."""
 
     id: str
     subject: str
     changed: tuple[str, ...]
+    """Files that were there before."""
+    added: tuple[str, ...]
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return self.changed + self.added
 
 
 async def find_head(repo: Path) -> str:
@@ -86,13 +93,23 @@ async def list_tree(repo: Path, commit: str) -> list[TreeEntry]:
 
 
 async def list_commits(repo: Path, head: str, most: int) -> list[Commit]:
-    """The last `most` commits up to `head` without merges, oldest first."""
+    """The last `most` commits up to `head` without merges, oldest first. Raises `ProgramFailed`, `TooLarge`."""
     # A repository's own configuration could make `git log` run a program to check signatures.
     safe = ("--no-show-signature", "--no-ext-diff", "--no-textconv", "--no-renames", "--no-merges")
     shape = ("--name-status", "--format=%x00%H%x09%s", f"--max-count={most}", "--end-of-options", head)
     process = await _start(repo, "-c", "core.quotePath=false", "log", *safe, *shape)
-    out, err = await process.communicate()
-    if process.returncode:
+    try:
+        out = await _read_at_most(process, MAX_LOG_BYTES)
+        err = await process.stderr.read() if process.stderr else b""
+        code = await process.wait()
+    finally:
+        process.kill()  # where this is cancelled, it is in the middle of a long history
+    if out is None:
+        raise TooLarge(
+            f"The last {most} commits of {str(repo)!r} name more than {MAX_LOG_BYTES} bytes of files.",
+            hint="Ask about fewer commits.",
+        )
+    if code:
         raise ProgramFailed(f"git log failed in {str(repo)!r}: {err.decode(errors='replace').strip()}")
     records = out.decode(errors="replace").split("\0")[1:]
     return [_read_commit(record) for record in reversed(records)]
@@ -102,7 +119,8 @@ def _read_commit(record: str) -> Commit:
     head, _, changes = record.partition("\n")
     id_, _, subject = head.partition("\t")
     lines = [line.partition("\t") for line in changes.split("\n")]
-    return Commit(id_, subject, tuple(path for status, _, path in lines if status == "M"))
+    paths = {kind: tuple(path for status, _, path in lines if status == kind) for kind in "MA"}
+    return Commit(id_, subject, paths["M"], paths["A"])
 
 
 async def read_blobs(repo: Path, blobs: Iterable[str]) -> AsyncGenerator[tuple[str, bytes]]:

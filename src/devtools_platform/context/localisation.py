@@ -4,7 +4,6 @@ The index is of the tree before the first of those commits, so nothing that is a
 Read from the object store alone, as everything here: no filters, hooks or programs of a repository run.
 """
 
-import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +11,10 @@ from pathlib import Path
 
 from devtools_platform.context import git
 from devtools_platform.context.chunking import find_skipped_path
+from devtools_platform.context.history import SOURCE, is_source
 from devtools_platform.context.indexer import index_commit
 from devtools_platform.context.interfaces import ChunkEngine, Progress
 from devtools_platform.context.manifest import ManifestStore
-from devtools_platform.context.ranking import is_test_path
 from devtools_platform.context.service import ContextService
 from devtools_platform.core.errors import BadInput
 
@@ -23,7 +22,6 @@ COLLECTION = "bench"
 MOST_FILES = 3
 """A commit that changes more files says too little of each."""
 TOPS = (1, 5, 10)
-SOURCE = re.compile(r"\.(py|go|rs|[jt]sx?|rb|java|kt|swift|c|cc|cpp|h|hpp|cs|php|scala|sh)$")
 _HITS = 50
 _TOKENS = 50_000
 
@@ -64,8 +62,7 @@ async def read_questions(repo: Path, back: int) -> tuple[str, list[Question]]:
 
 
 def is_asked_about(entry: git.TreeEntry) -> bool:
-    is_source = SOURCE.search(entry.path) is not None and not is_test_path(entry.path)
-    return is_source and find_skipped_path(entry.path, entry.size) is None
+    return is_source(entry.path) and find_skipped_path(entry.path, entry.size) is None
 
 
 def judge(questions: Sequence[Question], answers: Sequence[Sequence[str]]) -> dict[int, float | None]:

@@ -21,6 +21,7 @@ from devtools_platform.context import git, symbols, worktree
 from devtools_platform.context.access import make_not_found
 from devtools_platform.context.chunking import find_skipped_path
 from devtools_platform.context.documents import render
+from devtools_platform.context.history import Histories
 from devtools_platform.context.indexer import find_commit
 from devtools_platform.context.interfaces import ChunkEngine, DocumentStore, Embedder
 from devtools_platform.context.manifest import Manifest, ManifestStore
@@ -62,6 +63,7 @@ class Questions:
         self.manifests = manifests
         self.embedder = embedder
         self.documents = documents
+        self.histories = Histories()
         self._stale = worktree.Staleness()
         self._query_vectors: OrderedDict[str, array[float]] = OrderedDict()
 
@@ -88,7 +90,7 @@ class Questions:
             asked = WORDS_ONLY_CANDIDATES if vector is None else CANDIDATES
             found = await self.engine.search(collection, query, limit=asked, vector=vector, blobs=blobs)
         placed = [moved for candidate in found if (moved := _place(candidate, manifest, path_glob))]
-        best = rank(query, placed, limit)
+        best = rank(query, placed, limit, await self.histories.recall(manifest, query))
         paths = {item.chunk.path for item in best}
         with_texts, stale, sources = await asyncio.gather(
             self._add_texts(best), self._look(manifest, paths), self._find_sources(manifest, paths)

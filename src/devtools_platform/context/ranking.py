@@ -5,14 +5,15 @@ packages that no published figure is measured on; those of `GIVEN` were set by h
 cannot teach them: they never ask for a class, a module, a test or a path. Those of `class`, `module`, `path` and
 `stem` were chosen on questions for files (`bench/context.py files`) over the same packages; those of `scope`,
 `scope_stem` and `test` on subjects of commits: upstream's that five Debian packages carry as patches, and half of our
-own. Each answer says in `why` what raised it.
+own; those of `alike` and `often` on the histories of seven GNU programs and our own (decision 114). Each answer says in
+`why` what raised it.
 """
 
 import math
 import re
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -56,9 +57,12 @@ GIVEN = {
     "legacy": -1.0,
     "module": -0.7,
     "class": -0.3,
+    "alike": 3.0,
+    "often": 1.0,
 }
-REPEAT = 0.15
-"""Taken off for each better answer from the same file: several files say more than one file several times."""
+REPEAT = 0.3
+"""Times the square of how many better answers its file has, taken off an answer: several files say more than one file
+several times, but the second place in a file is often the right one."""
 CHARS_PER_TOKEN = 4
 
 _PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
@@ -83,13 +87,28 @@ class Ranked:
     id: str = ""
 
 
-def rank(query: str, candidates: Iterable[Candidate], limit: int | None = None) -> list[Ranked]:
+@dataclass(frozen=True)
+class Past:
+    """What past commits say of a question, by path, between 0 and 1; of a file that is not there they say nothing."""
+
+    alike: Mapping[str, float] = field(default_factory=dict[str, float])
+    """How much commits that read like the question changed the file."""
+    often: Mapping[str, float] = field(default_factory=dict[str, float])
+    """How much it changes at all, and lately."""
+
+
+NOTHING_PAST = Past()
+
+
+def rank(
+    query: str, candidates: Iterable[Candidate], limit: int | None = None, past: Past = NOTHING_PAST
+) -> list[Ranked]:
     """The best `limit`, or all, best first. Scores are between 0 and 1 and compare only within one answer."""
     found = list(candidates)
     if not found:
         return []
     weights = (WORDS_ONLY if all(c.dense_score is None for c in found) else LEARNED) | GIVEN
-    measured = measure(query, found)
+    measured = measure(query, found, past)
     raw = [sum([weights.get(name, 0.0) * value for name, value in signals.items() if value]) for signals in measured]
     places = [(candidate.chunk.path, candidate.chunk.start_line) for candidate in found]
     best = _order(_spread_files(raw, places), places)[:limit]
@@ -109,7 +128,7 @@ def _order(scores: Sequence[float], places: Sequence[_Place]) -> list[tuple[int,
     return sorted(enumerate(scores), key=lambda item: (-item[1], *places[item[0]]))
 
 
-def measure(query: str, found: Sequence[Candidate]) -> list[dict[str, float]]:
+def measure(query: str, found: Sequence[Candidate], past: Past = NOTHING_PAST) -> list[dict[str, float]]:
     """Every signal of every candidate."""
     text = _scale([c.text_score for c in found], floor=0.0)
     name = _scale([c.name_score for c in found], floor=0.0)
@@ -127,6 +146,8 @@ def measure(query: str, found: Sequence[Candidate]) -> list[dict[str, float]]:
             "name": name[i],
             "name_and_dense": name[i] * dense[i],
             "file": support[i],
+            "alike": past.alike.get(candidate.chunk.path, 0.0),
+            "often": past.often.get(candidate.chunk.path, 0.0),
             **asked.compare(candidate.chunk),
         }
         for i, candidate in enumerate(found)
@@ -172,7 +193,7 @@ class _Asked:
         whole = query.strip()
         is_symbol = len(identifiers) == 1 and identifiers[0] == whole
         symbols = identifiers if is_symbol else [name for name in identifiers if _is_symbol(name)]
-        words = _stems(query)
+        words = stems(query)
         lower = frozenset(symbol.lower().strip(".") for symbol in symbols)
         return cls(
             words,
@@ -230,11 +251,11 @@ class _Name(NamedTuple):
     @lru_cache(maxsize=20_000)
     def of(name: str) -> "_Name":
         leaf = name.rpartition(".")[2]
-        words = tuple(_stems(name))
+        words = tuple(stems(name))
         return _Name(
             forms=(name.lower(), leaf.lower()),
             words=words,
-            leaf=tuple(_stems(leaf)) if leaf != name else words,
+            leaf=tuple(stems(leaf)) if leaf != name else words,
             verb=_first_stem(leaf),
             private=float(leaf.startswith("_") and not leaf.startswith("__")),
         )
@@ -252,8 +273,8 @@ class _Path(NamedTuple):
     @lru_cache(maxsize=5_000)
     def of(path: str) -> "_Path":
         return _Path(
-            words=tuple(_stems(path)),
-            stem=tuple(_stems(_find_stem(path))),
+            words=tuple(stems(path)),
+            stem=tuple(stems(_find_stem(path))),
             test=float(is_test_path(path)),
             legacy=float(bool(_LEGACY_PATH.search(path))),
         )
@@ -270,6 +291,8 @@ def _explain(candidate: Candidate, signals: dict[str, float]) -> list[str]:
         why.append(f"defines {chunk.name.rpartition('.')[2]}")
     if signals["path"] or signals["place"] or signals["scope"]:
         why.append("path")
+    if signals["alike"] > 0.5:  # noqa: PLR2004 - the better half of what past commits point at
+        why.append("past commits")
     if signals["test"]:
         why.append("lowered: a test")
     if signals["legacy"]:
@@ -299,7 +322,7 @@ def _find_places(query: str) -> tuple[str, ...]:
 def _find_scope(query: str) -> frozenset[str]:
     """Commits and tickets begin so, `fix(prices):` among them."""
     found = _SCOPE.match(query)
-    return _stems(found[1] or found[2]) if found else frozenset()
+    return stems(found[1] or found[2]) if found else frozenset()
 
 
 def _lies_at(path: str, place: str) -> bool:
@@ -324,11 +347,12 @@ def split_words(text: str) -> set[str]:
 
 def share_of_words(query: str, text: str) -> float:
     """How many of a query's words a text holds, in whatever form; 0 for a query without words."""
-    words = _stems(query)
-    return len(words & _stems(text)) / len(words) if words else 0.0
+    words = stems(query)
+    return len(words & stems(text)) / len(words) if words else 0.0
 
 
-def _stems(text: str) -> frozenset[str]:
+def stems(text: str) -> frozenset[str]:
+    """The words of a text without their endings and without those that say nothing."""
     return frozenset(_stem(word) for word in split_words(text)) - _STOP_WORDS
 
 
@@ -350,7 +374,7 @@ def _spread_files(scores: Sequence[float], places: Sequence[_Place]) -> list[flo
     for index, score in _order(scores, places):
         path = places[index][0]
         count = seen[path] = seen.get(path, -1) + 1
-        spread[index] = score - REPEAT * count
+        spread[index] = score - REPEAT * count**2
     return spread
 
 

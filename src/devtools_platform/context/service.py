@@ -165,7 +165,8 @@ class ContextService(Questions):
             await index_documents(self.engine, self.manifests, self.get_documents(), collection, note)
         else:
             bring_up = index_head if follow == "commit" else index_files
-            await bring_up(self.engine, self.manifests, collection, repo, note)
+            manifest = await bring_up(self.engine, self.manifests, collection, repo, note)
+            await self.histories.read(manifest)  # here, and not while the first question waits
 
     async def watch(self, collection: str, root: Path) -> IndexStatus:
         """Follow the files under `root`: what is saved is searchable within a moment, until `unwatch`."""
@@ -300,6 +301,7 @@ class ContextService(Questions):
                 await self.get_documents().forget(collection)
             await self.engine.delete(collection)
             self.manifests.remove(collection)
+            self.histories.forget(collection)
             self._runs.pop(collection, None)
             self.owed.settle(collection)
 
