@@ -67,7 +67,7 @@ CHARS_PER_TOKEN = 4
 
 _PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _IDENTIFIER = re.compile(r"[A-Za-z_][\w.]*")
-_TEST_PATH = re.compile(r"(^|/)(tests?|testing|__tests__|spec)(/|$)|(^|/)test_|[._](test|spec)\.\w+$")
+_TEST_PATH = re.compile(r"(^|/)(tests?|testing|testsuite|__tests__|spec)(/|$)|(^|/)test_|[._](test|spec)\.\w+$")
 _PLACE = re.compile(r"[\w.-]+(?:/[\w.-]+)+|[\w-]+\.\w+")
 _SCOPE = re.compile(r"\s*(?:\w+\(([^)\n]+)\)!?|([^\s:,;.!?]+(?:[ ,]+[^\s:,;.!?]+){0,2})):\s")
 _LEGACY_PATH = re.compile(r"(^|/)(legacy|deprecated|compat|old|v[01]|examples?)(/|\.|$)")
@@ -137,6 +137,12 @@ def measure(query: str, found: Sequence[Candidate], past: Past = NOTHING_PAST) -
     dense = _scale([floor if c.dense_score is None else c.dense_score for c in found], floor=floor)
     support = _support([c.chunk.path for c in found], text)
     asked = _Asked.of(query)
+    compared = [asked.compare(candidate.chunk) for candidate in found]
+    # Where most paths hold the scope, as `sed/` in sed's own repository, it tells nothing apart.
+    rarity = 1 - sum(1 for one in compared if one["scope"]) / max(1, len(found))
+    for one in compared:
+        one["scope"] *= rarity
+        one["scope_stem"] *= rarity
     return [
         {
             "text": text[i],
@@ -148,7 +154,7 @@ def measure(query: str, found: Sequence[Candidate], past: Past = NOTHING_PAST) -
             "file": support[i],
             "alike": past.alike.get(candidate.chunk.path, 0.0),
             "often": past.often.get(candidate.chunk.path, 0.0),
-            **asked.compare(candidate.chunk),
+            **compared[i],
         }
         for i, candidate in enumerate(found)
     ]
