@@ -10,7 +10,7 @@ import logging
 import math
 import re
 import sys
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,7 +59,7 @@ class History:
         known = {path: sys.intern(path) for path in there if is_source(path)}
         self._said: list[_Said] = []
         self._saying: defaultdict[str, list[int]] = defaultdict(list)
-        often: Counter[str] = Counter()
+        often: defaultdict[str, float] = defaultdict(float)
         for age, commit in enumerate(reversed(commits)):
             files = tuple(known[path] for path in commit.files if path in known)
             if not files or len(commit.files) > MOST_FILES:
