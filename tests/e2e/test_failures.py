@@ -296,6 +296,15 @@ def test_a_task_whose_own_tests_find_no_room_in_the_database_says_so_and_gives_i
     assert not (stack.data_dir / "workspaces" / task_id).exists()
 
 
+def test_a_model_call_that_finds_no_room_in_the_database_is_no_fault_of_the_model(
+    stack: StackProcess, tmp_path: Path
+) -> None:
+    with refusing(stack, "devtools.model_calls", "NEW.agent = 'feature-dev'", DISK_FULL) as refusals:
+        task = stack.wait_for_end(begin(stack, tmp_path / "shop"))
+        assert refusals() > 0
+    assert (task["status"], task["reason"]) == ("failed", "disk_full"), task["message"]
+
+
 def test_a_task_whose_workflow_broke_at_its_last_step_is_not_open_for_ever(stack: StackProcess, tmp_path: Path) -> None:
     with refusing(stack, "devtools.tasks", "NEW.status = 'completed'", "XX000") as refusals:
         task_id = begin(stack, tmp_path / "shop")
