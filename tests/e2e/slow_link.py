@@ -21,6 +21,8 @@ class SlowLink:
         self._socket.bind(("127.0.0.1", 0))
         self._socket.listen()
         self._loop = asyncio.new_event_loop()
+        self._forwarding: set[asyncio.Task[None] | None] = set()
+        """Held here: the loop itself holds a task by a weak reference, and one that waits for both ends may be lost."""
 
     @property
     def base_url(self) -> str:
@@ -41,12 +43,14 @@ class SlowLink:
         async with await asyncio.start_server(self._forward, sock=self._socket) as server:
             await self._stop.wait()
             server.close()
-            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in others:
                 task.cancel()
-            await asyncio.sleep(0)
+            await asyncio.gather(*others, return_exceptions=True)
 
     async def _forward(self, near: asyncio.StreamReader, near_out: asyncio.StreamWriter) -> None:
         far_out: asyncio.StreamWriter | None = None
+        self._forwarding.add(task := asyncio.current_task())
         try:
             if self.mode != "away":
                 far, far_out = await asyncio.open_connection(self._host, self._port)
@@ -56,6 +60,7 @@ class SlowLink:
         except (OSError, ConnectionError):
             self.refused += 1
         finally:
+            self._forwarding.discard(task)
             for writer in (near_out, far_out):
                 if writer is not None:
                     writer.transport.abort()
