@@ -23,7 +23,6 @@ LEFT_OUT = re.compile(
 """What says the same as the questions, or was made or copied in for a release."""
 COPIED_IN = {"lib", "gllib", "gnulib-lib"}
 """Of these only what a commit names is the program's own."""
-MOST_FILES = 3
 _DAY = re.compile(r"^\d{4}-\d\d-\d\d\s")
 
 
@@ -69,7 +68,9 @@ def make_repository(source: Path, repo: Path, asked: int) -> list[localisation.Q
     shutil.copytree(source, repo, ignore=leave_out, symlinks=True)
     files = [str(file.relative_to(repo)) for file in repo.rglob("*") if file.is_file() and not file.is_symlink()]
     there = {path for path in files if is_source(path) and not find_skipped_path(path, (repo / path).stat().st_size)}
-    few = [n for n, entry in enumerate(entries) if 1 <= len(there.intersection(entry.files)) <= MOST_FILES][:asked]
+    few = [
+        n for n, entry in enumerate(entries) if 1 <= len(there.intersection(entry.files)) <= localisation.MOST_FILES
+    ][:asked]
     _commit_all(repo, entries[few[-1] + 1 :] if few else entries, there)
     return [localisation.Question(entries[n].subject, frozenset(there.intersection(entries[n].files))) for n in few]
 

@@ -230,10 +230,10 @@ class Means:
         try:
             return await self.crew.durable.step(name, call, returns)
         except DevToolsError as error:
-            raise TaskEnded(await self.reason(error), f"{error} {error.hint}") from None
+            raise TaskEnded(await self._reason(error), f"{error} {error.hint}") from None
 
-    async def reason(self, error: DevToolsError) -> Reason:
-        """Why something failed; a workspace that is not there explains whatever failed in it."""
+    async def _reason(self, error: DevToolsError) -> Reason:
+        """Why a step failed; a workspace that is not there explains whatever failed in it."""
         workspace = self.progress.workspace
         if workspace is not None and not await self.crew.workspaces.exists(workspace.task_id):
             return "workspace_lost"

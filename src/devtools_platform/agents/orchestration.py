@@ -223,8 +223,8 @@ class TaskWorkflow:
             message = await run.work()
         except TaskEnded as end:
             message, reason = end.message, end.reason
-        except DevToolsError as error:
-            message, reason = f"{error} {error.hint}", await run.means.reason(error)
+        except DiskFull as error:  # met outside a step of `Means`, as where a call is written down
+            message, reason = f"{error} {error.hint}", "disk_full"
         except Exception as error:  # noqa: BLE001 - the edge of a task: a bug ends this one, not the worker
             message, reason = f"Something broke on our side: {type(error).__name__}.", "internal"
             detail = {"message": message, "traceback": traceback.format_exc()[-4000:]}

@@ -33,7 +33,7 @@ Reason = Literal[
     "denied",  # a person denied the plan or the change
     "expired",  # nobody decided in time
     "workspace_lost",  # the task's private clone is gone, so it cannot go on from where it was
-    "internal",  # a bug of ours; the event log holds the traceback
+    "internal",  # a bug of ours: the event log holds the traceback, unless the workflow ended without a word
 ]
 """Why a task ended without a branch."""
 

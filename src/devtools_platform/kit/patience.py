@@ -1,4 +1,5 @@
-"""Waiting for a part of our own stack that is away: a database that restarts, a gateway that is being replaced."""
+"""Waiting for a part of our own stack that is away, a database that restarts, a gateway that is being replaced; or, where
+a caller says so, for another trouble that passes."""
 
 import asyncio
 import logging

@@ -5,6 +5,8 @@ import asyncio
 import logging
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
+from typing import Any
 
 import sqlalchemy as sa
 from prometheus_client import Counter
@@ -13,6 +15,7 @@ from devtools_platform.core.errors import DevToolsError
 from devtools_platform.core.tasks import FINAL
 from devtools_platform.kit import schema
 from devtools_platform.kit.database import in_thread
+from devtools_platform.state.approvals import cancel_pending
 from devtools_platform.state.events import append_event
 from devtools_platform.state.interfaces import Control
 from devtools_platform.state.service import TASKS_ENDED
@@ -50,21 +53,23 @@ class Stranded:
         rows = await in_thread(self.database, lambda c: c.execute(begun).all())
         over = await self.control.find_ended([row.workflow_id for row in rows])
         for row in rows:
-            if row.workflow_id in over & self._seen:
-                await in_thread(self.database, lambda c, row=row: _end(c, row.id, row.workflow_id))
+            if row.workflow_id in over & self._seen and await in_thread(self.database, partial(_end, row=row)):
+                log.warning("task %s was stranded: its workflow had ended without a result", row.id)
+                STRANDED.inc()
+                TASKS_ENDED.labels("failed", "internal").inc()
         self._seen = over
 
 
-def _end(connection: sa.Connection, task_id: str, workflow_id: str) -> None:
-    row = read_row(connection, task_id, lock=True)
-    if row.workflow_id != workflow_id or row.status in FINAL:
-        return
-    message = "The workflow that carried this task ended without a result. Run `dev-tools task retry` to go on."
+def _end(connection: sa.Connection, row: sa.Row[Any]) -> bool:
+    """False where it has ended, or goes on in another workflow, by now."""
+    now = read_row(connection, row.id, lock=True)
+    if now.workflow_id != row.workflow_id or now.status in FINAL:
+        return False
+    message = f"The workflow that carried this task ended without a result. Go on with `dev-tools task retry {row.id}`."
     failed = {"status": "failed", "reason": "internal", "message": message}
-    change = sa.update(schema.tasks).where(schema.tasks.c.id == task_id)
-    now = datetime.now(UTC)
-    connection.execute(change.values(**failed, is_paused=False, updated_at=now, ended_at=now))
-    append_event(connection, task_id, f"end:{workflow_id}", "failed", None, failed)
-    log.warning("task %s was stranded: its workflow had ended without a result", task_id)
-    STRANDED.inc()
-    TASKS_ENDED.labels("failed", "internal").inc()
+    at = datetime.now(UTC)
+    change = sa.update(schema.tasks).where(schema.tasks.c.id == row.id)
+    connection.execute(change.values(**failed, is_paused=False, updated_at=at, ended_at=at))
+    cancel_pending(connection, row.id)
+    append_event(connection, row.id, f"end:{row.workflow_id}", "failed", None, failed)
+    return True
