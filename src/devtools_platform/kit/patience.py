@@ -1,5 +1,5 @@
-"""Waiting for a part of our own stack that is away, a database that restarts, a gateway that is being replaced; or, where
-a caller says so, for another trouble that passes."""
+"""Waiting for a part of our own stack that is away: a database that restarts, a gateway that is being replaced; or for
+another trouble that passes, where a caller says so."""
 
 import asyncio
 import logging
