@@ -6,7 +6,6 @@ import logging
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 
 import sqlalchemy as sa
 from prometheus_client import Counter
@@ -53,23 +52,24 @@ class Stranded:
         rows = await in_thread(self.database, lambda c: c.execute(begun).all())
         over = await self.control.find_ended([row.workflow_id for row in rows])
         for row in rows:
-            if row.workflow_id in over & self._seen and await in_thread(self.database, partial(_end, row=row)):
+            end = partial(_end, task_id=row.id, workflow_id=row.workflow_id)
+            if row.workflow_id in over & self._seen and await in_thread(self.database, end):
                 log.warning("task %s was stranded: its workflow had ended without a result", row.id)
                 STRANDED.inc()
                 TASKS_ENDED.labels("failed", "internal").inc()
         self._seen = over
 
 
-def _end(connection: sa.Connection, row: sa.Row[Any]) -> bool:
+def _end(connection: sa.Connection, task_id: str, workflow_id: str) -> bool:
     """False where it has ended, or goes on in another workflow, by now."""
-    now = read_row(connection, row.id, lock=True)
-    if now.workflow_id != row.workflow_id or now.status in FINAL:
+    row = read_row(connection, task_id, lock=True)
+    if row.workflow_id != workflow_id or row.status in FINAL:
         return False
-    message = f"The workflow that carried this task ended without a result. Go on with `dev-tools task retry {row.id}`."
+    message = f"The workflow that carried this task ended without a result. Go on with `dev-tools task retry {task_id}`."
     failed = {"status": "failed", "reason": "internal", "message": message}
-    at = datetime.now(UTC)
-    change = sa.update(schema.tasks).where(schema.tasks.c.id == row.id)
-    connection.execute(change.values(**failed, is_paused=False, updated_at=at, ended_at=at))
-    cancel_pending(connection, row.id)
-    append_event(connection, row.id, f"end:{row.workflow_id}", "failed", None, failed)
+    now = datetime.now(UTC)
+    change = sa.update(schema.tasks).where(schema.tasks.c.id == task_id)
+    connection.execute(change.values(**failed, is_paused=False, updated_at=now, ended_at=now))
+    cancel_pending(connection, task_id)
+    append_event(connection, task_id, f"end:{workflow_id}", "failed", None, failed)
     return True
