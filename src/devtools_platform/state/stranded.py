@@ -65,7 +65,9 @@ def _end(connection: sa.Connection, task_id: str, workflow_id: str) -> bool:
     row = read_row(connection, task_id, lock=True)
     if row.workflow_id != workflow_id or row.status in FINAL:
         return False
-    message = f"The workflow that carried this task ended without a result. Go on with `dev-tools task retry {task_id}`."
+    message = (
+        f"The workflow that carried this task ended without a result. Go on with `dev-tools task retry {task_id}`."
+    )
     failed = {"status": "failed", "reason": "internal", "message": message}
     now = datetime.now(UTC)
     change = sa.update(schema.tasks).where(schema.tasks.c.id == task_id)
