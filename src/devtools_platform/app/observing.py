@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -17,7 +16,8 @@ from devtools_platform.app.ledger import build_budgets
 from devtools_platform.app.provider_costs import DigitalOceanCosts, Reconciliation, stored_costs
 from devtools_platform.app.sinks import build_sinks
 from devtools_platform.config import Settings
-from devtools_platform.core.errors import BadInput, DevToolsError
+from devtools_platform.core.errors import BadInput
+from devtools_platform.kit.recurring import keep_doing
 from devtools_platform.kit.telemetry import trace_id_for
 from devtools_platform.observability.adapters.otlp.langfuse import LangfuseReader
 from devtools_platform.observability.adapters.sql import Records, SqlLedger, SqlSpanStore
@@ -31,8 +31,6 @@ from devtools_platform.observability.reconciliation import Reconciled, add_fixed
 from devtools_platform.observability.reports import By, CostReport, spread_fixed
 from devtools_platform.observability.service import Tracing
 from devtools_platform.observability.validation import Validation, validate
-
-log = logging.getLogger(__name__)
 
 REFRESH_S = 10.0
 NEWEST = 20
@@ -64,7 +62,10 @@ class Observed:
 
     def start(self, tracing: Tracing) -> None:
         self._tracing = tracing
-        self._tasks = [asyncio.create_task(self._refresh()), asyncio.create_task(self._reconciliation.run())]
+        self._tasks = [
+            asyncio.create_task(keep_doing("reading the gauges", self._refresh, REFRESH_S)),
+            asyncio.create_task(self._reconciliation.run()),
+        ]
         if self.forwarder.sinks:
             self._tasks.append(asyncio.create_task(self.forwarder.run()))
 
@@ -145,15 +146,8 @@ class Observed:
         )
 
     async def _refresh(self) -> None:
-        while True:
-            try:
-                await self.ledger.settle_interrupted(self._stale_after_s)
-                await refresh_gauges(self._database, self._budgets)
-            except DevToolsError as error:
-                log.warning("the gauges are as they were: %s", error)
-            except Exception:  # the metrics must not end with one mistake
-                log.exception("reading the gauges broke; it goes on")
-            await asyncio.sleep(REFRESH_S)
+        await self.ledger.settle_interrupted(self._stale_after_s)
+        await refresh_gauges(self._database, self._budgets)
 
 
 def _show_price(price: Price) -> dict[str, Any]:

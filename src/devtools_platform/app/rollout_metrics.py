@@ -1,6 +1,5 @@
 """The hosts of the inventory, asked every minute how their rollouts stand, for the stack's metrics."""
 
-import asyncio
 import logging
 
 from devtools_platform.app.delivery import Delivery
@@ -9,6 +8,7 @@ from devtools_platform.core.errors import DevToolsError
 from devtools_platform.deploy.inventory import load_hosts
 from devtools_platform.deploy.metrics import show_host, show_silence
 from devtools_platform.deploy.rollouts import Rollouts
+from devtools_platform.kit.recurring import keep_doing
 
 log = logging.getLogger(__name__)
 
@@ -20,15 +20,12 @@ async def watch_rollouts(settings: Settings) -> None:
     if not settings.hosts_file.is_file():
         return
     works = Delivery(settings, lambda _part, _text: None)
-    while True:
-        try:
-            for host in load_hosts(settings.hosts_file, None):
-                await look_at(host.name, works.rollouts(host.name))
-        except DevToolsError as error:
-            log.warning("the state of rollouts was not read: %s", error)
-        except Exception:  # the metrics must not end with one mistake
-            log.exception("reading the state of rollouts broke; it goes on")
-        await asyncio.sleep(EVERY_S)
+
+    async def look() -> None:
+        for host in load_hosts(settings.hosts_file, None):
+            await look_at(host.name, works.rollouts(host.name))
+
+    await keep_doing("reading the state of rollouts", look, EVERY_S)
 
 
 async def look_at(host: str, rollouts: Rollouts) -> None:

@@ -4,17 +4,14 @@ The words are the services' (`Voice`); here is only that nothing is left out and
 the last told event moves in the transaction that stores the messages.
 """
 
-import asyncio
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from devtools_platform.core.errors import DevToolsError, NotFound
+from devtools_platform.core.errors import NotFound
 from devtools_platform.integrations.interfaces import Links, OutboxStore, Tasks
 from devtools_platform.integrations.types import Json, Link, Message, TaskEvent, TaskView
-
-log = logging.getLogger(__name__)
+from devtools_platform.kit.recurring import keep_doing
 
 POLL_S = 0.5
 
@@ -44,14 +41,7 @@ class Narrator:
 
     async def run(self) -> None:
         """Tell, until cancelled."""
-        while True:
-            try:
-                await self.tell_all()
-            except DevToolsError as error:
-                log.warning("nothing is told for now: %s", error)
-            except Exception:
-                log.exception("telling broke; it is tried again")
-            await asyncio.sleep(self.poll_s)
+        await keep_doing("telling", self.tell_all, self.poll_s)
 
     async def tell_all(self) -> int:
         """Tell what is new; returns how many tasks had news."""

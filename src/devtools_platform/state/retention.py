@@ -1,22 +1,18 @@
 """What is kept and for how long: workspaces for days, tasks with their history for months, the audit for ever."""
 
-import asyncio
-import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
 
-from devtools_platform.core.errors import DevToolsError
 from devtools_platform.core.tasks import FINAL
 from devtools_platform.kit import schema
 from devtools_platform.kit.database import in_thread
+from devtools_platform.kit.recurring import keep_doing
 from devtools_platform.state.interfaces import Control, WorkspaceKeeper
 
 EVERY_S = 3600.0
 BATCH = 200
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,14 +25,7 @@ class Retention:
 
     async def run(self) -> None:
         """Clean up now and every hour, until cancelled."""
-        while True:
-            try:
-                await self.clean()
-            except DevToolsError as error:
-                log.warning("nothing was cleaned up: %s", error)
-            except Exception:
-                log.exception("cleaning up broke; it is tried again in an hour")
-            await asyncio.sleep(EVERY_S)
+        await keep_doing("cleaning up", self.clean, EVERY_S)
 
     async def clean(self) -> tuple[int, int]:
         """Remove what is too old; returns how many workspaces and how many tasks went."""

@@ -21,6 +21,7 @@ from devtools_platform.core.redact import redact_text
 from devtools_platform.core.tasks import FINAL, Artifact, Page, Run, Step, TaskRequest, TaskResult
 from devtools_platform.kit import schema
 from devtools_platform.kit.database import in_thread
+from devtools_platform.kit.recurring import keep_doing
 from devtools_platform.kit.telemetry import trace_id_for
 from devtools_platform.state.approvals import cancel_pending
 from devtools_platform.state.audit import Deed, is_recorded, record
@@ -288,14 +289,7 @@ class StateService:
 
     async def keep_starting(self) -> None:
         """Do so now and every while, until cancelled."""
-        while True:
-            try:
-                await self.start_missing()
-            except DevToolsError as error:
-                log.warning("nothing was started: %s", error)
-            except Exception:
-                log.exception("starting what is missing broke; it is tried again")
-            await asyncio.sleep(START_AGAIN_S)
+        await keep_doing("starting what is missing", self.start_missing, START_AGAIN_S)
 
     # -- means ---------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,6 @@
 """Tasks whose workflow is over and did not say so: an error of the database at its last step, or worker after worker
 that died with it. Nothing would ever end them; here they fail, and can be retried from any step they did."""
 
-import asyncio
 import logging
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -10,10 +9,10 @@ from functools import partial
 import sqlalchemy as sa
 from prometheus_client import Counter
 
-from devtools_platform.core.errors import DevToolsError
 from devtools_platform.core.tasks import FINAL
 from devtools_platform.kit import schema
 from devtools_platform.kit.database import in_thread
+from devtools_platform.kit.recurring import keep_doing
 from devtools_platform.state.approvals import cancel_pending
 from devtools_platform.state.events import append_event
 from devtools_platform.state.interfaces import Control
@@ -36,14 +35,7 @@ class Stranded:
 
     async def run(self) -> None:
         """Look now and every while, until cancelled."""
-        while True:
-            try:
-                await self.end_all()
-            except DevToolsError as error:
-                log.warning("no look for stranded tasks: %s", error)
-            except Exception:
-                log.exception("looking for stranded tasks broke; it is tried again")
-            await asyncio.sleep(EVERY_S)
+        await keep_doing("looking for stranded tasks", self.end_all, EVERY_S)
 
     async def end_all(self) -> None:
         """End each task that was stranded at the last look, too."""

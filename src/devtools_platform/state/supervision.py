@@ -24,6 +24,7 @@ from devtools_platform.core.tasks import FINAL, Status, Worker
 from devtools_platform.kit import schema
 from devtools_platform.kit.database import in_thread
 from devtools_platform.kit.life import DEAD_AFTER_S, HEARTBEAT_S, Life
+from devtools_platform.kit.recurring import keep_doing
 from devtools_platform.state.interfaces import Executor
 
 ORPHANS_EVERY = 5
@@ -73,14 +74,8 @@ class Supervisor:
             log.warning("could not say good-bye; others will notice: %s", error)
 
     async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(HEARTBEAT_S)
-            try:
-                await self._beat()
-            except DevToolsError as error:
-                log.warning("no heartbeat: %s", error)
-            except Exception:
-                log.exception("supervision broke; it goes on")
+        await asyncio.sleep(HEARTBEAT_S)
+        await keep_doing("supervision", self._beat, HEARTBEAT_S)
 
     async def _beat(self) -> None:
         dead = await in_thread(self.database, self._say_alive)

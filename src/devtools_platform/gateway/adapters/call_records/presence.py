@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from devtools_platform.core.errors import DevToolsError
 from devtools_platform.kit.database import in_thread
 from devtools_platform.kit.life import DEAD_AFTER_S, HEARTBEAT_S, Life
+from devtools_platform.kit.recurring import keep_doing
 from devtools_platform.kit.schema import CurrentTime, gateways
 
 log = logging.getLogger(__name__)
@@ -46,14 +47,8 @@ class Presence:
             log.warning("could not say good-bye; others will notice: %s", error)
 
     async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(HEARTBEAT_S)
-            try:
-                await in_thread(self.database, self._say_alive)
-            except DevToolsError as error:
-                log.warning("no heartbeat: %s", error)
-            except Exception:
-                log.exception("the gateway's heartbeat broke; it goes on")
+        await asyncio.sleep(HEARTBEAT_S)
+        await keep_doing("the gateway's heartbeat", lambda: in_thread(self.database, self._say_alive), HEARTBEAT_S)
 
     def _say_alive(self, connection: sa.Connection) -> None:
         mine = sa.update(gateways).where(gateways.c.id == self.id)
