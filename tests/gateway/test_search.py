@@ -48,7 +48,7 @@ async def test_a_tool_is_found_by_its_meaning() -> None:
         await meanings.settled()
         for query, wanted in {
             "get rid of that photo": "x_image-delete",
-            "how much did we pay last month": "x_invoice-list",
+            "what were we billed": "x_invoice-list",
             "onboard the freelancer": "x_user-invite",
         }.items():
             assert index.rank(query, 1) != [wanted], "words alone do not find it"
