@@ -277,7 +277,3 @@ def _provenance(source: Source, build_id: str, began: datetime) -> dict[str, Any
             },
         },
     }
-
-
-def services_of(manifest: ReleaseManifest) -> Sequence[str]:
-    return sorted(manifest.images)

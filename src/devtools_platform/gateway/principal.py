@@ -70,7 +70,3 @@ def run_principal(caller: Caller) -> Principal:
 
 def missing_scope(tool: str) -> str:
     return TOOLS + tool
-
-
-def covers_all(scopes: Sequence[str]) -> bool:
-    return f"{TOOLS}*" in scopes

@@ -105,7 +105,6 @@ _params = msgspec.json.Decoder(Params)
 _error = msgspec.json.Decoder(ErrorBody)
 _text = msgspec.json.Decoder(str)
 
-EMPTY: Params = {}
 NOTHING = Raw(b"{}")
 
 

@@ -40,9 +40,6 @@ class GitHubActions:
         answer = await self.github.call(target, "GET", f"/actions/runs?{urlencode(wanted)}")
         return answer["workflow_runs"]
 
-    async def show_run(self, target: Json, run: int) -> Json:
-        return await self.github.call(target, "GET", f"/actions/runs/{run}")
-
     async def list_failed_jobs(self, target: Json, run: int) -> list[Json]:
         answer = await self.github.call(target, "GET", f"/actions/runs/{run}/jobs?per_page={FULL_PAGE}")
         return [job for job in answer["jobs"] if job["conclusion"] == "failure"]

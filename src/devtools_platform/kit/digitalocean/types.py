@@ -252,11 +252,6 @@ class Droplet(Part):
     tags: tuple[str, ...] = ()
     snapshot_ids: tuple[int, ...] = ()
 
-    @property
-    def public_ip(self) -> str | None:
-        addresses = self.networks.v4 if self.networks else ()
-        return next((address.ip_address for address in addresses if address.type == "public"), None)
-
 
 class DropletBody(Part):
     droplet: Droplet

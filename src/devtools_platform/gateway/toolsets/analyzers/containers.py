@@ -12,16 +12,11 @@ PROGRAMS = Path(__file__).parent / "programs"
 
 _LEVELS: dict[str, Severity] = {"error": "high", "warning": "medium", "info": "low", "style": "info"}
 _DOCKERFILE = re.compile(r"(?:Dockerfile|Containerfile)(?:\..+)?|.+\.(?:dockerfile|containerfile)", re.IGNORECASE)
-_COMPOSE = re.compile(r"(?:docker-)?compose(?:[.-][\w.-]+)?\.ya?ml", re.IGNORECASE)
 _YAMLLINT = re.compile(r"^(?P<path>.+?):(?P<line>\d+):\d+: \[(?P<level>\w+)\] (?P<message>.+)$", re.MULTILINE)
 
 
 def is_dockerfile(path: str) -> bool:
     return _DOCKERFILE.fullmatch(PurePosixPath(path).name) is not None
-
-
-def is_compose(path: str) -> bool:
-    return _COMPOSE.fullmatch(PurePosixPath(path).name) is not None
 
 
 def is_yaml(path: str) -> bool:
