@@ -15,8 +15,8 @@ from devtools_platform.context.symbols import outline
 from devtools_platform.context.types import Chunk, Symbol
 from devtools_platform.core.redact import find_secrets, holds_secret
 
-FORMAT = 2
-"""Grows when the same bytes would be cut differently: indexes of another format are made anew."""
+FORMAT = 3
+"""Grows when the same bytes would be cut, or their words taken, otherwise: indexes of another format are made anew."""
 
 MAX_FILE_BYTES = 1_000_000
 WINDOW_LINES = 60

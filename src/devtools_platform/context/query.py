@@ -11,6 +11,8 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from devtools_platform.context.twins import list_hidden_words
+
 DENSE, TEXT, NAME = "dense", "text", "name"
 """The vectors of a point: meaning, header and code, names defined."""
 
@@ -99,6 +101,8 @@ def make_point_id(collection: str, blob: str, ordinal: int) -> str:
 
 def make_texts(header: str, text: str, name: str) -> dict[str, str]:
     """What the words of a point are taken from. Twice the header: names and path weigh double against the body."""
+    hidden = list_hidden_words(name)
+    header, name = f"{header} {hidden}".rstrip(), f"{name} {hidden}".rstrip()
     return {TEXT: f"{header}\n{header}\n{text}", NAME: name}
 
 

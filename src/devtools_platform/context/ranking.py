@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import NamedTuple
 
+from devtools_platform.context.twins import take_apart
 from devtools_platform.context.types import Candidate, Chunk
 
 LEARNED = {
@@ -256,13 +257,13 @@ class _Name(NamedTuple):
     @staticmethod
     @lru_cache(maxsize=20_000)
     def of(name: str) -> "_Name":
-        leaf = name.rpartition(".")[2]
-        words = tuple(stems(name))
+        apart = take_apart(name)
+        words, leaf = tuple(stems(apart)), apart.rpartition(".")[2]
         return _Name(
-            forms=(name.lower(), leaf.lower()),
+            forms=(name.lower(), name.rpartition(".")[2].lower()),
             words=words,
-            leaf=tuple(stems(leaf)) if leaf != name else words,
-            verb=_first_stem(leaf),
+            leaf=tuple(stems(leaf)) if leaf != apart else words,
+            verb=_first_stem(leaf.lstrip("_").removeprefix("async_")),
             private=float(leaf.startswith("_") and not leaf.startswith("__")),
         )
 

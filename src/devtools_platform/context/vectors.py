@@ -17,7 +17,8 @@ from pathlib import Path
 from prometheus_client import Counter
 
 from devtools_platform.context.interfaces import ChunkEngine, Embedder
-from devtools_platform.context.types import Chunk
+from devtools_platform.context.twins import take_apart
+from devtools_platform.context.types import Chunk, make_header
 
 EMBEDDED = Counter("devtools_context_embedded_chunks_total", "Chunks embedded by the model")
 REUSED = Counter("devtools_context_reused_vectors_total", "Vectors taken from the cache by content")
@@ -116,9 +117,10 @@ def get_text(chunk: Chunk, *, reads_code: bool) -> str:
     """
     if reads_code or chunk.kind in _PROSE:
         return f"{chunk.header}\n{chunk.text}"
-    name = chunk.name.rpartition(".")[2]
+    name = take_apart(chunk.name)
+    header = make_header(chunk.path, chunk.kind, name)
     words = [word for word in _split(chunk.text) if word not in _SAYS_NOTHING]
-    return f"{' '.join(_split(name))}. {' '.join(_split(chunk.header))}. {' '.join(words)}"
+    return f"{' '.join(_split(name.rpartition('.')[2]))}. {' '.join(_split(header))}. {' '.join(words)}"
 
 
 def _split(text: str) -> list[str]:
