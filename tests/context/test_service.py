@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ import pytest
 
 from context.conftest import git
 from devtools_platform.context.adapters.edge import EdgeEngine
+from devtools_platform.context.chunking import FORMAT
 from devtools_platform.context.names import name_collection
 from devtools_platform.context.service import ContextService
 from devtools_platform.context.types import IndexStatus
@@ -84,6 +86,21 @@ async def test_indexing_again_reads_only_what_changed(service: ContextService, r
     assert await find(service, "receipt") == []
     await service.index("shop", repo, counted)
     assert counted.total == 0
+
+
+async def test_an_index_of_another_format_is_made_anew(
+    service: ContextService, engine: EdgeEngine, repo: Path, commit: Commit
+):
+    commit(repo, {"kept.py": "def kept(): ...\n", "gone.py": "def gone(): ...\n"})
+    await service.index("shop", repo)
+    file = service.manifests.directory / "shop.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"format": FORMAT - 1}))
+    commit(repo, {"gone.py": None})
+    upgraded, progress = ContextService(engine, service.manifests.directory), Counted()
+    await upgraded.index("shop", repo, progress)
+    assert progress.done == 1, "what was stored before was trusted"
+    assert (await find(upgraded, "kept gone"), await engine.count()) == (["kept.py kept"], 1)
+    await upgraded.aclose()
 
 
 async def test_deleted_files_disappear(service: ContextService, repo: Path, commit: Commit):
