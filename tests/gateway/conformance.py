@@ -1,7 +1,8 @@
 """The official conformance suite through the gateway. `make conformance` runs it; it needs npm packages, once.
 
-Six runs: both requirement sets, each against an upstream over HTTP of the same era, one of the other era, and one
-over stdio. The suite sends no tokens, so a wrapper here adds one; everything behind it is the product's own code.
+Both requirement sets, each against an upstream over HTTP of the same era, one of the other era, and one over stdio;
+and the scenarios of the tasks extension, which no set requires, over HTTP and stdio. The suite sends no tokens, so a
+wrapper here adds one; everything behind it is the product's own code.
 
     python tests/gateway/conformance.py [--tools FOLDER] [--only NAME]
 """
@@ -15,6 +16,8 @@ import ssl
 import subprocess
 import sys
 import tempfile
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +55,22 @@ EXTRA = {"stdio-legacy-2026-07-28"}
 """Run with --only: one child cannot know the capabilities of each of its callers, see docs/decisions/0010."""
 
 
+LONG_WORK = FIXTURE.with_name("long_work.py")
+TASK_RUNS = {"tasks-extension-http": "http", "tasks-extension-stdio": "stdio"}
+TASK_SCENARIOS = {
+    "tasks-lifecycle": 9,
+    "tasks-capability-negotiation": 5,
+    "tasks-wire-fields": 4,
+    "tasks-request-state-removal": 3,
+    "tasks-mrtr-input": 4,
+    "tasks-request-headers": 5,
+    "tasks-dispatch-and-envelope": 9,
+    "tasks-required-task-error": 3,
+    "tasks-mrtr-composition": 2,
+}
+"""Their checks. `tasks-status-notifications` has none yet in this version of the suite."""
+
+
 class WithToken:
     """The suite knows no tokens."""
 
@@ -79,28 +98,29 @@ def install(folder: Path) -> tuple[Path, Path]:
     return node, suite
 
 
-def start_fixture(era: str, port: int) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, str(FIXTURE), "--era", era, "--port", str(port)])
-
-
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return probe.getsockname()[1]
 
 
-async def run(name: str, node: Path, suite: Path, work: Path) -> tuple[int, int, str]:
-    """(passed, scored, the suite's report) of one run."""
-    requirements, era, transport = RUNS[name]
-    fixture: subprocess.Popen[bytes] | None = None
-    if transport == "http":
-        port = free_port()
-        fixture = start_fixture(era, port)
-        spec = ServerSpec(description="x", url=f"http://127.0.0.1:{port}/mcp", allow_private=True, agents=("cicd",))
-    else:
-        command = (sys.executable, str(FIXTURE), "--era", era, "--stdio")
-        protocol: Any = "2025-11-25" if era == "legacy" else "auto"
-        spec = ServerSpec(description="x", command=command, protocol=protocol, interactive=True, agents=("cicd",))
-    spec = spec.model_copy(update={"writes": "allow"})
+@contextmanager
+def fixture(command: Sequence[str], transport: str, **spec: Any) -> Iterator[ServerSpec]:
+    """A server of the suite's tools, to be started by the gateway or, over HTTP, started here."""
+    common: dict[str, Any] = {"description": "x", "agents": ("cicd",), "writes": "allow"}
+    if transport == "stdio":
+        yield ServerSpec(command=(sys.executable, *command, "--stdio"), **common, **spec)
+        return
+    port = free_port()
+    process = subprocess.Popen([sys.executable, *command, "--port", str(port)])
+    try:
+        yield ServerSpec(url=f"http://127.0.0.1:{port}/mcp", allow_private=True, **common)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@asynccontextmanager
+async def gateway_of(spec: ServerSpec, work: Path) -> AsyncIterator[str]:
     connector = Connector(work, {"PATH": "/usr/bin:/bin"}, {}, ssl.create_default_context(), {})
     upstream = Upstream("everything", spec, connector)
     lock = Trusting(work / "mcp.lock")
@@ -114,20 +134,47 @@ async def run(name: str, node: Path, suite: Path, work: Path) -> tuple[int, int,
     await serving.serve(WithToken(app, token), sock)
     try:
         await until_ready(upstream)
-        url = f"http://127.0.0.1:{sock.getsockname()[1]}/mcp/everything"
-        process = await asyncio.create_subprocess_exec(
-            str(node), str(suite), "server", "--url", url, "--requirements", requirements,
-            "--output-dir", str(work / name),
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, cwd=work,
-        )  # fmt: skip
-        report = (await process.communicate())[0].decode()
+        yield f"http://127.0.0.1:{sock.getsockname()[1]}/mcp/everything"
     finally:
         await serving.stop()
         sock.close()
-        if fixture is not None:
-            fixture.terminate()
-            fixture.wait()
+
+
+async def run_suite(node: Path, suite: Path, work: Path, *arguments: str) -> str:
+    process = await asyncio.create_subprocess_exec(
+        str(node), str(suite), "server", *arguments,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, cwd=work,
+    )  # fmt: skip
+    return (await process.communicate())[0].decode()
+
+
+async def run(name: str, node: Path, suite: Path, work: Path) -> tuple[int, int, str]:
+    """(passed, scored, the suite's report) of one run."""
+    requirements, era, transport = RUNS[name]
+    protocol: Any = "2025-11-25" if era == "legacy" else "auto"
+    spoken = {"protocol": protocol, "interactive": True}
+    with fixture((str(FIXTURE), "--era", era), transport, **spoken) as spec:
+        async with gateway_of(spec, work) as url:
+            report = await run_suite(
+                node, suite, work, "--url", url, "--requirements", requirements, "--output-dir", str(work / name)
+            )
     return (*score(report), report)
+
+
+async def run_tasks(name: str, node: Path, suite: Path, work: Path) -> tuple[int, int, str]:
+    """(passed, made, the reports of those that failed) of all checks of the tasks extension."""
+    passed = made = 0
+    reports: list[str] = []
+    with fixture((str(LONG_WORK),), TASK_RUNS[name]) as spec:
+        async with gateway_of(spec, work) as url:
+            for scenario, checks in TASK_SCENARIOS.items():
+                report = await run_suite(node, suite, work, "--url", url, "--scenario", scenario)
+                found = re.search(r"Passed: (\d+)/(\d+)", report)
+                good, all_ = (int(found[1]), int(found[2])) if found else (0, 0)
+                passed, made = passed + good, made + all_
+                if not good == all_ == checks:
+                    reports.append(report)
+    return passed, made, "".join(reports)
 
 
 class Trusting(ToolLock):
@@ -159,10 +206,11 @@ async def main() -> int:
     options = parser.parse_args()
     node, suite = install(options.tools)
     failed = 0
-    for name in options.only or [name for name in RUNS if name not in EXTRA]:
+    for name in options.only or [*(name for name in RUNS if name not in EXTRA), *TASK_RUNS]:
+        of_tasks = name in TASK_RUNS
         with tempfile.TemporaryDirectory() as work:
-            passed, scored, report = await run(name, node, suite, Path(work))
-        wanted = SETS[RUNS[name][0]]
+            passed, scored, report = await (run_tasks if of_tasks else run)(name, node, suite, Path(work))
+        wanted = sum(TASK_SCENARIOS.values()) if of_tasks else SETS[RUNS[name][0]]
         is_good = passed == scored == wanted
         failed += not is_good
         print(f"{'ok  ' if is_good else 'FAIL'} {name:28} {passed}/{scored} of {wanted}")

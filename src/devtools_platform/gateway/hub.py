@@ -11,6 +11,7 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 from msgspec import Raw
@@ -23,15 +24,25 @@ from devtools_platform.core.errors import Forbidden
 from devtools_platform.core.tools import APPROVAL_REQUIRED, Caller, Tool, ToolResult
 from devtools_platform.gateway.audit import Audit, Note, hash_result, shorten
 from devtools_platform.gateway.confirmation import Confirmations
+from devtools_platform.gateway.deferred import (
+    Handles,
+    is_declared,
+    is_over,
+    missing_extension,
+    show_state,
+    wait_for_result,
+)
 from devtools_platform.gateway.limits import RateLimits
 from devtools_platform.gateway.mcp.exchange import Call, Exchange, Silent
 from devtools_platform.gateway.mcp.messages import (
+    INVALID_PARAMS,
     REFUSED,
     UNAVAILABLE,
     Params,
     RpcError,
     as_object,
     decode_or_none,
+    encode,
     raw,
     read_text,
     refusal,
@@ -78,7 +89,7 @@ class UpstreamTools:
         call = Call("tools/call", {"name": raw(name), "arguments": raw(arguments)})
         exchange = current_exchange.get() or Silent()
         try:
-            result = await self.hub.send(self.upstream, call, exchange)
+            result = await wait_for_result(partial(self.hub.send, self.upstream), call, exchange)
         except RpcError as error:
             return ToolResult(self.hub.secrets.mask(error.message), {"code": error.code}, is_error=True)
         return as_tool_result(self.hub.secrets.redact(result))
@@ -102,6 +113,7 @@ class Hub:
         self.secrets = secrecy
         audit.mask = secrecy.mask_values
         self.rounds = Rounds(key)
+        self.handles = Handles(key)
         self.limits = RateLimits()
         self.confirmations = Confirmations()
         self.offer = Offer(gateway, upstreams, {u.name: UpstreamTools(u, self) for u in upstreams}, lock)
@@ -160,6 +172,8 @@ class Hub:
             with self._span(principal, entry, call.meta) as (trace_id, parent):
                 call.meta["traceparent"] = parent
                 answer = self.secrets.redact(await self.send(entry.upstream, call, exchange))
+                if is_declared(exchange.client):
+                    answer = self.handles.wrap(answer, principal.id, entry.full, cap)
                 result = bytes(answer)
                 if len(result) > cap:
                     answer = cut(answer, cap)
@@ -174,6 +188,41 @@ class Hub:
                 (entry.ok if outcome in {"ok", "held"} else entry.bad).inc()
                 entry.time.observe(duration)
             self._note(principal, entry.server, entry.name, decision, outcome, duration, trace_id, arguments, result)
+
+    async def follow(self, principal: Principal, call: Call, exchange: Exchange, server: str | None) -> Raw:
+        """What became of a call that is answered later: `tasks/get`, `tasks/update`, `tasks/cancel`.
+
+        `server`: where the request was sent, None for all. Raises `RpcError`.
+        """
+        started = time.perf_counter()
+        if not is_declared(exchange.client):
+            raise missing_extension()
+        text = read_text(call.params.get("taskId"))
+        handle = self.handles.read(text, principal.id)
+        given = bytes(call.params.get("inputResponses", b""))
+        entry = self._look_again(principal, handle.tool, given)
+        if entry.upstream is None or server not in {None, entry.server}:
+            raise RpcError(INVALID_PARAMS, f"taskId is of another server than {server!r}.")
+        outcome, result = "error", b""
+        try:
+            if principal.per_minute is not None:
+                self._take(principal, "*", principal.per_minute)
+            if given and self.secrets.are_in(given):
+                raise refusal("secret_in_arguments", f"The answers to {entry.full!r} hold a secret.", "Leave it out.")
+            inner = Call(call.method, {**call.params, "taskId": raw(handle.id)}, call.meta)
+            answer = self.secrets.redact(await entry.upstream.request(inner, exchange))
+            if call.method == "tasks/get":
+                answer = show_state(answer, str(text), handle.cap)
+            outcome, result = "ok", bytes(answer)
+            return answer
+        except RpcError as error:
+            outcome = "denied" if error.code == REFUSED else "error"
+            raise self.clean(error) from None
+        finally:
+            if call.method != "tasks/get" or outcome != "ok" or is_over(Raw(result)):  # not each of many looks
+                noted = encode({call.method: handle.id, "inputResponses": Raw(given or b"{}")})
+                duration = time.perf_counter() - started
+                self._note(principal, entry.server, entry.name, "allow", outcome, duration, None, noted, result)
 
     def _look_again(self, principal: Principal, full: str, arguments: bytes) -> Entry:
         """The tool as its server describes it now; one that changed is in quarantine. Raises `RpcError`."""
@@ -317,9 +366,11 @@ class Hub:
             return await upstream.request(call, exchange)
         is_stateless_client = not exchange.client.session
         if link.facts.era == "modern":
+            if isinstance(exchange, Silent):
+                return await wait_for_result(upstream.request, call, exchange)
             if is_stateless_client:
                 return await upstream.request(call, exchange)
-            return await answer_rounds(upstream.request, call, exchange)
+            return await answer_rounds(partial(wait_for_result, upstream.request), call, exchange)
         if is_stateless_client and not isinstance(exchange, Silent):
             return await self.rounds.send(upstream.request, call, exchange)
         return await upstream.request(call, exchange)

@@ -2,6 +2,7 @@
 
 import logging
 import secrets
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from msgspec import Raw, Struct
 
 from devtools_platform import __version__
 from devtools_platform.core.errors import DevToolsError, Forbidden
+from devtools_platform.gateway.deferred import EXTENSION, METHODS, is_offered
 from devtools_platform.gateway.hub import Hub
 from devtools_platform.gateway.mcp.exchange import Call, Exchange
 from devtools_platform.gateway.mcp.messages import (
@@ -105,8 +107,11 @@ class Answers:
             return _in_era(await self._call(place, entry, call, exchange), call, is_modern=is_modern)
         if method == "tools/list":
             return self._list_tools(place, is_modern=is_modern)
+        if method in METHODS and is_modern:
+            server = upstream.name if upstream is not None else None
+            return _in_era(await self.hub.follow(place.principal, call, exchange, server), call, is_modern=True)
         if method == "server/discover" and is_modern:
-            return _discover(upstream)
+            return _discover(upstream, self.hub.offer.upstreams.values())
         if upstream is not None and method in PASSED_ON:
             try:
                 result = await self.hub.send(upstream, call, exchange)
@@ -209,11 +214,14 @@ def capabilities_of(upstream: Upstream | None, *, is_modern: bool) -> dict[str, 
     return kept
 
 
-def _discover(upstream: Upstream | None) -> bytes:
+def _discover(upstream: Upstream | None, all_: Iterable[Upstream]) -> bytes:
+    asked = all_ if upstream is None else (upstream,)
+    is_later = any(u.link is not None and is_offered(u.link.facts.capabilities) for u in asked)
+    later: dict[str, Any] = {"extensions": {EXTENSION: {}}} if is_later else {}
     result: dict[str, Any] = {
         "resultType": "complete",
         "supportedVersions": [MODERN],
-        "capabilities": capabilities_of(upstream, is_modern=True),
+        "capabilities": capabilities_of(upstream, is_modern=True) | later,
         "ttlMs": 0,
         "cacheScope": "private",
         "_meta": {SERVER_KEY: SERVER_INFO},

@@ -7,6 +7,7 @@ import msgspec
 from msgspec import UNSET
 from starlette.types import Receive, Send
 
+from devtools_platform.gateway.deferred import is_declared, missing_extension
 from devtools_platform.gateway.front.answers import Answers, Place
 from devtools_platform.gateway.front.exchange import WATCH_AFTER_S, HttpExchange, id_or_none
 from devtools_platform.gateway.front.http import respond, status_in
@@ -29,6 +30,7 @@ from devtools_platform.gateway.mcp.messages import (
     Message,
     Params,
     RpcError,
+    read_object,
     read_text,
 )
 from devtools_platform.gateway.principal import Principal
@@ -85,6 +87,8 @@ class ModernDoor:
         if self._listeners.get(owner, 0) >= MAX_LISTENERS_PER_OWNER:
             raise RpcError(UNAVAILABLE, f"{owner} has {MAX_LISTENERS_PER_OWNER} streams open already.")
         upstream = place.upstream
+        if "taskIds" in read_object(params.get("notifications")) and not is_declared(exchange.client):
+            raise missing_extension()
         wish = read_subscription(id_, owner, params, exchange.notify, is_merged=upstream is None)
         self._listeners[owner] = self._listeners.get(owner, 0) + 1
         self.answers.hub.offer.listeners.add(wish.on_tools)

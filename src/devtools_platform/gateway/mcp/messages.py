@@ -48,10 +48,17 @@ SUBSCRIPTION_KEY = "io.modelcontextprotocol/subscriptionId"
 INPUT_KEY = "dev-tools/input-key"
 """`_meta` of a request from a legacy server: the name its question has for a client of the stateless revision."""
 
-NAME_OF: Mapping[str, str] = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
-"""Method -> the parameter that the header `Mcp-Name` repeats."""
-INPUT_METHODS = frozenset(NAME_OF)
+INPUT_METHODS = frozenset({"tools/call", "prompts/get", "resources/read"})
 """Only these may be answered with `input_required`."""
+NAME_OF: Mapping[str, str] = {
+    "tools/call": "name",
+    "prompts/get": "name",
+    "resources/read": "uri",
+    "tasks/get": "taskId",
+    "tasks/update": "taskId",
+    "tasks/cancel": "taskId",
+}
+"""Method -> the parameter that the header `Mcp-Name` repeats."""
 LOG_LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
 
 Id = int | str

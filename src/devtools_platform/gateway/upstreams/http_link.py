@@ -20,6 +20,7 @@ from devtools_platform.core.errors import DevToolsError
 from devtools_platform.gateway.mcp.exchange import Call, Client, Exchange, Silent
 from devtools_platform.gateway.mcp.headers import ParamHeader, encode_value, headers_for
 from devtools_platform.gateway.mcp.messages import (
+    INPUT_METHODS,
     INTERNAL_ERROR,
     LEGACY,
     MODERN,
@@ -134,7 +135,8 @@ class ModernHttp:
         if found is None:
             headers = self._headers(call)
             found = self.client.head("POST", headers)
-            if headers.get("mcp-name") not in self.param_headers and len(self._heads) < MAX_HEADS:
+            is_again = call.method in INPUT_METHODS and headers.get("mcp-name") not in self.param_headers
+            if is_again and len(self._heads) < MAX_HEADS:
                 self._heads[call.method, name] = found
         return found
 
