@@ -29,8 +29,11 @@ MISSING: dict[str, Any] = {"requiredCapabilities": {"extensions": {TASKS: {}}}}
 @pytest.fixture
 async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     command = (sys.executable, str(FAKES / "long_work.py"), "--stdio")
-    short = ToolRule(tools=("long_text",), max_result_bytes=20_000)
-    spec = ServerSpec(description="x", command=command, agents=(ME,), writes="allow", rules=(short,))
+    short = (
+        ToolRule(tools=("long_text",), max_result_bytes=20_000),
+        ToolRule(tools=("endless_*",), max_result_bytes=9),
+    )
+    spec = ServerSpec(description="x", command=command, agents=(ME,), writes="allow", rules=short)
     async with running({"work": spec}, tmp_path, secrets={"TOKEN": SECRET}) as rig:
         yield rig
 
@@ -103,6 +106,11 @@ async def test_a_result_that_came_later_is_cut_like_any_other(rig: Rig) -> None:
     text = (await until(rig, id_, is_over))["result"]["content"][0]["text"]
     assert "characters left out" in text
     assert len(text) < 21_000
+
+    endless = await begin(rig, "work_endless_job")
+    assert endless["resultType"] == "task", "a handle is no result"
+    await ask(rig, "tasks/cancel", endless["taskId"])
+    assert (await until(rig, endless["taskId"], is_over))["status"] == "cancelled"
 
 
 async def test_who_cannot_be_answered_later_is_told_or_gets_the_result(rig: Rig) -> None:

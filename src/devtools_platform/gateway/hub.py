@@ -29,6 +29,7 @@ from devtools_platform.gateway.deferred import (
     is_declared,
     is_over,
     missing_extension,
+    read_handle,
     show_state,
     wait_for_result,
 )
@@ -175,7 +176,7 @@ class Hub:
                 if is_declared(exchange.client):
                     answer = self.handles.wrap(answer, principal.id, entry.full, cap)
                 result = bytes(answer)
-                if len(result) > cap:
+                if len(result) > cap and read_handle(answer) is None:
                     answer = cut(answer, cap)
                 outcome = "error" if b'"isError":true' in result[-4000:].replace(b" ", b"") else "ok"
                 return answer
