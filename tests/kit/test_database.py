@@ -30,6 +30,7 @@ from devtools_platform.kit.database import (
     read_in_thread,
     read_step,
     schema_in,
+    transaction,
 )
 from devtools_platform.kit.process import free_port
 from devtools_platform.kit.schema import SCHEMA, CurrentTime, events, metadata, tasks
@@ -250,6 +251,30 @@ async def test_one_that_was_used_a_moment_ago_is_not_asked_and_its_end_is_an_err
         await in_thread(postgres_database, lambda c: c.scalar(text("SELECT pg_backend_pid()")))
     assert asked
     assert await in_thread(postgres_database, lambda c: c.scalar(text("SELECT pg_backend_pid()"))) != pid
+
+
+def test_a_transaction_that_goes_silent_is_ended_and_lets_others_through(
+    postgres_database: Engine, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(database_module, "IDLE_IN_TRANSACTION_S", 1)
+    url = postgres_database.url.render_as_string(hide_password=False)
+    frozen, other = connect(url), connect(url)
+    lock = text("SELECT pg_advisory_xact_lock(7)")
+
+    def go_silent() -> None:
+        with transaction(frozen) as held:
+            held.execute(lock)
+            with transaction(other) as waiting:
+                waiting.execute(text("SET LOCAL lock_timeout = '20s'"))
+                waiting.execute(lock)
+            held.execute(text("SELECT 1"))
+
+    with pytest.raises(Unavailable, match="idle-in-transaction"):
+        go_silent()
+    with transaction(frozen) as again:
+        again.execute(lock)
+    frozen.dispose()
+    other.dispose()
 
 
 def test_an_error_does_not_list_what_was_given_to_the_statement(postgres_database: Engine):

@@ -47,8 +47,18 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 UNASKED_S = 1.0
 """So long after its last use a connection is taken to live. A step of an agent uses some forty, one after the other."""
 
+IDLE_IN_TRANSACTION_S = 15
+"""After so long between two statements of a transaction the server ends it. A process that is frozen, or cut off, in
+the middle of one would keep its locks for good, and whoever takes over its work would wait for them."""
+
 _VERSION = Table("alembic_version", MetaData(), Column("version_num", String), schema=SCHEMA)
 _SQLSTATE_DISK_FULL = "53100"
+_SQLSTATE_IDLE_IN_TRANSACTION = "25P03"
+
+
+def _limit_idle_transactions(connection: Any, _: Any) -> None:
+    connection.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION_S}s'")
+    connection.commit()
 
 
 def _ask_if_alive(connection: Any, record: Any, _: Any) -> None:
@@ -68,8 +78,8 @@ def _note_use(_: Any, record: Any) -> None:
     record.info["devtools_used"] = time.monotonic()
 
 
-POOL_EVENTS = ((_ask_if_alive, "checkout"), (_note_use, "checkin"))
-"""For a pool of psycopg's connections, instead of `pool_pre_ping`, which asks before every transaction."""
+POOL_EVENTS = ((_limit_idle_transactions, "connect"), (_ask_if_alive, "checkout"), (_note_use, "checkin"))
+"""For a pool of psycopg's connections; the last two instead of `pool_pre_ping`, which asks before each transaction."""
 
 
 def connect(url: str) -> Engine:
@@ -267,10 +277,12 @@ def _translated(error: exc.DatabaseError | exc.TimeoutError) -> DevToolsError | 
         from devtools_platform.kit import sqlite
 
         return sqlite.translate(error)
-    if isinstance(error, exc.DatabaseError) and not isinstance(error, exc.OperationalError):
+    sqlstate = getattr(getattr(error, "orig", None), "sqlstate", None)
+    is_ended = sqlstate == _SQLSTATE_IDLE_IN_TRANSACTION  # an internal error to the driver
+    if isinstance(error, exc.DatabaseError) and not isinstance(error, exc.OperationalError) and not is_ended:
         return None
     reason = str(error.orig if isinstance(error, exc.DatabaseError) else error)
     first_line = redact_text(reason.strip().partition("\n")[0])
-    if getattr(getattr(error, "orig", None), "sqlstate", None) == _SQLSTATE_DISK_FULL:
+    if sqlstate == _SQLSTATE_DISK_FULL:
         return DiskFull(f"The database has no room left: {first_line}", hint="Free some disk space, then try again.")
     return Away(f"The database does not answer: {first_line}")
