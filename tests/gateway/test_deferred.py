@@ -14,6 +14,8 @@ import pytest
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
+from devtools_platform.gateway.deferred import is_declared
+from devtools_platform.gateway.mcp.exchange import Client as Caller
 from devtools_platform.gateway.mcp.messages import raw
 from devtools_platform.gateway.upstreams.types import ServerSpec, ToolRule
 from gateway_rig import FAKES, ME, Rig, running
@@ -81,6 +83,13 @@ async def test_a_handle_is_good_for_its_caller_alone_and_while_it_may_call_the_t
     )
     withdrawn = await ask(rig, "tasks/get", msgspec.json.decode(wide)["taskId"], token=narrow)
     assert "lacks the scope 'tools:work_confirm_delete'" in withdrawn["error"]["message"]
+
+
+@pytest.mark.parametrize("slash", [b"/", b"\\/"])
+def test_an_extension_counts_however_its_name_is_spelled(slash: bytes) -> None:
+    said = b'{"extensions":{"io.modelcontextprotocol' + slash + b'tasks":{}}}'
+    assert is_declared(Caller("me", msgspec.Raw(said)))
+    assert not is_declared(Caller("me", msgspec.Raw(said.replace(b"tasks", b"ui"))))
 
 
 async def test_what_the_server_asks_is_answered_and_noted_and_secrets_stay_here(rig: Rig) -> None:

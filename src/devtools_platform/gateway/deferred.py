@@ -45,7 +45,7 @@ LONGEST_WAIT_S = 600.0
 CANCEL_S = 5.0
 FIRST_POLL_S, LEAST_POLL_S, MOST_POLL_S = 0.5, 0.05, 10.0
 MAX_HANDLE_CHARS = 4096
-_DECLARED = EXTENSION.encode()
+_DECLARED = b'"extensions"'  # its own name may be spelled with an escaped slash
 _TASK = b'"task"'
 
 Request = Callable[[Call, Exchange], Awaitable[Raw]]
@@ -198,7 +198,7 @@ async def _ask(exchange: Exchange, question: Params) -> Raw:
 
 def _id_of(body: Params) -> str:
     id_ = read_text(body.get("taskId"))
-    if not id_ or len(id_) > MAX_HANDLE_CHARS // 4:
+    if not id_ or len(id_) > MAX_HANDLE_CHARS // 8:
         raise RpcError(INTERNAL_ERROR, "The server's handle (`taskId`) cannot be used.")
     return id_
 
