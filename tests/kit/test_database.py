@@ -1,8 +1,10 @@
 """The way to the database, on both stores: schema, transactions in threads, and what is said when it is away."""
 
+import asyncio
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -13,6 +15,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from anyio import to_thread
 from sqlalchemy import Connection, Engine, MetaData, event, func, insert, inspect, select, text
 from sqlalchemy.exc import DatabaseError, DataError, IntegrityError, StatementError
 from sqlalchemy.sql.schema import BLANK_SCHEMA
@@ -160,6 +163,41 @@ async def test_what_a_function_did_is_kept_only_if_it_returns(clean: Engine):
     with pytest.raises(RuntimeError):
         await in_thread(clean, add_and_break)
     assert await in_thread(clean, lambda c: list(c.scalars(select(tasks.c.id)))) == ["t1"]
+
+
+async def test_a_cancelled_caller_waits_for_the_end_of_what_it_began(clean: Engine):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def write(connection: Connection) -> None:
+        connection.execute(insert(tasks).values(TASK))
+        begun.set()
+        assert go_on.wait(10)
+
+    writing = asyncio.create_task(in_thread(clean, write))
+    assert await asyncio.to_thread(begun.wait, 10)
+    for _ in range(2):  # by `Task.cancel`, which anyio's shield does not stop, and by one who is impatient
+        writing.cancel()
+        await asyncio.wait([writing], timeout=0.05)
+    assert not writing.done()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    assert clean.pool.checkedout() == 0  # pyright: ignore[reportAttributeAccessIssue] - both stores' pools count
+    assert await read_in_thread(clean, lambda c: c.scalar(select(func.count()).select_from(tasks))) == 1
+
+
+async def test_one_that_is_cancelled_before_its_turn_does_nothing(clean: Engine, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(to_thread.current_default_thread_limiter(), "total_tokens", 1)
+    go_on, done = threading.Event(), []
+    first = asyncio.create_task(in_thread(clean, lambda _: go_on.wait(10)))
+    second = asyncio.create_task(in_thread(clean, lambda _: done.append(1)))
+    await asyncio.wait([second], timeout=0.05)
+    second.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await second
+    go_on.set()
+    assert await first
+    assert not done
 
 
 async def test_what_programs_print_can_be_stored(clean: Engine):

@@ -7,14 +7,17 @@ an asynchronous pool is bound to the loop that made it; threads serve both. What
 story; the tables are in `kit.schema`.
 """
 
+import asyncio
 import functools
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import anyio
 import anyio.to_thread
 from sqlalchemy import (
     URL,
@@ -213,7 +216,7 @@ async def in_thread(engine: Engine, fn: Callable[[Connection], T]) -> T:
         with transaction(engine) as connection:
             return fn(connection)
 
-    return await anyio.to_thread.run_sync(run)
+    return await _run_to_its_end(run)
 
 
 async def read_in_thread(engine: Engine, fn: Callable[[Connection], T]) -> T:
@@ -225,7 +228,36 @@ async def read_in_thread(engine: Engine, fn: Callable[[Connection], T]) -> T:
             with connection.begin():
                 return fn(connection)
 
-    return await anyio.to_thread.run_sync(run)
+    return await _run_to_its_end(run)
+
+
+async def _run_to_its_end(run: Callable[[], T]) -> T:
+    """`run` in a worker thread. anyio shields that from its own cancellations, not from `Task.cancel` and `timeout`."""
+    work: Future[T] = Future()
+
+    def perform() -> None:
+        if work.set_running_or_notify_cancel():
+            try:
+                work.set_result(run())
+            except BaseException as error:  # noqa: BLE001 - the caller raises it
+                work.set_exception(error)
+
+    try:
+        await anyio.to_thread.run_sync(perform)
+    except asyncio.CancelledError:
+        if not work.cancel():  # it has begun
+            await _until_done(work)
+        raise
+    return work.result()
+
+
+async def _until_done(work: Future[Any]) -> None:
+    done, loop = asyncio.Event(), asyncio.get_running_loop()
+    work.add_done_callback(lambda _: loop.call_soon_threadsafe(done.set))
+    with anyio.CancelScope(shield=True):
+        while not done.is_set():
+            with suppress(asyncio.CancelledError):  # whoever cancels once more waits as well
+                await done.wait()
 
 
 @contextmanager
