@@ -57,7 +57,7 @@ check: $(VENV)/.dev
 # Three files at a time, most of which wait for processes; then, one by one, those that measure. Without the soak, which
 # takes as long as one likes: `make soak`.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not alone" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not alone" $(PYTEST_ARGS)
 	$(BIN)/python -m pytest -m alone --ignore tests/e2e/test_soak.py $(PYTEST_ARGS)
 
 secrets: $(VENV)/.dev

@@ -128,6 +128,11 @@ ALLOWED_SKIPS = (
 )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take minutes first, or at the end all wait for the last of them."""
+    items.sort(key=lambda item: item.path.parent.name not in {"browser", "e2e"})
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Skips are loud: a suite that skips proves less than one that passes."""
     if skipped := terminalreporter.stats.get("skipped", []):
