@@ -2,8 +2,9 @@
 
 import pytest
 
-from devtools_platform.context.ranking import fit, rank, split_words
+from devtools_platform.context.ranking import fit, rank
 from devtools_platform.context.types import Candidate, Chunk
+from devtools_platform.context.words import split_words
 
 
 def candidate(path: str, name: str, *, text: float = 1.0, lines: int = 1) -> Candidate:
@@ -78,6 +79,25 @@ def test_a_name_of_one_word_says_little_to_a_long_question():
     pair = [candidate("a.py", "server", text=4.5), candidate("b.py", "fetch_all", text=7.0)]
     assert rank("a server that hangs is asked once for everybody who waits", pair)[0].chunk.name == "fetch_all"
     assert rank("the server", pair)[0].chunk.name == "server"
+
+
+@pytest.mark.parametrize(
+    ("question", "best"),
+    [
+        ("Pool of connections that are open", "Pool"),
+        ("A pool of connections that are open", "Pool"),
+        ("Return the connections that are open in the pool", "get_open"),
+        ("Close the connections that are open in the pool", "close_open"),
+        ("Open", "get_open"),
+    ],
+)
+def test_how_a_question_begins_says_whether_a_class_or_what_function_is_asked_for(question: str, best: str):
+    found = [
+        Candidate("b", Chunk("a.py", 1, 1, "class", "Pool"), 7.0, 0.0),
+        candidate("b.py", "get_open", text=7.0),
+        candidate("c.py", "close_open", text=7.0),
+    ]
+    assert rank(question, found)[0].chunk.name == best
 
 
 @pytest.mark.parametrize("scope", ["prices", "Prices", "shop/prices", "fix(prices)", "feat(shop)!"])

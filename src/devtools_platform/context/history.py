@@ -17,7 +17,8 @@ from pathlib import Path
 
 from devtools_platform.context import git
 from devtools_platform.context.manifest import Manifest
-from devtools_platform.context.ranking import Past, is_test_path, stems
+from devtools_platform.context.ranking import Past, is_test_path
+from devtools_platform.context.words import stems
 from devtools_platform.core.errors import DevToolsError
 
 SOURCE = re.compile(r"\.(py|go|rs|[jt]sx?|rb|java|kt|swift|c|cc|cpp|h|hpp|cs|php|scala|sh)$")

@@ -11,14 +11,15 @@ own; those of `alike` and `often` on the histories of seven GNU programs and our
 
 import math
 import re
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import NamedTuple
 
+from devtools_platform.context.first_words import Beginning, find_beginning
 from devtools_platform.context.twins import take_apart
 from devtools_platform.context.types import Candidate, Chunk
+from devtools_platform.context.words import find_verb, first_stem, stems
 
 LEARNED = {
     "text": 2.24,
@@ -58,6 +59,8 @@ GIVEN = {
     "legacy": -1.0,
     "module": -0.7,
     "class": -0.3,
+    "first_class": 1.0,
+    "first_verb": 0.4,
     "alike": 3.0,
     "often": 1.0,
 }
@@ -66,16 +69,12 @@ REPEAT = 0.3
 several times, but the second place in a file is often the right one."""
 CHARS_PER_TOKEN = 4
 
-_PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _IDENTIFIER = re.compile(r"[A-Za-z_][\w.]*")
 _TEST_PATH = re.compile(r"(^|/)(tests?|testing|testsuite|__tests__|spec)(/|$)|(^|/)test_|[._](test|spec)\.\w+$")
 _PLACE = re.compile(r"[\w.-]+(?:/[\w.-]+)+|[\w-]+\.\w+")
 _SCOPE = re.compile(r"\s*(?:\w+\(([^)\n]+)\)!?|([^\s:,;.!?]+(?:[ ,]+[^\s:,;.!?]+){0,2})):\s")
+_FUNCTIONS = frozenset({"function", "method"})
 _LEGACY_PATH = re.compile(r"(^|/)(legacy|deprecated|compat|old|v[01]|examples?)(/|\.|$)")
-_STOP_WORDS = frozenset(
-    "a an the of to in for and or is are be by with from as on at it its this that if not".split()  # noqa: SIM905 - a list of words
-)
-_ENDINGS = ("ing", "ed", "es", "s", "e")
 
 
 @dataclass(frozen=True)
@@ -185,6 +184,8 @@ class _Asked:
     words: frozenset[str]
     verb: str
     """Its first word: what is asked often begins as the name of what does it."""
+    beginning: Beginning | None
+    """What is known of how it begins."""
     symbols: frozenset[str]
     is_symbol: bool
     """The whole query is one name."""
@@ -204,7 +205,8 @@ class _Asked:
         lower = frozenset(symbol.lower().strip(".") for symbol in symbols)
         return cls(
             words,
-            _first_stem(query),
+            first_stem(query),
+            None if is_symbol else find_beginning(query),
             lower,
             is_symbol,
             bool(words & {"test", "spec"}),
@@ -214,14 +216,15 @@ class _Asked:
 
     def compare(self, chunk: Chunk) -> dict[str, float]:
         name, path = _Name.of(chunk.name), _Path.of(chunk.path)
-        asked = max(1, len(self.words))
+        asked, begins = max(1, len(self.words)), self.beginning
         shared, in_stem = _count(name.words, self.words), _count(path.stem, self.scope)
         defines = bool(chunk.name) and not self.symbols.isdisjoint(name.forms)
+        is_class = chunk.kind == "class" and not defines
         return {
             "name_match": _match(shared, len(name.words), asked),
             "query_share": shared / asked,
             "leaf_match": _match(_count(name.leaf, self.words), len(name.leaf), asked),
-            "verb": float(bool(self.verb) and self.verb == name.verb),
+            "verb": float(bool(self.verb) and self.verb == name.verb and not (begins and begins.knows_verbs)),
             "private": name.private,
             "path": _count(path.words, self.words) / asked,
             "stem": _count(path.stem, self.words) / max(1, len(path.stem)),
@@ -233,7 +236,9 @@ class _Asked:
             "scope": _count(path.words, self.scope) / max(1, len(self.scope)),
             "scope_stem": in_stem / max(1, len(self.scope) + len(path.stem) - in_stem),
             "module": float(chunk.kind == "module"),
-            "class": float(chunk.kind == "class" and not defines),
+            "class": float(is_class),
+            "first_class": begins.for_class if begins and is_class else 0.0,
+            "first_verb": begins.for_verb(name.verb) if begins and chunk.kind in _FUNCTIONS else 0.0,
         }
 
 
@@ -263,7 +268,7 @@ class _Name(NamedTuple):
             forms=(name.lower(), name.rpartition(".")[2].lower()),
             words=words,
             leaf=tuple(stems(leaf)) if leaf != apart else words,
-            verb=_first_stem(leaf.lstrip("_").removeprefix("async_")),
+            verb=find_verb(name),
             private=float(leaf.startswith("_") and not leaf.startswith("__")),
         )
 
@@ -345,34 +350,6 @@ def _is_symbol(identifier: str) -> bool:
 
 def is_test_path(path: str) -> bool:
     return bool(_TEST_PATH.search(path))
-
-
-def split_words(text: str) -> set[str]:
-    """The words of identifiers and prose alike, lower case: `getHTTPHeader` is get, http, header."""
-    return {part.lower() for part in _PARTS.findall(text)}
-
-
-def share_of_words(query: str, text: str) -> float:
-    """How many of a query's words a text holds, in whatever form; 0 for a query without words."""
-    words = stems(query)
-    return len(words & stems(text)) / len(words) if words else 0.0
-
-
-def stems(text: str) -> frozenset[str]:
-    """The words of a text without their endings and without those that say nothing."""
-    return frozenset(_stem(word) for word in split_words(text)) - _STOP_WORDS
-
-
-def _first_stem(text: str) -> str:
-    first = _PARTS.search(text)
-    return _stem(first[0].lower()) if first else ""
-
-
-def _stem(word: str) -> str:
-    for ending in _ENDINGS:
-        if word.endswith(ending) and len(word) - len(ending) > 2:  # noqa: PLR2004 - "use" and "bus" stay
-            return sys.intern(word[: -len(ending)])
-    return sys.intern(word)
 
 
 def _spread_files(scores: Sequence[float], places: Sequence[_Place]) -> list[float]:

@@ -13,8 +13,8 @@ from pydantic import Field
 from devtools_platform.context.access import access_of
 from devtools_platform.context.interfaces import Reader
 from devtools_platform.context.names import name_memory
-from devtools_platform.context.ranking import share_of_words
 from devtools_platform.context.types import MAX_QUERY_CHARS, Hit, Lines, Symbol
+from devtools_platform.context.words import share_of_words
 from devtools_platform.core.errors import BadInput, DevToolsError
 from devtools_platform.core.tools import Caller, Tool, ToolResult
 from devtools_platform.kit.arguments import Arguments, read_arguments
