@@ -7,15 +7,15 @@ from devtools_platform.context.words import find_verb
 def test_what_begins_docstrings_of_functions_speaks_against_classes_and_for_its_verbs():
     returns = find_beginning("Returns the total.")
     assert returns
-    assert returns.for_class < -4
+    assert returns.for_type < -4
     assert returns.for_verb("get") > 0.5
     assert returns.for_verb("set") < -0.5
 
 
-def test_an_article_speaks_for_classes():
+def test_an_article_speaks_for_typees():
     article = find_beginning("A pool of connections")
     assert article
-    assert article.for_class > 0.5
+    assert article.for_type > 0.5
 
 
 def test_two_words_say_more_than_one():

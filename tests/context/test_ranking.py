@@ -81,23 +81,16 @@ def test_a_name_of_one_word_says_little_to_a_long_question():
     assert rank("the server", pair)[0].chunk.name == "server"
 
 
-@pytest.mark.parametrize(
-    ("question", "best"),
-    [
-        ("Pool of connections that are open", "Pool"),
-        ("A pool of connections that are open", "Pool"),
-        ("Return the connections that are open in the pool", "get_open"),
-        ("Close the connections that are open in the pool", "close_open"),
-        ("Open", "get_open"),
-    ],
-)
-def test_how_a_question_begins_says_whether_a_class_or_what_function_is_asked_for(question: str, best: str):
+@pytest.mark.parametrize("kind", ["class", "struct", "trait"])
+def test_how_a_question_begins_says_whether_a_type_or_what_function_is_asked_for(kind: str):
     found = [
-        Candidate("b", Chunk("a.py", 1, 1, "class", "Pool"), 7.0, 0.0),
-        candidate("b.py", "get_open", text=7.0),
-        candidate("c.py", "close_open", text=7.0),
+        Candidate("b", Chunk("a.py", 1, 1, kind, "Held"), 6.0, 0.0),
+        candidate("b.py", "set_open", text=7.0),
+        candidate("c.py", "get_open", text=7.0),
     ]
-    assert rank(question, found)[0].chunk.name == best
+    assert rank("A pool of connections", found)[0].chunk.name == "Held"
+    assert rank("Where pools of connections are", found)[0].chunk.name == "set_open", "nothing is known of 'where'"
+    assert rank("Returns the connections of a pool", found)[0].chunk.name == "get_open"
 
 
 @pytest.mark.parametrize("scope", ["prices", "Prices", "shop/prices", "fix(prices)", "feat(shop)!"])

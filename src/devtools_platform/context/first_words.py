@@ -17,7 +17,7 @@ from devtools_platform.context.words import first_stems
 COUNTS = Path(__file__).with_name("first_words.json.gz")
 CLASS_SMOOTHING, VERB_SMOOTHING = 5, 30
 """So much of the usual mix is added to what was counted: what is rare says less."""
-FOR_CLASS, FOR_VERB = (-5.0, 5.0), (-2.5, 1.0)
+FOR_TYPE, FOR_VERB = (-5.0, 5.0), (-2.5, 1.0)
 """The least and the most that is said. How a name does not begin says more than how it does."""
 
 
@@ -51,12 +51,12 @@ class Beginning:
         return bool(self.word.verbs)
 
     @property
-    def for_class(self) -> float:
-        """How many times likelier a class is asked for than a function."""
+    def for_type(self) -> float:
+        """How many times likelier a class, or another type, is asked for than a function."""
         share = self.word.share_of_classes(self.all.classes / (self.all.functions + self.all.classes))
         if self.words:
             share = self.words.share_of_classes(share)
-        return _limit(math.log(share / (1 - share)), *FOR_CLASS)
+        return _limit(math.log(share / (1 - share)), *FOR_TYPE)
 
     def for_verb(self, verb: str) -> float:
         """How many times likelier than usual a function is asked for whose name begins so."""

@@ -5,8 +5,9 @@ packages that no published figure is measured on; those of `GIVEN` were set by h
 cannot teach them: they never ask for a class, a module, a test or a path. Those of `class`, `module`, `path` and
 `stem` were chosen on questions for files (`bench/context.py files`) over the same packages; those of `scope`,
 `scope_stem` and `test` on subjects of commits: upstream's that five Debian packages carry as patches, and half of our
-own; those of `alike` and `often` on the histories of seven GNU programs and our own (decision 114). Each answer says in
-`why` what raised it.
+own; those of `alike` and `often` on the histories of seven GNU programs and our own (decision 114); those of
+`first_type` and `first_verb` on docstrings of functions and classes of the first packages (decision 118). Each
+answer says in `why` what raised it.
 """
 
 import math
@@ -59,7 +60,7 @@ GIVEN = {
     "legacy": -1.0,
     "module": -0.7,
     "class": -0.3,
-    "first_class": 1.0,
+    "first_type": 1.0,
     "first_verb": 0.4,
     "alike": 3.0,
     "often": 1.0,
@@ -74,6 +75,7 @@ _TEST_PATH = re.compile(r"(^|/)(tests?|testing|testsuite|__tests__|spec)(/|$)|(^
 _PLACE = re.compile(r"[\w.-]+(?:/[\w.-]+)+|[\w-]+\.\w+")
 _SCOPE = re.compile(r"\s*(?:\w+\(([^)\n]+)\)!?|([^\s:,;.!?]+(?:[ ,]+[^\s:,;.!?]+){0,2})):\s")
 _FUNCTIONS = frozenset({"function", "method"})
+_TYPES = frozenset({"class", "struct", "interface", "trait", "enum", "type", "object"})
 _LEGACY_PATH = re.compile(r"(^|/)(legacy|deprecated|compat|old|v[01]|examples?)(/|\.|$)")
 
 
@@ -219,7 +221,6 @@ class _Asked:
         asked, begins = max(1, len(self.words)), self.beginning
         shared, in_stem = _count(name.words, self.words), _count(path.stem, self.scope)
         defines = bool(chunk.name) and not self.symbols.isdisjoint(name.forms)
-        is_class = chunk.kind == "class" and not defines
         return {
             "name_match": _match(shared, len(name.words), asked),
             "query_share": shared / asked,
@@ -236,8 +237,8 @@ class _Asked:
             "scope": _count(path.words, self.scope) / max(1, len(self.scope)),
             "scope_stem": in_stem / max(1, len(self.scope) + len(path.stem) - in_stem),
             "module": float(chunk.kind == "module"),
-            "class": float(is_class),
-            "first_class": begins.for_class if begins and is_class else 0.0,
+            "class": float(chunk.kind == "class" and not defines),
+            "first_type": begins.for_type if begins and chunk.kind in _TYPES and not defines else 0.0,
             "first_verb": begins.for_verb(name.verb) if begins and chunk.kind in _FUNCTIONS else 0.0,
         }
 
