@@ -12,7 +12,7 @@ def test_what_begins_docstrings_of_functions_speaks_against_classes_and_for_its_
     assert returns.for_verb("set") < -0.5
 
 
-def test_an_article_speaks_for_typees():
+def test_an_article_speaks_for_types():
     article = find_beginning("A pool of connections")
     assert article
     assert article.for_type > 0.5
