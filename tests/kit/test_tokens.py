@@ -12,7 +12,8 @@ from devtools_platform.kit.tokens import AUDIENCE, is_run_token, issue_run_token
 
 SECRET = "0123456789abcdef" * 4
 CALLER = Caller("t1", "cicd", True, workspace="w1")
-CLAIMS: dict[str, Any] = {"aud": AUDIENCE, "sub": "cicd", "task": "t1", "exp": int(time.time()) + 600}
+CLAIMS: dict[str, Any] = {"aud": AUDIENCE, "sub": "cicd", "task": "t1", "exp": int(time.time()) + 86_400}
+"""Good for a day: all files are read first, and this one's turn may come half an hour later."""
 
 
 def signed(claims: dict[str, Any], secret: str = SECRET, algorithm: str = "HS256") -> str:
