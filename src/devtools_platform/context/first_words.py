@@ -52,14 +52,14 @@ class Beginning:
 
     @property
     def for_type(self) -> float:
-        """How many times likelier a class, or another type, is asked for than a function."""
+        """Of how many times likelier a class, or another type, is asked for than a function."""
         share = self.word.share_of_classes(self.all.classes / (self.all.functions + self.all.classes))
         if self.words:
             share = self.words.share_of_classes(share)
         return _limit(math.log(share / (1 - share)), *FOR_TYPE)
 
     def for_verb(self, verb: str) -> float:
-        """How many times likelier than usual a function is asked for whose name begins so."""
+        """Of how many times likelier than usual a function is asked for whose name begins so."""
         if not self.knows_verbs or verb not in self.all.verbs:
             return 0.0
         usual = self.all.verbs[verb] / self.all.functions
